@@ -1,0 +1,1 @@
+"""From (kernel, schedule, target) to source text: one folder per target. Imports `ir` alone; measures nothing."""

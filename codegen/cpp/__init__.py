@@ -1,0 +1,1 @@
+"""The CPU target: header-free C++ with the vector extensions of g++ and clang."""

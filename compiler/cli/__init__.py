@@ -1,0 +1,1 @@
+"""The command `treadle`: run, explain, doctor, cache."""

@@ -1,0 +1,42 @@
+"""treadle: a tensor compiler for PyTorch. Kernels are derived, not matched.
+
+    import torch, treadle
+    fast = torch.compile(model, backend="treadle")            # the door most people want
+    call = treadle.compile(graph_module, example_inputs)      # a captured graph or an exported program
+    print(treadle.explain(graph_module, example_inputs))      # its kernels, and why each is what it is
+    with treadle.settings.override(debug=3): ...              # every option: `treadle doctor`
+
+Importing this module is cheap: nothing of torch is loaded until one of these names is used.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from treadle.compiler.driver import compile, explain  # noqa: A004 - the public name is treadle.compile
+    from treadle.compiler.settings import settings
+
+__version__ = "0.1.0.dev0"
+__all__ = ["__version__", "compile", "explain", "settings"]
+
+# public name -> the module that defines it, imported when the name is first asked for
+_HOMES = {
+    "compile": "treadle.compiler.driver",
+    "explain": "treadle.compiler.driver",
+    "settings": "treadle.compiler.settings",
+}
+
+
+def __getattr__(name: str) -> Any:
+    home = _HOMES.get(name)
+    if home is None:
+        raise AttributeError(f"module 'treadle' has no attribute {name!r}; it has {', '.join(__all__)}")
+    value = getattr(import_module(home), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

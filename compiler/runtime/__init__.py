@@ -1,0 +1,1 @@
+"""Executables: building, storing and loading kernels; the call plan of a graph and its buffers."""

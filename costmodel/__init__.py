@@ -1,0 +1,1 @@
+"""Which schedule is faster: features, roofline and learned models. Imports `ir` alone."""
