@@ -1,7 +1,7 @@
 """Every error that treadle raises: one class per kind, the message built from fields.
 
-A message says where it happened, what is wrong, what was expected, what came, and what to do. The fields stay readable on
-the exception, so callers decide by them and never by parsing text.
+A message says where it happened, what is wrong, what was expected, what came, and what to do. The fields stay readable
+on the exception, so callers decide by them and never by parsing text.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ class LoweringError(TreadleError):
 
 
 class UnsupportedOp(LoweringError):
-    """An operator that treadle does not compile itself. Not a failure: its node becomes an ATen call, counted and explained."""
+    """An operator that treadle does not compile itself: its node becomes an ATen call, counted and explained."""
 
     def __init__(self, op: str, reason: str, *, where: object = ""):
         super().__init__(f"{op} is left to ATen: {reason}", where=where)
@@ -99,7 +99,7 @@ class CompileError(TreadleError):
 
 
 class StoreError(TreadleError):
-    """A cache directory that cannot be used, or an entry whose digest does not match. `path` is the file or directory."""
+    """A cache directory that cannot be used, or an entry whose digest does not match; `path` names it."""
 
     def __init__(self, problem: str, *, path: object, hint: str = ""):
         super().__init__(problem, where=path, hint=hint)
@@ -119,11 +119,10 @@ class BadInput(TreadleError, ValueError):
 
 
 def suggest(name: str, choices: Iterable[str]) -> str:
-    """Say which of `choices` was probably meant, and list them all: "did you mean 'debug'? one of: cache_dir, debug"."""
+    """Say which of `choices` was probably meant and list them all: "did you mean 'debug'? one of: debug, dump"."""
     listed = [str(choice) for choice in choices]
     if not listed:
         return ""
     close = get_close_matches(name, listed, n=1)
     meant = f"did you mean {close[0]!r}? " if close else ""
     return f"{meant}one of: {', '.join(listed)}"
-
