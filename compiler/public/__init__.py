@@ -15,7 +15,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from treadle.compiler.driver import compile, explain  # noqa: A004 - the public name is treadle.compile
+    from treadle.compiler.driver import compile, explain
     from treadle.compiler.settings import settings
 
 __version__ = "0.1.0.dev0"
