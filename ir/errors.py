@@ -101,7 +101,7 @@ class CompileError(TreadleError):
 class StoreError(TreadleError):
     """A cache directory that cannot be used, or an entry whose digest does not match; `path` names it."""
 
-    def __init__(self, problem: str, *, path: object, hint: str = ""):
+    def __init__(self, problem: str, *, path: object = "", hint: str = ""):
         super().__init__(problem, where=path, hint=hint)
         self.path = str(path)
 
