@@ -50,7 +50,7 @@ def golden_of(request: pytest.FixtureRequest) -> Golden:
     """Return the golden files of the test that asks; a parametrised test has one for each case."""
     folder = GOLDEN_DIR / request.path.stem.removeprefix("test_")
     stem = re.sub(r"[^\w.=+-]+", "-", request.node.name.removeprefix("test_")).strip("-")
-    return Golden(folder, stem, request.config.getoption("--update-golden"))
+    return Golden(folder, stem, bool(request.config.getoption("--update-golden")))
 
 
 def _normalise(text: str) -> str:

@@ -46,6 +46,12 @@ def package_of(path: str) -> str:
     return NAME if folder == "compiler/public" else f"{NAME}.{folder.replace('/', '.')}"
 
 
+def module_of(path: str) -> str:
+    """Return the module that a file is: "ir/expr.py" -> "treadle.ir.expr", "ir/__init__.py" -> "treadle.ir"."""
+    name = path.rpartition("/")[2].removesuffix(".py")
+    return package_of(path) if name == "__init__" else f"{package_of(path)}.{name}"
+
+
 def list_imports(path: str, source: str) -> Iterator[Import]:
     """Yield every import of a file, `from .. import x` once for each x, wherever it stands."""
     tree = ast.parse(source, path)

@@ -7,7 +7,7 @@ import subprocess
 import sys
 
 import pytest
-from sources import LIBRARY, NAME, OTHERS, list_imports, list_sources, read_source
+from sources import LIBRARY, NAME, OTHERS, list_imports, list_sources, module_of, read_source
 
 # ir <- passes, codegen, costmodel (siblings never import each other) <- compiler
 MAY_IMPORT = {
@@ -158,9 +158,6 @@ def test_family_words_are_found_as_words(text: str, found: int):
 
 def test_importing_treadle_and_its_ir_loads_no_torch():
     """Measured in a process of its own: what a user's `import treadle` really brings in."""
-    modules = [
-        path.removesuffix(".py").replace("/", ".") for path in list_sources("ir") if not TORCH_AT_IMPORT.fullmatch(path)
-    ]
-    names = [NAME, *(f"{NAME}.{module.removesuffix('.__init__')}" for module in modules)]
+    names = [NAME, *(module_of(path) for path in list_sources("ir") if not TORCH_AT_IMPORT.fullmatch(path))]
     code = f"import sys\nfor name in {names}: __import__(name)\nsys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
