@@ -37,14 +37,13 @@ def main() -> None:
     python = folder / "bin" / "python"
     if not python.exists():
         make_environment(folder)
-    pip = (python, "-m", "pip", "install", "--disable-pip-version-check", "--quiet")
+    pip = (python, "-m", "pip", "install", "--disable-pip-version-check")
     if not ask_torch(python):
         install_torch(pip)
     run(*pip, *BUILD_TOOLS)
     constraints = folder / "constraints.txt"
-    constraints.write_text(
-        f"torch=={ask_torch(python).partition(' ')[0]}\n", encoding="utf-8"
-    )  # or pip says what forbids it
+    version = ask_torch(python).partition(" ")[0]
+    constraints.write_text(f"torch=={version}\n", encoding="utf-8")  # torch stays, or pip says what forbids it
     run(*pip, "--no-build-isolation", "--constraint", constraints, "--editable", f"{ROOT}[{extras}]")
 
 
