@@ -26,14 +26,14 @@ test-all: venv  ## run every test but the benchmarks: slow ones and the zoo of a
 	$(BIN)/python -m pytest -n $(JOBS) -m "not bench" $(ARGS)
 
 lint: $(VENV)/.stamp-dev  ## check style and types
-	$(BIN)/ruff check $(SOURCES)
-	$(BIN)/ruff format --check $(SOURCES)
+	$(BIN)/python -m ruff check $(SOURCES)
+	$(BIN)/python -m ruff format --check $(SOURCES)
 	$(BIN)/python tools/typing_farm.py
-	$(BIN)/basedpyright
+	$(BIN)/python -m basedpyright --pythonpath $(BIN)/python
 
 format: $(VENV)/.stamp-dev  ## lay out the sources, and mend what the linter can mend by itself
-	$(BIN)/ruff check --fix $(SOURCES)
-	$(BIN)/ruff format $(SOURCES)
+	$(BIN)/python -m ruff check --fix $(SOURCES)
+	$(BIN)/python -m ruff format $(SOURCES)
 
 golden: venv  ## rewrite the golden files; read the diff before you commit it
 	$(BIN)/python -m pytest -q -n $(JOBS) -m "not bench" --update-golden $(ARGS)
