@@ -1,0 +1,97 @@
+"""Instruction sets of the C++ target: what the CPU has, and how the compiler is told."""
+
+from __future__ import annotations
+
+import platform
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from pathlib import Path
+
+COMMON_FLAGS: tuple[str, ...] = (
+    "-std=c++17",
+    "-O2",
+    "-fno-math-errno",
+    "-fno-trapping-math",
+    "-ffp-contract=fast",
+    "-fwrapv",  # integers of tensors wrap
+    "-fno-strict-aliasing",  # one arena holds tensors of every dtype
+    "-fPIC",
+    "-shared",
+    "-nostdlib",
+    "-fno-exceptions",
+    "-fno-rtti",
+    "-fno-asynchronous-unwind-tables",
+    "-Wno-psabi",
+)
+"""Flags of every kernel. Never -ffast-math or -fno-signed-zeros: -0.0, NaN and infinity keep their meaning."""
+
+LINK_LIBRARIES: tuple[str, ...] = ("-lm",)
+"""Goes after the source: the rare functions of the prelude call libm."""
+
+FEATURES: tuple[str, ...] = ("avx512_vnni", "avx_vnni", "avx512_bf16", "avx512_fp16", "amx_tile", "amx_bf16", "amx_int8")
+"""CPU flags that kernels may use by choice; an `Isa` lists those present."""
+
+
+@dataclass(frozen=True, slots=True)
+class Isa:
+    """An instruction set. `vector_bytes` is the native register width (4: packs are scalars)."""
+
+    name: str
+    vector_bytes: int
+    flags: tuple[str, ...]
+    needs: tuple[str, ...] = ()
+    features: tuple[str, ...] = ()
+
+    @property
+    def compile_flags(self) -> tuple[str, ...]:
+        """All flags that decide on the generated code, in the order given to the compiler."""
+        return COMMON_FLAGS + self.flags
+
+    def lanes(self, element_bytes: int) -> int:
+        """Lanes of a kernel whose widest pack element has `element_bytes` (4 or 8)."""
+        return max(1, self.vector_bytes // element_bytes)
+
+
+_AVX2_FLAGS = ("-mavx2", "-mfma", "-mf16c")
+
+ISAS: dict[str, Isa] = {
+    "avx512": Isa(
+        "avx512",
+        64,
+        (*_AVX2_FLAGS, "-mavx512f", "-mavx512dq", "-mavx512bw", "-mavx512vl", "-mtune=icelake-server"),
+        ("avx512f", "avx512dq", "avx512bw", "avx512vl", "avx2", "fma", "f16c"),
+    ),
+    "avx2": Isa("avx2", 32, (*_AVX2_FLAGS, "-mtune=haswell"), ("avx2", "fma", "f16c")),
+    "scalar": Isa("scalar", 4, ("-fopenmp-simd",)),
+}
+"""From best to most portable."""
+
+
+def read_cpu_flags(cpuinfo: Path = Path("/proc/cpuinfo")) -> frozenset[str]:
+    """Flags that the kernel reports for the first CPU; empty where there is no such file.
+
+    The operating system has already removed what it does not support (so no xgetbv is needed).
+    """
+    try:
+        text = cpuinfo.read_text()
+    except OSError:
+        return frozenset()
+    for line in text.splitlines():
+        key, _, value = line.partition(":")
+        if key.strip() == "flags":
+            return frozenset(value.split())
+    return frozenset()
+
+
+def choose_isa(machine: str, cpu_flags: frozenset[str]) -> Isa:
+    """The best row of `ISAS` for a CPU, with the optional `FEATURES` it has."""
+    if machine not in ("x86_64", "AMD64"):
+        return ISAS["scalar"]
+    best = next(isa for isa in ISAS.values() if cpu_flags.issuperset(isa.needs))
+    return replace(best, features=tuple(f for f in FEATURES if f in cpu_flags))
+
+
+@lru_cache(maxsize=1)
+def detect_isa() -> Isa:
+    """The instruction set of this machine."""
+    return choose_isa(platform.machine(), read_cpu_flags())

@@ -1,0 +1,108 @@
+"""The prelude of a generated C++ file: exactly the functions that its kernels use, at one width.
+
+A kernel computes in packs of N lanes: F (f32), D (f64), I (i32), L (i64), M (mask). Tensors hold storage types:
+f32 f64 f16 bf16 i8 u8 i16 i32 i64 b8. Each storage type computes in one pack: b8 in M; i8, u8, i16, i32 in I; i64 in L;
+f16, bf16, f32 in F; f64 in D. D and L need N * 8 <= the register width. With N = 1 packs are scalars, M is bool.
+
+- `+ - * & | ^ ~ << >>` work on F, D, I, L as far as C++ has them; `/` on F and D. M is opaque: only functions take it.
+- Memory, T a storage type: `ld_T(p)`, `st_T(p, v)`, with suffix `_n` (first n lanes, any n), `_m` (mask), `_s` (stride),
+  `_sn` (stride, n), `_gi` and `_g` (offsets in I, L), `_gim` and `_gm` (offsets, mask); `st_T_nt` (aligned, around the
+  cache; `fence_nt()` before another thread reads). Lanes not loaded are 0 and their memory is not touched.
+- The rest, A one of F D I L: `sp_A sel_A iota_I iota_L eq_A ne_A lt_A le_A gt_A ge_A cvt_A_B at_A last_A min_A max_A abs_A
+  neg_A sign_A`, masks `and_M or_M xor_M not_M sel_M any_M all_M count_M first_lane_M first_n_M sp_M`, and what
+  `known` knows.
+
+Prefixed by `wN::` from outside, since names are the same at each width.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from functools import lru_cache
+
+from .isa import ISAS, Isa
+from .prelude_avx2 import avx2_text
+from .prelude_avx512 import avx512_text
+from .prelude_base import Shape, split_definitions
+from .prelude_common import common_text
+from .prelude_math import math_text
+from .prelude_memory import memory_text
+from .prelude_scalar import scalar_text
+from .prelude_simd import simd_text
+
+STORAGE_TYPES = """\
+typedef float f32; typedef double f64; typedef unsigned short f16, bf16, u16;
+typedef signed char i8; typedef unsigned char u8, b8; typedef short i16; typedef int i32; typedef long i64;
+#define FN static inline __attribute__((always_inline, unused))
+"""
+"""Comes first in every prelude; repeating it in one file is legal."""
+
+_PRIMITIVES = {"avx512": (simd_text, avx512_text, memory_text), "avx2": (simd_text, avx2_text, memory_text)}
+_IDENTIFIER = re.compile(r"\b[A-Za-z]\w*")
+
+
+def prelude(isa: Isa, lanes: int, names: Iterable[str]) -> str:
+    """Text that defines `names` and what they need, in `namespace w<lanes>`.
+
+    Raises ValueError for a width that `isa` does not have, or a name that this width does not have.
+    """
+    shape = Shape(isa, lanes)
+    table = _definitions(shape)
+    lines: dict[str, str] = {}
+    for name in sorted(set(names)):
+        if name not in table:
+            raise ValueError(f"{_explain(shape, name)}")
+        _emit(name, table, lines)
+    body = "\n".join(lines.values())
+    return f"{STORAGE_TYPES}namespace w{lanes} {{\n{body}\n}}  // namespace w{lanes}\n"
+
+
+def known(name: str) -> bool:
+    """Whether some width defines `name`."""
+    return name in _definitions(Shape(ISAS["scalar"], 1)) or name in _definitions(Shape(ISAS["avx512"], 8))
+
+
+def _emit(name: str, table: dict[str, tuple[str, tuple[str, ...]]], lines: dict[str, str]) -> None:
+    """Add `name` to `lines` after all that it uses."""
+    if name in lines:
+        return
+    text, uses = table[name]
+    for used in uses:
+        _emit(used, table, lines)
+    lines[name] = text
+
+
+@lru_cache(maxsize=16)
+def _definitions(shape: Shape) -> dict[str, tuple[str, tuple[str, ...]]]:
+    """Name -> (C++ text, names it uses), in the order of the texts."""
+    primitives = (scalar_text,) if shape.kind == "scalar" else _PRIMITIVES[shape.kind]
+    table: dict[str, str] = {}
+    for text in (*primitives, common_text, math_text):
+        table.update(split_definitions(text(shape)))
+    return {name: (_finish(text), _uses(name, text, table)) for name, text in table.items()}
+
+
+def _uses(name: str, text: str, table: dict[str, str]) -> tuple[str, ...]:
+    code = re.sub(r"//.*", "", text)
+    return tuple(sorted({word for word in _IDENTIFIER.findall(code) if word in table and word != name}))
+
+
+def _finish(text: str) -> str:
+    """Mark functions, below their comments, to be inlined."""
+    if "typedef" in text:
+        return text
+    lines = text.split("\n")
+    first = next(i for i, line in enumerate(lines) if not line.startswith("//"))
+    if not lines[first].startswith("static"):
+        lines[first] = "FN " + lines[first]
+    return "\n".join(lines)
+
+
+def _explain(shape: Shape, name: str) -> str:
+    if not known(name):
+        return f"the prelude has no function {name!r}: see treadle.codegen.cpp.prelude for those it has"
+    return (
+        f"{name!r} needs packs of 8-byte elements, which do not fit with {shape.lanes} lanes on {shape.isa.name}: "
+        f"use {shape.isa.lanes(8)} lanes"
+    )
