@@ -1,0 +1,12 @@
+"""The graph op table: one row per op. `OPS[name]` holds an op's type rule, meaning and lowering."""
+
+from __future__ import annotations
+
+from . import calls, indexing, pointwise, reductions, views
+from .row import OpRow
+
+OPS: dict[str, OpRow] = {
+    row.name: row for table in (calls, pointwise, views, reductions, indexing) for row in table.ROWS
+}
+
+__all__ = ["OPS", "OpRow"]
