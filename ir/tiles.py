@@ -1,0 +1,116 @@
+"""The tiles level: who computes which tile, when. A block program, neutral of target; both printers walk it.
+
+    tile program rms(x: bf16[256, 1024], g: bf16[1024]) -> (y: bf16[256, 1024])
+      scratch h: f32[1024]
+      grid t in 256:
+        state s: f32 = 0.0 over c*64
+        lanes c in 1024 by 64:
+          let v: f32 = f32(x[t, c])
+          h[c] <- v
+          s := (s + (v * v))
+        fold s = sum(c)
+        lanes c in 1024 by 64:
+          y[t, c] <- bf16(...)
+
+Values are expressions of the loops level. A name bound by `Let` or `State` is read as a load without indices; a scratch
+array is loaded like a buffer. Inside a `lanes` loop a value that depends on the loop's axis is a tile of up to `tile`
+consecutive points (fewer at the end of the axis); everything else is one scalar per point of the enclosing loops.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from .expr import Expr
+from .index import Axis, Index
+from .loops import Buffer
+from .types import Dim, DType
+
+
+@dataclass(frozen=True, slots=True)
+class Scratch:
+    """A private row-major array of the worker: too small to leave the cache, never shared."""
+
+    name: str
+    dtype: DType
+    shape: tuple[Dim, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Loop:
+    """`body` for each point of `axis`.
+
+    kind  "grid": points are independent and may run on any worker; "serial": in order; "lanes": `tile` points at once
+    begin, end  the part of the axis that is run (None: all of it)
+    reverse  from the last point to the first (serial only)
+    """
+
+    kind: str
+    axis: Axis
+    body: tuple[Statement, ...]
+    tile: int = 1
+    begin: Index | None = None
+    end: Index | None = None
+    reverse: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Let:
+    """Names a value for the statements below it in the same loop."""
+
+    name: str
+    value: Expr
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    """A running value. `lanes` is the axis whose tiles it accumulates elementwise (with that tile size); None: a scalar."""
+
+    name: str
+    dtype: DType
+    init: Expr
+    lanes: Axis | None = None
+    tile: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Update:
+    """Assigns all `values` to the states at once (each sees the old ones)."""
+
+    names: tuple[str, ...]
+    values: tuple[Expr, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Fold:
+    """Combines the lanes of the states of one row of `ir.states.STATES` into scalars, which the names then are."""
+
+    names: tuple[str, ...]
+    state: str
+
+
+@dataclass(frozen=True, slots=True)
+class Put:
+    """`target[index] mode value`, of a buffer or a scratch array; `stream` hints that nobody reads it back soon."""
+
+    target: str
+    index: tuple[Index, ...]
+    value: Expr
+    mode: str = "set"
+    guard: Expr | None = None
+    stream: bool = False
+
+
+Statement = Loop | Let | State | Update | Fold | Put
+
+
+@dataclass(frozen=True, slots=True)
+class Program:
+    """What a kernel becomes under a schedule. `maths` are the equations it computes, for the reader of the printed source."""
+
+    name: str
+    inputs: tuple[Buffer, ...]
+    outputs: tuple[Buffer, ...]
+    scratch: tuple[Scratch, ...]
+    body: tuple[Statement, ...]
+    maths: tuple[str, ...] = field(default=(), compare=False)
