@@ -120,11 +120,16 @@ class GraphBuilder:
         """An integer among the inputs that gives the value of the symbol (or expression) `dim`."""
         self._inputs.append(Node(name, "size", (), (("dim", dim),)))
 
-    def finish(self, outputs: Sequence[Value | Dim | None], mutations: Iterable[tuple[Value, Value]] = ()) -> Graph:
-        """The graph; mutations are (input, value) pairs."""
+    def finish(
+        self,
+        outputs: Sequence[Value | Dim | None],
+        mutations: Iterable[tuple[Value, Value]] = (),
+        strides: Sequence[Shape | None] = (),
+    ) -> Graph:
+        """The graph; mutations are (input, value) pairs, `strides` the traced layout of each output."""
         names = tuple(o.node.name if isinstance(o, Value) else o for o in outputs)
         written = tuple((i.node.name, v.node.name) for i, v in mutations)
-        return Graph(self.name, tuple(self._inputs), tuple(self._nodes), names, written)
+        return Graph(self.name, tuple(self._inputs), tuple(self._nodes), names, written, tuple(strides))
 
     # --- nodes ---------------------------------------------------------------------------------------------------
 
@@ -137,10 +142,13 @@ class GraphBuilder:
 
     def call(
         self, target: str, args: Any, inputs: Sequence[Value], kind: str, shape: Shape = (),
-        dtype: DType | None = None, strides: Shape | None = None,
+        dtype: DType | None = None, strides: Shape | None = None, layouts: tuple[Shape | None, ...] = (),
     ) -> Value:  # fmt: skip
-        """A call of ATen or a library; give dtype None where it has several results or none."""
-        attrs: Attrs = (("args", args), ("kind", kind), ("target", target))
+        """A call of ATen or a library; give dtype None where it has several results or none.
+
+        `layouts` are the traced strides of the tensors among `inputs`: what an opaque callee may look at.
+        """
+        attrs: Attrs = (("args", args), ("kind", kind), ("layouts", layouts), ("target", target))
         unique = kind == "library"
         return self._add("call", tuple(v.node for v in inputs), attrs, shape, dtype, strides, unique)
 

@@ -56,6 +56,7 @@ class Node:
 class Graph:
     """`outputs` are node names, dimensions (a size that the caller asked for) or None.
 
+    `output_strides` are the traced layouts of the outputs (one entry each, or none at all: contiguous).
     Inputs are nodes with op "input" (a tensor) or "size" (an integer; attribute `dim` is its symbol).
     """
 
@@ -64,6 +65,7 @@ class Graph:
     nodes: tuple[Node, ...]
     outputs: tuple[str | Dim | None, ...]
     mutations: tuple[tuple[str, str], ...] = ()
+    output_strides: tuple[tuple[Dim, ...] | None, ...] = ()
 
     @cached_property
     def by_name(self) -> dict[str, Node]:

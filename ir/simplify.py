@@ -182,7 +182,20 @@ def _where(args: Args, dtype: DType) -> Expr | None:
         return exact("where", (p, a.args[1], b), dtype)
     if isinstance(b, Op) and b.name == "where" and b.args[0] is p:
         return exact("where", (p, a, b.args[2]), dtype)
+    if isinstance(b, Op) and b.name == "where":
+        known = _assume(b.args[0], exact("not", (p,), BOOL))
+        if known is not b.args[0]:
+            return exact("where", (p, a, exact("where", (known, *b.args[1:]), dtype)), dtype)
     return None
+
+
+def _assume(condition: Expr, fact: Expr) -> Expr:
+    """The condition where `fact` is known to hold: a conjunct that is the fact goes."""
+    if condition is fact:
+        return TRUE
+    if isinstance(condition, Op) and condition.name == "and":
+        return exact("and", tuple(_assume(c, fact) for c in condition.args), BOOL)
+    return condition
 
 
 def _same_operands(args: Args, dtype: DType) -> Expr | None:

@@ -21,6 +21,6 @@ def _declared(inputs: Inputs, attrs: dict[str, Any]) -> tuple[Shape, DType | Non
 ROWS = (
     OpRow("input", "input", (), _declared, None, None),
     OpRow("size", "input", ("dim",), _declared, None, None),
-    OpRow("call", "call", ("target", "args", "kind"), _declared, None, None),
+    OpRow("call", "call", ("target", "args", "kind", "layouts"), _declared, None, None),
     OpRow("result", "call", ("number",), _declared, None, None),
 )

@@ -168,15 +168,12 @@ def _lower_cat(node: Node, inputs: Inputs, axes: tuple[Axis, ...]) -> tuple[Stat
     starts: list[Dim] = [0]
     for x in inputs[:-1]:
         starts.append(plus(starts[-1], x.shape[dim]))
-    value: Expr | None = None
+    value: Expr = const(0, node.element)  # never chosen: the parts cover the dimension
     for x, start in reversed(list(zip(inputs, starts, strict=True))):
         moved = index[dim] - start
-        at = (*index[:dim], moved, *index[dim + 1 :])
         guard = inside(moved, x.shape[dim])
-        part = read(x, at, guard)
-        below = make("lt", iota(moved), iota(Index((), x.shape[dim])))
-        value = part if value is None else make("where", below, part, value)
-    assert value is not None
+        part = read(x, (*index[:dim], moved, *index[dim + 1 :]), guard)
+        value = make("where", guard, part, value)
     return pull(node, axes, value)
 
 
