@@ -231,6 +231,15 @@ def _scale_gradient(outputs: dict[str, torch.Tensor], by: float) -> dict[str, to
     return outputs
 
 
+@pytest.mark.parametrize("ends", [[3, 3, 10], [0, 4, 10], [2, 10, 10]])
+def test_grouped_products_have_a_reference(ends: list[int]):
+    """`aten._grouped_mm` has no float64 kernel of its own; forward and both gradients use three forms of it."""
+    a, b, offs = random(10, 16), random(3, 16, 8, seed=1), torch.tensor(ends, dtype=torch.int32)
+    report = check(torch._grouped_mm, (a.requires_grad_(), b.requires_grad_(), offs), torch._grouped_mm, train=True)
+    assert report.ok, report
+    assert {"gradients.0", "gradients.1"} <= {row.name for row in report.rows}
+
+
 def test_losses():
     x = random(3, 4).requires_grad_()
     assert scalar_loss({"loss": x.sum(), "y": x}).item() == x.sum().item()

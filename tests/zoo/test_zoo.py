@@ -1,0 +1,22 @@
+"""Every architecture of the zoo, compiled: outputs and gradients within bounds of float64 relative to eager's error.
+
+pytest tests/zoo -m zoo --backend treadle -k "llama and bf16"
+"""
+
+from __future__ import annotations
+
+import pytest
+
+from . import ARCHITECTURES
+from .cases import list_cases, run_case
+
+pytestmark = [pytest.mark.zoo, pytest.mark.filterwarnings("ignore")]
+
+CASES = [(name, case) for name, row in ARCHITECTURES.items() for case in list_cases(row)]
+
+
+@pytest.mark.parametrize(("name", "case"), CASES, ids=[f"{name}-{case}" for name, case in CASES])
+def test_results_are_right(name: str, case: str, backend: str):
+    outcome = run_case(ARCHITECTURES[name], case, backend)
+    assert outcome.report.ok, f"\n{outcome.report}"
+    assert outcome.graphs > 0, "nothing was compiled"
