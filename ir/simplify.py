@@ -209,8 +209,8 @@ def _cast(args: Args, dtype: DType) -> Expr | None:
         return inner
     if isinstance(inner, Op) and inner.name == "cast" and _holds(inner.dtype, inner.args[0].dtype):
         return make_cast(inner.args[0], dtype)
-    if isinstance(inner, Op) and inner.name == "where" and all(isinstance(a, Const) for a in inner.args[1:]):
-        return exact("where", (inner.args[0], *(exact("cast", (a,), dtype) for a in inner.args[1:])), dtype)
+    if isinstance(inner, Op) and inner.name == "where":
+        return exact("where", (inner.args[0], *(make_cast(a, dtype) for a in inner.args[1:])), dtype)
     if (
         isinstance(inner, Op)
         and inner.name == "neg"
@@ -260,9 +260,22 @@ def _compare_indices(name: str) -> Callable[[Args, DType], Expr | None]:
         zero = least and most
         true = {"lt": negative, "le": most, "gt": positive, "ge": least, "eq": zero, "ne": negative or positive}[name]
         false = {"lt": least, "le": positive, "gt": most, "ge": negative, "eq": negative or positive, "ne": zero}[name]
-        return TRUE if true else FALSE if false else None
+        return TRUE if true else FALSE if false else _ordered_comparison(name, difference, args)
 
     return decide
+
+
+def _ordered_comparison(name: str, difference: Index, args: Args) -> Expr | None:
+    """One spelling of each comparison: lt, ge, eq or ne; positive terms left, negative terms and the constant right."""
+    if difference.terms and not is_nonnegative(difference.terms[0][1]):
+        difference = difference * -1
+        name = {"lt": "gt", "le": "ge", "gt": "lt", "ge": "le"}.get(name, name)
+    if name in ("le", "gt"):  # a <= b is a < b + 1 for integers
+        difference = difference + -1
+        name = "lt" if name == "le" else "ge"
+    positive = Index(tuple((a, c) for a, c in difference.terms if is_nonnegative(c)))
+    left, right = iota(positive), iota(positive - difference)
+    return None if (left, right) == args and not isinstance(left, Const) else Op(name, (left, right), BOOL)
 
 
 def _index_arithmetic(name: str) -> Callable[[Args, DType], Expr | None]:

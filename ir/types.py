@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import sympy
 
@@ -96,12 +97,22 @@ def multiply(a: Dim, b: Dim) -> Dim:
             return b
     elif isinstance(b, int) and b == 1:
         return a
+    return _multiply(a, b)
+
+
+@lru_cache(maxsize=65536)
+def _multiply(a: Dim, b: Dim) -> Dim:
     return as_dim(sympy.expand(a * b))
 
 
 def plus(a: Dim, b: Dim) -> Dim:
     if isinstance(a, int) and isinstance(b, int):
         return a + b
+    return _plus(a, b)
+
+
+@lru_cache(maxsize=65536)
+def _plus(a: Dim, b: Dim) -> Dim:
     return as_dim(sympy.expand(a + b))
 
 
@@ -109,8 +120,11 @@ def divide_exactly(a: Dim, b: Dim) -> Dim | None:
     """a / b when b divides a for every value of the symbols, else None."""
     if isinstance(a, int) and isinstance(b, int):
         return a // b if b and a % b == 0 else None
-    if b == 0:
-        return None
+    return None if b == 0 else _divide_exactly(a, b)
+
+
+@lru_cache(maxsize=65536)
+def _divide_exactly(a: Dim, b: Dim) -> Dim | None:
     quotient = sympy.cancel(sympy.sympify(a) / b)
     numerator, denominator = quotient.as_numer_denom()
     if denominator == 1 and all(c.is_integer for c in numerator.as_coefficients_dict().values()):
@@ -122,6 +136,11 @@ def is_nonnegative(value: Dim) -> bool:
     """True when `value` >= 0 for all sizes of at least 2; False means "not proved"."""
     if isinstance(value, int):
         return value >= 0
+    return _is_nonnegative(value)
+
+
+@lru_cache(maxsize=65536)
+def _is_nonnegative(value: sympy.Expr) -> bool:
     shifted = sympy.expand(value.subs({s: s + 2 for s in value.free_symbols}))
     try:
         coefficients = (

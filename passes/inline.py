@@ -230,5 +230,3 @@ def covers(index: Position, shape: tuple[Dim, ...]) -> bool:
             return False
         step = multiply(step, axis.extent)
     return step == product(shape)
-
-

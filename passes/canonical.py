@@ -1,0 +1,226 @@
+"""The canonical form of a kernel: one spelling for what is equal up to names and the order of commuting operands.
+
+    kernel k(a, b):  z[t, c] <- b[t] + a[t, c]     ->     kernel (x0, x1):  y0[i0, i1] <- x0[i0, i1] + x1[i0]
+
+Axes are ordered as the first store walks memory, buffers and equations are named in the order of a walk from the stores, and
+the operands of commuting ops are sorted by a key that no name enters. Equality of kernels is then equality of a digest, which
+is also the workload key of tuning records.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+
+from ..ir.expr import Const, Expr, Iota, Load, Op, Rewriter, loads_in
+from ..ir.index import Axis, Data, Div, Index, Mod, axes_of, of_atom
+from ..ir.loops import Buffer, Equation, Kernel, Statement, Store, statement_expressions
+from ..ir.scalar import SCALAR_OPS
+from ..ir.simplify import Simplifier
+from ..ir.types import DType
+
+
+@dataclass(frozen=True, slots=True)
+class Canonical:
+    """`names` are the original buffer names in the order of the kernel's buffers."""
+
+    kernel: Kernel
+    names: tuple[str, ...]
+    digest: str
+
+
+def canonicalize(kernel: Kernel, simplify: Simplifier) -> Canonical:
+    """The canonical kernel, the buffers that its parameters stand for, and its digest."""
+    kernel = _rename_axes(kernel, simplify)
+    kernel = _sort_operands(kernel, simplify)
+    kernel, names = _rename_values(kernel, simplify)
+    digest = kernel_digest(kernel)
+    return Canonical(replace(kernel, name=f"k{digest[:12]}"), names, digest)
+
+
+# --- axes --------------------------------------------------------------------------------------------------------
+
+
+def _ordered_axes(kernel: Kernel) -> tuple[Axis, ...]:
+    seen: dict[Axis, None] = {}
+    for s in kernel.stores:
+        for i in s.index:
+            seen.update(dict.fromkeys(a for a in s.axes if a in axes_of(i)))
+        seen.update(dict.fromkeys(s.axes))
+    for s in kernel.body:
+        seen.update(dict.fromkeys(s.domain))
+    return tuple(seen)
+
+
+def _rename_axes(kernel: Kernel, simplify: Simplifier) -> Kernel:
+    order = _ordered_axes(kernel)
+    renamed = {a: Axis(f"i{k}", a.extent, a.begin, a.end) for k, a in enumerate(order)}
+    position = {new: k for k, new in enumerate(renamed.values())}
+    mapping = {old: of_atom(new) for old, new in renamed.items()}
+    old_axes = {n: e.axes for n, e in kernel.equations.items()}
+
+    def in_order(axes: Iterable[Axis]) -> tuple[Axis, ...]:
+        return tuple(sorted((renamed[a] for a in axes), key=position.__getitem__))
+
+    def load(e: Load) -> Expr:
+        if e.name not in old_axes:
+            return e
+        at = dict(zip((renamed[a] for a in old_axes[e.name]), e.index, strict=True))
+        return Load(e.name, tuple(at[a] for a in in_order(old_axes[e.name])), e.dtype, e.guard)
+
+    rewrite = Rewriter(mapping, load, simplify)
+    body: list[Statement] = []
+    for s in kernel.body:
+        if isinstance(s, Equation):
+            args = tuple(rewrite(a) for a in s.args)
+            body.append(replace(s, args=args, axes=in_order(s.axes), reduce=in_order(s.reduce)))
+        else:
+            body.append(_rewritten_store(s, rewrite, in_order(s.axes)))
+    return replace(kernel, body=tuple(body))
+
+
+def _rewritten_store(s: Store, rewrite: Rewriter, axes: tuple[Axis, ...]) -> Store:
+    guard = None if s.guard is None else rewrite(s.guard)
+    return replace(s, index=tuple(rewrite.index(i) for i in s.index), value=rewrite(s.value), guard=guard, axes=axes)
+
+
+# --- operands ----------------------------------------------------------------------------------------------------
+
+
+class Keys:
+    """Digests of expressions in which buffers count by type and shape and local values by their equations."""
+
+    def __init__(self, kernel: Kernel, named: bool = False) -> None:
+        self.kernel = kernel
+        self.named = named
+        self._memo: dict[Expr, str] = {}
+        self._equations: dict[str, str] = {}
+
+    def __call__(self, e: Expr) -> str:
+        found = self._memo.get(e)
+        if found is None:
+            found = self._memo[e] = _hash(self._parts(e))
+        return found
+
+    def _parts(self, e: Expr) -> tuple[str, ...]:
+        if isinstance(e, Const):
+            return "const", repr(e.value), e.dtype.name
+        if isinstance(e, Op):
+            return e.name, e.dtype.name, *(self(a) for a in e.args)
+        if isinstance(e, Iota):
+            return "iota", self.index(e.index)
+        assert isinstance(e, Load)
+        guard = "" if e.guard is None else self(e.guard)
+        return "load", self.name(e.name), e.dtype.name, guard, *(self.index(i) for i in e.index)
+
+    def name(self, name: str) -> str:
+        if self.named:
+            return name
+        equation = self.kernel.equations.get(name)
+        if equation is None:
+            return buffer_text(self.kernel.buffers[name]) if name in self.kernel.buffers else "?"
+        if name not in self._equations:
+            parts = (str(equation.names.index(name)), *self.equation(equation))
+            self._equations[name] = _hash(parts)
+        return self._equations[name]
+
+    def equation(self, e: Equation) -> tuple[str, ...]:
+        axes = ",".join(f"{a!r}" for a in e.axes), ",".join(f"{a!r}" for a in e.reduce)
+        flags = (e.state, e.scan, str(e.reverse), str(e.operand_dtype), ",".join(d.name for d in e.dtypes))
+        return (*axes, *flags, *(self(a) for a in e.args))
+
+    def index(self, i: Index) -> str:
+        return "+".join([*(f"{c}*{self._atom(a)}" for a, c in i.terms), str(i.const)])
+
+    def _atom(self, atom: object) -> str:
+        if isinstance(atom, (Div, Mod)):
+            return f"({self.index(atom.index)}{'//' if isinstance(atom, Div) else '%'}{atom.by})"
+        if isinstance(atom, Data):
+            return f"at({self(atom.value)},{atom.size},{atom.wrap})"
+        return repr(atom)
+
+
+def buffer_text(b: Buffer) -> str:
+    return f"{b.dtype}{list(b.shape)}s{list(b.strides)}o{b.offset}"
+
+
+def _hash(parts: tuple[str, ...]) -> str:
+    return hashlib.blake2b("\x1f".join(parts).encode(), digest_size=12).hexdigest()
+
+
+def _sort_operands(kernel: Kernel, simplify: Simplifier) -> Kernel:
+    """Commuting operands in the order of their keys, constants last."""
+    keys = Keys(kernel)
+
+    def rebuild(name: str, args: tuple[Expr, ...], dtype: DType) -> Expr:
+        return simplify(name, args, dtype)
+
+    class Sorter(Rewriter):
+        def _rewrite(self, e: Expr) -> Expr:
+            if isinstance(e, Op) and SCALAR_OPS[e.name].commutative:
+                ordered = sorted(e.args, key=lambda a: (isinstance(a, Const), keys(a)))
+                args = tuple(self(a) for a in ordered)
+                return e if args == e.args else rebuild(e.name, args, e.dtype)
+            return super()._rewrite(e)
+
+    rewrite = Sorter(rebuild=rebuild)
+    body: list[Statement] = []
+    for s in kernel.body:
+        if isinstance(s, Equation):
+            body.append(replace(s, args=tuple(rewrite(a) for a in s.args)))
+        else:
+            body.append(_rewritten_store(s, rewrite, s.axes))
+    return replace(kernel, body=tuple(body))
+
+
+# --- buffers and equations ---------------------------------------------------------------------------------------
+
+
+def _rename_values(kernel: Kernel, simplify: Simplifier) -> tuple[Kernel, tuple[str, ...]]:
+    written = {b.name for b in kernel.outputs}
+    names: dict[str, str] = {}
+    locals_: dict[str, str] = {}
+    for s in kernel.body:
+        for e in loads_in(*statement_expressions(s)):
+            if e.name not in kernel.equations and e.name not in written and e.name not in names:
+                names[e.name] = f"x{len(names)}"
+        if isinstance(s, Equation):
+            locals_.update({n: f"e{len(locals_) + k}" for k, n in enumerate(s.names) if n != "_"})
+    for s in kernel.stores:
+        if s.buffer not in names:
+            names[s.buffer] = f"y{sum(1 for v in names.values() if v[0] == 'y')}"
+    renamed = {**names, **locals_}
+
+    def load(e: Load) -> Expr:
+        return Load(renamed[e.name], e.index, e.dtype, e.guard)
+
+    rewrite = Rewriter(load=load, rebuild=simplify)
+    body: list[Statement] = []
+    for s in kernel.body:
+        if isinstance(s, Equation):
+            new = tuple(locals_.get(n, "_") for n in s.names)
+            body.append(replace(s, names=new, args=tuple(rewrite(a) for a in s.args)))
+        else:
+            body.append(replace(_rewritten_store(s, rewrite, s.axes), buffer=names[s.buffer]))
+    by_name = kernel.buffers
+    inputs = tuple(replace(by_name[o], name=n) for o, n in names.items() if o in {b.name for b in kernel.inputs})
+    outputs = tuple(replace(by_name[o], name=n) for o, n in names.items() if o in written)
+    original = {n: o for o, n in names.items()}
+    renamed_kernel = replace(kernel, inputs=inputs, outputs=outputs, body=tuple(body))
+    return renamed_kernel, tuple(original[b.name] for b in renamed_kernel.buffers.values())
+
+
+def kernel_digest(kernel: Kernel) -> str:
+    """The digest of everything that a kernel computes, names included: equal for canonical kernels that are equal."""
+    keys = Keys(kernel, named=True)
+    parts = [f"{b.name}:{buffer_text(b)}" for b in (*kernel.inputs, *kernel.outputs)]
+    for s in kernel.body:
+        if isinstance(s, Equation):
+            parts += ["=", *s.names, *keys.equation(s)]
+        else:
+            guard = "" if s.guard is None else keys(s.guard)
+            axes = ",".join(repr(a) for a in s.axes)
+            parts += ["<-", s.buffer, *(keys.index(i) for i in s.index), keys(s.value), axes, s.mode, str(s.injective)]
+            parts.append(guard)
+    return hashlib.blake2b("\x1f".join(parts).encode(), digest_size=16).hexdigest()

@@ -1,0 +1,274 @@
+"""Cutting a graph into regions: what lies between calls, and what must be in memory.
+
+Views and tensors made of indices alone are transparent: they are index maps, pulled into whoever reads them. The other
+nodes that treadle computes form regions, connected parts at one depth, where depth counts the calls on the longest path
+from the inputs. Equal layers give equal regions, which are then solved once.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import networkx as nx
+
+from ..ir.expr import Load, Rewriter
+from ..ir.graph import Graph, Node
+from ..ir.index import Axis, Index, axis_coefficient, is_affine, linearize, of_atom
+from ..ir.ops import OPS
+from ..ir.simplify import Simplifier
+from ..ir.types import Dim, contiguous_strides
+from .inline import Lowered
+
+PURE_VIEWS = ("reshape", "permute", "expand", "slice")
+LIGHT = 24  # nodes of an index-only value (a mask of positions) that is cheaper to recompute than to load
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """A value that is a strided view of a stored one."""
+
+    base: str
+    shape: tuple[Dim, ...]
+    strides: tuple[Dim, ...]
+    offset: Dim
+
+
+@dataclass(frozen=True, slots=True)
+class Region:
+    """Nodes to be computed together, in order; `required` ones must be stored."""
+
+    nodes: tuple[str, ...]
+    required: frozenset[str]
+
+
+class Regions:
+    """The analysis of one graph. `views` binds names that need no kernel; `regions` are in dependency order."""
+
+    def __init__(self, graph: Graph, lowered: Lowered, simplify: Simplifier) -> None:
+        self.graph = graph
+        self.lowered = lowered
+        self.simplify = simplify
+        self.live = _live(graph)
+        self.views: dict[str, View] = {}
+        self.required: set[str] = set()
+        self.forced: set[str] = set()  # views that must be copied
+        self._index_only = self._find_index_only()
+        self._bind_uses()
+        self.depth = self._find_depths()
+        self._require_crossing()
+
+    # --- classes of nodes ----------------------------------------------------------------------------------------
+
+    def is_memory(self, name: str) -> bool:
+        """Inputs and results of calls are in memory without our doing."""
+        return OPS[self.graph.by_name[name].op].kind in ("input", "call")
+
+    def is_transparent(self, name: str) -> bool:
+        if name in self.forced:
+            return False
+        node = self.graph.by_name[name]
+        return node.op in PURE_VIEWS or OPS[node.op].kind == "create" or name in self._index_only
+
+    def is_computed(self, name: str) -> bool:
+        return not self.is_memory(name) and not self.is_transparent(name)
+
+    def _find_index_only(self) -> set[str]:
+        weight: dict[str, int] = {}
+        for node in self.graph.nodes:
+            kind = OPS[node.op].kind
+            light = kind in ("create", "pointwise") or node.op in PURE_VIEWS
+            if light and all(i in weight for i in node.inputs):
+                total = 1 + sum(weight[i] for i in node.inputs)
+                if total <= LIGHT:
+                    weight[node.name] = total
+        return set(weight)
+
+    # --- what must be stored -------------------------------------------------------------------------------------
+
+    def _bind_uses(self) -> None:
+        g = self.graph
+        strides = dict(zip((o for o in g.outputs), g.output_strides, strict=False)) if g.output_strides else {}
+        bases: set[str] = set()
+        for output in dict.fromkeys(o for o in g.outputs if isinstance(o, str)):
+            self._bind_output(output, strides.get(output), bases)
+        for _, value in g.mutations:
+            self._require(value, None)
+        for node in g.nodes:
+            if node.op == "call" and node.name in self.live:
+                self._bind_arguments(node)
+            if OPS[node.op].kind == "scatter" and node.name in self.live:
+                self.required.add(node.name)
+
+    def _bind_output(self, name: str, strides: tuple[Dim, ...] | None, bases: set[str]) -> None:
+        """Outputs own their memory: one may be a view of what nobody else returns, never of an input."""
+        view = self._as_view(name)
+        own = view is not None and self.graph.by_name[view.base].op not in ("input", "size")
+        wanted = strides if strides is not None else contiguous_strides(self.graph.by_name[name].shape)
+        if view is not None and own and view.base not in bases and _same_layout(view.shape, view.strides, wanted):
+            bases.add(view.base)
+            self._require(name, None)
+            return
+        if self.is_memory(name) and view is not None and own and name not in bases:
+            bases.add(name)
+            self._require(name, None)
+            return
+        self.forced.add(name)
+        self.required.add(name)
+
+    def _bind_arguments(self, call: Node) -> None:
+        layouts = call.attr("layouts") or (None,) * len(call.inputs)
+        free = is_layout_free(call)
+        for name, layout in zip(call.inputs, layouts, strict=True):
+            self._require(name, None if free else layout)
+
+    def _require(self, name: str, layout: tuple[Dim, ...] | None) -> None:
+        """`name` must be in memory; as a view of its base where that is strided (and laid out as asked)."""
+        if self.is_memory(name):
+            return
+        view = self._as_view(name)
+        if view is not None and (layout is None or _same_layout(view.shape, view.strides, layout)):
+            if view.base != name:
+                self.views[name] = view
+            if not self.is_memory(view.base):
+                self.required.add(view.base)
+            return
+        if self.graph.by_name[name].op in PURE_VIEWS or OPS[self.graph.by_name[name].op].kind == "create":
+            self.forced.add(name)
+        if name in self._index_only:
+            self.forced.add(name)
+        self.required.add(name)
+
+    def _as_view(self, name: str) -> View | None:
+        """The strided view that a chain of view nodes is, or None."""
+        base = name
+        while self.graph.by_name[base].op in PURE_VIEWS and base not in self.forced:
+            base = self.graph.by_name[base].inputs[0]
+        node, root = self.graph.by_name[name], self.graph.by_name[base]
+        if OPS[root.op].kind == "create" or base in self._index_only:
+            return None
+        axes = tuple(Axis(f"@{d}", n) for d, n in enumerate(node.shape))
+        index = pulled_index(self.lowered, name, base, axes, self.simplify)
+        if index is None:
+            return None
+        stored = root.strides if root.strides is not None and self.is_memory(base) else contiguous_strides(root.shape)
+        flat = linearize(index, stored)
+        if not is_affine(flat):
+            return None
+        strides = tuple(axis_coefficient(flat, a) or 0 for a in axes)
+        return View(base, node.shape, _natural_strides(node.shape, strides), flat.const)
+
+    # --- depth ---------------------------------------------------------------------------------------------------
+
+    def _find_depths(self) -> dict[str, int]:
+        depth: dict[str, int] = {n.name: 0 for n in self.graph.inputs}
+        for node in self.graph.nodes:
+            level = max((depth[i] for i in node.inputs), default=0)
+            depth[node.name] = level + 1 if node.op == "call" else level
+        for node in reversed(self.graph.nodes):
+            if self._may_sink(node):
+                readers = self._readers_through_views(node.name)
+                levels = {depth[r] for r in readers}
+                if len(levels) == 1 and min(levels) > depth[node.name]:
+                    depth[node.name] = levels.pop()
+        return depth
+
+    def _may_sink(self, node: Node) -> bool:
+        name = node.name
+        pointwise = OPS[node.op].kind == "pointwise" or node.op in ("cat", "pad", "slice_scatter")
+        return pointwise and name in self.live and name not in self.required and self.is_computed(name)
+
+    def _readers_through_views(self, name: str) -> set[str]:
+        found: set[str] = set()
+        for reader in self.graph.readers[name]:
+            if reader.name not in self.live:
+                continue
+            if self.is_transparent(reader.name):
+                found |= self._readers_through_views(reader.name)
+            else:
+                found.add(reader.name)
+        return found
+
+    def sources(self, name: str) -> tuple[str, ...]:
+        """The computed or stored values that a node reads, through transparent ones."""
+        found: dict[str, None] = {}
+        for i in self.graph.by_name[name].inputs:
+            if self.is_transparent(i):
+                found.update(dict.fromkeys(self.sources(i)))
+            else:
+                found[i] = None
+        return tuple(found)
+
+    def _require_crossing(self) -> None:
+        for node in self.graph.nodes:
+            name = node.name
+            if name not in self.live or not self.is_computed(name):
+                continue
+            for source in self.sources(name):
+                if self.is_computed(source) and self.depth[source] != self.depth[name]:
+                    self.required.add(source)
+
+    # --- regions -------------------------------------------------------------------------------------------------
+
+    @cached_property
+    def regions(self) -> tuple[Region, ...]:
+        links: nx.Graph = nx.Graph()
+        order = {n.name: k for k, n in enumerate(self.graph.nodes)}
+        computed = [n.name for n in self.graph.nodes if n.name in self.live and self.is_computed(n.name)]
+        for name in computed:
+            links.add_node(name)
+            for source in self.sources(name):
+                if self.is_computed(source) and self.depth[source] == self.depth[name]:
+                    links.add_edge(source, name)
+        parts = [tuple(sorted(c, key=order.__getitem__)) for c in nx.connected_components(links)]
+        parts.sort(key=lambda p: (self.depth[p[0]], order[p[0]]))
+        return tuple(Region(p, frozenset(n for n in p if n in self.required)) for p in parts)
+
+
+def pulled_index(
+    lowered: Lowered, name: str, base: str, axes: tuple[Axis, ...], simplify: Simplifier
+) -> tuple[Index, ...] | None:
+    """Where element `axes` of a view lies in its base, as an index into the base; None for reads under a guard."""
+    index = tuple(of_atom(a) for a in axes)
+    while name != base:
+        equation = lowered.equation(name)
+        value = equation.args[0]
+        if not isinstance(value, Load) or value.guard is not None:
+            return None
+        moved = Rewriter(dict(zip(equation.axes, index, strict=True)), rebuild=simplify)(value)
+        assert isinstance(moved, Load)
+        name, index = moved.name, moved.index
+    return index
+
+
+def is_layout_free(call: Node) -> bool:
+    """Products of matrices take any strides and are written where we say."""
+    return call.attr("target") in ("aten.mm.default", "aten.bmm.default", "aten.addmm.default", "aten.baddbmm.default")
+
+
+def _natural_strides(shape: tuple[Dim, ...], strides: tuple[Dim, ...]) -> tuple[Dim, ...]:
+    """Dimensions of size 1 get the stride that torch would give them (it never moves anything)."""
+    result = list(strides)
+    step: Dim = 1
+    for d in reversed(range(len(shape))):
+        if shape[d] == 1:
+            result[d] = step
+        else:
+            step = result[d] * shape[d]  # type: ignore[operator]
+    return tuple(result)
+
+
+def _same_layout(shape: tuple[Dim, ...], a: tuple[Dim, ...], b: tuple[Dim, ...]) -> bool:
+    if any(n == 0 for n in shape):
+        return True
+    return all(n == 1 or x == y for n, x, y in zip(shape, a, b, strict=True))
+
+
+def _live(graph: Graph) -> set[str]:
+    live: set[str] = set(graph.results) | {i for i, _ in graph.mutations}
+    for node in reversed(graph.nodes):
+        effect = node.op == "call" and node.attr("kind") == "effect"
+        if node.name in live or effect:
+            live.add(node.name)
+            live.update(node.inputs)
+    return live
