@@ -28,7 +28,15 @@ COMMON_FLAGS: tuple[str, ...] = (
 LINK_LIBRARIES: tuple[str, ...] = ("-lm",)
 """Goes after the source: the rare functions of the prelude call libm."""
 
-FEATURES: tuple[str, ...] = ("avx512_vnni", "avx_vnni", "avx512_bf16", "avx512_fp16", "amx_tile", "amx_bf16", "amx_int8")
+FEATURES: tuple[str, ...] = (
+    "avx512_vnni",
+    "avx_vnni",
+    "avx512_bf16",
+    "avx512_fp16",
+    "amx_tile",
+    "amx_bf16",
+    "amx_int8",
+)
 """CPU flags that kernels may use by choice; an `Isa` lists those present."""
 
 

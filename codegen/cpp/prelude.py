@@ -4,13 +4,20 @@ A kernel computes in packs of N lanes: F (f32), D (f64), I (i32), L (i64), M (ma
 f32 f64 f16 bf16 i8 u8 i16 i32 i64 b8. Each storage type computes in one pack: b8 in M; i8, u8, i16, i32 in I; i64 in L;
 f16, bf16, f32 in F; f64 in D. D and L need N * 8 <= the register width. With N = 1 packs are scalars, M is bool.
 
-- `+ - * & | ^ ~ << >>` work on F, D, I, L as far as C++ has them; `/` on F and D. M is opaque: only functions take it.
+- `+ - * & | ^ ~ << >>` work on packs as far as C++ has them, `/` on F and D. M is opaque: only functions take it.
 - Memory, T a storage type: `ld_T(p)`, `st_T(p, v)`, with suffix `_n` (first n lanes, any n), `_m` (mask), `_s` (stride),
-  `_sn` (stride, n), `_gi` and `_g` (offsets in I, L), `_gim` and `_gm` (offsets, mask); `st_T_nt` (aligned, around the
-  cache; `fence_nt()` before another thread reads). Lanes not loaded are 0 and their memory is not touched.
-- The rest, A one of F D I L: `sp_A sel_A iota_I iota_L eq_A ne_A lt_A le_A gt_A ge_A cvt_A_B at_A last_A min_A max_A abs_A
-  neg_A sign_A`, masks `and_M or_M xor_M not_M sel_M any_M all_M count_M first_lane_M first_n_M sp_M`, and what
-  `known` knows.
+  `_sn` (stride, n), `_gi` and `_g` (offsets in I, in L), `_gim` and `_gm` (offsets, mask). Lanes not loaded are 0, and
+  their memory is not touched. `st_T_nt` goes around the cache: aligned, `fence_nt()` before another thread reads.
+- Packs, A one of F D I L: `sp_A(scalar) sel_A(mask, a, b) iota_I() iota_L() at_A(a, lane) last_A(a) cvt_A_B(a)`,
+  compares `eq_A ne_A lt_A le_A gt_A ge_A`, `min_A max_A abs_A neg_A sign_A signbit_A copysign_A isnan_A isinf_A
+  isfinite_A fma_A sqrt_A rsqrt_A recip_A floor_A ceil_A trunc_A round_even_A`, integers `shl_A shr_A`, and by sign of the
+  divisor `div_trunc_A mod_trunc_A div_floor_A mod_floor_A` (fmod is `fmod_trunc_F`).
+- Rounding points `rnd_bf16 rnd_f16` on F, `wrap_i8 wrap_u8 wrap_i16` on I.
+- Masks: `first_n_M(n) sp_M(bool) and_M or_M xor_M not_M sel_M any_M all_M count_M first_lane_M at_M last_M cvt_M_A`.
+- Across lanes: `hsum_A hprod_A hmin_A hmax_A` (a scalar), `scan_add_A scan_mul_A scan_min_A scan_max_A`,
+  `transpose_A(A r[N])`, also of the raw kinds H (16 bits; `get_H`, `put_H`) and B (8 bits, N = 16).
+- Functions of F and D: `exp exp2 expm1 log log2 log10 log1p sigmoid tanh sinh cosh asinh acosh atanh erf erfc lgamma sin
+  cos tan asin acos atan atan2 pow hypot nextafter`, each with the suffix of its pack.
 
 Prefixed by `wN::` from outside, since names are the same at each width.
 """
@@ -26,19 +33,25 @@ from .prelude_avx2 import avx2_text
 from .prelude_avx512 import avx512_text
 from .prelude_base import Shape, split_definitions
 from .prelude_common import common_text
+from .prelude_lanes import lanes_text
 from .prelude_math import math_text
 from .prelude_memory import memory_text
+from .prelude_reduce import reduce_text
 from .prelude_scalar import scalar_text
 from .prelude_simd import simd_text
+from .prelude_trig import trig_text
+from .prelude_wide import wide_text
 
 STORAGE_TYPES = """\
 typedef float f32; typedef double f64; typedef unsigned short f16, bf16, u16;
 typedef signed char i8; typedef unsigned char u8, b8; typedef short i16; typedef int i32; typedef long i64;
 #define FN static inline __attribute__((always_inline, unused))
+#define COLD static __attribute__((noinline, unused))
 """
 """Comes first in every prelude; repeating it in one file is legal."""
 
 _PRIMITIVES = {"avx512": (simd_text, avx512_text, memory_text), "avx2": (simd_text, avx2_text, memory_text)}
+_SHARED = (common_text, math_text, trig_text, wide_text, lanes_text, reduce_text)
 _IDENTIFIER = re.compile(r"\b[A-Za-z]\w*")
 
 
@@ -52,7 +65,7 @@ def prelude(isa: Isa, lanes: int, names: Iterable[str]) -> str:
     lines: dict[str, str] = {}
     for name in sorted(set(names)):
         if name not in table:
-            raise ValueError(f"{_explain(shape, name)}")
+            raise ValueError(_explain(shape, name))
         _emit(name, table, lines)
     body = "\n".join(lines.values())
     return f"{STORAGE_TYPES}namespace w{lanes} {{\n{body}\n}}  // namespace w{lanes}\n"
@@ -78,7 +91,7 @@ def _definitions(shape: Shape) -> dict[str, tuple[str, tuple[str, ...]]]:
     """Name -> (C++ text, names it uses), in the order of the texts."""
     primitives = (scalar_text,) if shape.kind == "scalar" else _PRIMITIVES[shape.kind]
     table: dict[str, str] = {}
-    for text in (*primitives, common_text, math_text):
+    for text in (*primitives, *_SHARED):
         table.update(split_definitions(text(shape)))
     return {name: (_finish(text), _uses(name, text, table)) for name, text in table.items()}
 
@@ -94,7 +107,7 @@ def _finish(text: str) -> str:
         return text
     lines = text.split("\n")
     first = next(i for i, line in enumerate(lines) if not line.startswith("//"))
-    if not lines[first].startswith("static"):
+    if not lines[first].startswith("COLD"):
         lines[first] = "FN " + lines[first]
     return "\n".join(lines)
 

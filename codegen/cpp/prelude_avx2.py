@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from .prelude_base import Shape
-from .prelude_avx512 import _HALF as HALF_CONVERSIONS
+from .prelude_simd import HALF_CONVERSIONS
 
 _MASKS = """
 typedef I M;

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from .prelude_base import Shape
+from .prelude_simd import HALF_CONVERSIONS
 
 _MASKS = """
 typedef unsigned $mask M;
@@ -70,13 +71,6 @@ H enc_f16(F x) { return (H)$ps2ph; }
 F scale2_F(F p, F n) { return __builtin_ia32_scalefps${b}_mask(p, n, F{}, -1$r); }
 """
 
-_HALF = {
-    512: ("__builtin_ia32_vcvtph2ps512_mask((Hs)v, F{}, -1, 4)", "__builtin_ia32_vcvtps2ph512_mask(x, 8, Hs{}, -1)"),
-    256: ("__builtin_ia32_vcvtph2ps256((Hs)v)", "__builtin_ia32_vcvtps2ph256(x, 0)"),
-    128: ("__builtin_ia32_vcvtph2ps((Hs)v)", "__builtin_ia32_vcvtps2ph(x, 0)"),
-}
-"""From and to f16; also those of AVX2."""
-
 _FLOAT = {"eq": 0, "lt": 17, "le": 18}
 _INTEGER = {"eq": 0, "lt": 1, "le": 2}
 _32_BIT = (
@@ -96,7 +90,7 @@ def avx512_text(shape: Shape) -> str:
     text = shape.fill(_MASKS, mask="short" if n == 16 else "char", full=full)
     text += "".join(_compares(shape, bits, row) for row in _32_BIT)
     sized = "512_mask((%s)v, I{}, -1)" if bits == 512 else f"{bits}((%s)v)"
-    ph2ps, ps2ph = _HALF[bits]
+    ph2ps, ps2ph = HALF_CONVERSIONS[bits]
     text += shape.fill(
         _NARROW, bd=sized % "Bc", wd=sized % "Hs", h=max(128, 16 * n), ph2ps=ph2ps, ps2ph=ps2ph, r=_rounding(bits)
     )
@@ -113,9 +107,10 @@ def _compares(shape: Shape, width: int, row: dict[str, object]) -> str:
 def _wide(shape: Shape) -> str:
     q = shape.wide_bits
     if q == 512:
-        return shape.fill(_WIDE, f2d="512_mask(x, D{}, -1, 4)", l2i="__builtin_ia32_pmovqd512_mask((Q)x, I{}, -1)", r=", 4")
-    text = shape.fill(_WIDE, f2d="256(x)", l2i="__builtin_ia32_pmovqd256_mask((Q)x, I{}, -1)", r="")
-    return text
+        return shape.fill(
+            _WIDE, f2d="512_mask(x, D{}, -1, 4)", l2i="__builtin_ia32_pmovqd512_mask((Q)x, I{}, -1)", r=", 4"
+        )
+    return shape.fill(_WIDE, f2d="256(x)", l2i="__builtin_ia32_pmovqd256_mask((Q)x, I{}, -1)", r="")
 
 
 def _rounding(bits: int) -> str:

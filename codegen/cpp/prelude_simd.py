@@ -105,6 +105,13 @@ _NONTEMPORAL = {
     4: "__builtin_ia32_movnti((int*)p, ((B4)v)[0]);",
 }
 
+HALF_CONVERSIONS = {
+    512: ("__builtin_ia32_vcvtph2ps512_mask((Hs)v, F{}, -1, 4)", "__builtin_ia32_vcvtps2ph512_mask(x, 8, Hs{}, -1)"),
+    256: ("__builtin_ia32_vcvtph2ps256((Hs)v)", "__builtin_ia32_vcvtps2ph256(x, 0)"),
+    128: ("__builtin_ia32_vcvtph2ps((Hs)v)", "__builtin_ia32_vcvtps2ph(x, 0)"),
+}
+"""From and to f16, by the width of a pack of floats."""
+
 
 def simd_text(shape: Shape) -> str:
     """Definitions shared by the two vector instruction sets."""

@@ -1,0 +1,108 @@
+"""Functions that go lane by lane: libm for the rare ones, all of D's, and single precision beyond the fast ranges."""
+
+from __future__ import annotations
+
+from .prelude_base import Shape
+
+_ONE = ("exp", "exp2", "expm1", "log", "log2", "log10", "log1p", "sin", "cos", "tan", "tanh", "erf", "erfc", "atan",
+        "asin", "acos", "sinh", "cosh", "asinh", "acosh", "atanh", "lgamma")  # fmt: skip
+_TWO = ("pow", "atan2", "hypot", "fmod", "nextafter")
+_RARE = ("lgamma", "nextafter")
+_FAR = {"sin": "x", "cos": "x", "tan": "x", "fmod": "x, y"}
+_RENAMED = {"fmod": "fmod_trunc"}
+
+_COMMON = """
+// python's sign: the remainder takes that of y. y = 0 gives NaN
+$A mod_floor_$A($A x, $A y) {
+  $A r = fmod_trunc_$A(x, y);
+  return sel_$A(and_M(ne_$A(r, $A{}), xor_M(lt_$A(y, $A{}), lt_$A(r, $A{}))), r + y, r);
+}
+// as torch.floor_divide: from the remainder, so that it agrees with mod_floor
+$A div_floor_$A($A x, $A y) {
+  $A r = fmod_trunc_$A(x, y), q = (x - r) / y;
+  q = sel_$A(and_M(ne_$A(r, $A{}), xor_M(lt_$A(y, $A{}), lt_$A(r, $A{}))), q - 1, q);
+  $A f = floor_$A(q);
+  f = sel_$A(gt_$A(q - f, sp_$A(0.5)), f + 1, f);
+  f = sel_$A(eq_$A(q, $A{}), copysign_$A($A{}, x / y), f);
+  return sel_$A(eq_$A(y, $A{}), x / y, f);
+}
+"""
+
+_SIGMOID = "$A sigmoid_$A($A x) { return 1 / (1 + exp_$A(-x)); }\n"
+
+_LANE_INTEGERS = """
+// division by zero gives 0: torch raises an error before
+$e quotient_lane_$A($e a, $e b) { return b == 0 ? 0 : b == -1 ? -a : a / b; }
+"""
+
+_DIVISIONS = """
+$A mod_trunc_$A($A a, $A b) { return a - div_trunc_$A(a, b) * b; }
+$A div_floor_$A($A a, $A b) {
+  $A q = div_trunc_$A(a, b), r = a - q * b;
+  return q - sel_$A(and_M(ne_$A(r, $A{}), lt_$A(r ^ b, $A{})), sp_$A($one), $A{});
+}
+// python's sign
+$A mod_floor_$A($A a, $A b) {
+  $A r = mod_trunc_$A(a, b);
+  return r + sel_$A(and_M(ne_$A(r, $A{}), lt_$A(r ^ b, $A{})), b, $A{});
+}
+"""
+
+
+def lanes_text(shape: Shape) -> str:
+    """Definitions for every width."""
+    text = shape.fill(_COMMON, A="F")
+    text += "".join(_far(shape, name, arguments) for name, arguments in _FAR.items() if shape.has_fma)
+    for name in (*_ONE, *_TWO):
+        if name in _RARE or not shape.has_fma:
+            text += _lanewise(shape, "F", name, "f")
+        if shape.has_wide:
+            text += _lanewise(shape, "D", name, "")
+    text += "" if shape.has_fma else shape.fill(_SIGMOID, A="F")
+    if shape.has_wide:
+        text += shape.fill(_COMMON + _SIGMOID, A="D")
+    return text + _integers(shape)
+
+
+def _lanewise(shape: Shape, pack: str, name: str, suffix: str) -> str:
+    names = ("x", "y") if name in _TWO else ("x",)
+    parameters = ", ".join(f"{pack} {n}" for n in names)
+    head = f"{pack} {_RENAMED.get(name, name)}_{pack}({parameters})"
+    if shape.lanes == 1:
+        return f"{head} {{ return __builtin_{name}{suffix}({', '.join(names)}); }}\n"
+    arguments = ", ".join(f"{n}[i]" for n in names)
+    loop = _loop(shape, f"r[i] = __builtin_{name}{suffix}({arguments});")
+    return f"COLD {head} {{\n  {pack} r;\n{loop}  return r;\n}}\n"
+
+
+def _far(shape: Shape, name: str, arguments: str) -> str:
+    """Replace the `far` lanes of r by libm's."""
+    names = arguments.split(", ")
+    head = f"COLD F far_{name}_F({', '.join(f'F {n}' for n in names)}, F r, M far)"
+    if shape.lanes == 1:
+        return f"{head} {{ return far ? __builtin_{name}f({arguments}) : r; }}\n"
+    call = f"if (at_M(far, i)) r[i] = __builtin_{name}f({', '.join(f'{n}[i]' for n in names)});"
+    return f"{head} {{\n{_loop(shape, call)}  return r;\n}}\n"
+
+
+def _loop(shape: Shape, body: str) -> str:
+    return f"  for (int i = 0; i < {shape.lanes}; i++) {body}\n"
+
+
+def _integers(shape: Shape) -> str:
+    packs = {"I": "i32", "L": "i64"} if shape.has_wide else {"I": "i32"}
+    text = ""
+    for pack, element in packs.items():
+        one = 1
+        text += shape.fill(_LANE_INTEGERS + _DIVISIONS, A=pack, e=element, one=one)
+        if shape.lanes == 1:
+            text += f"{pack} div_trunc_{pack}({pack} a, {pack} b) {{ return quotient_lane_{pack}(a, b); }}\n"
+        elif pack == "L":
+            loop = _loop(shape, "a[i] = quotient_lane_L(a[i], b[i]);")
+            text += f"COLD L div_trunc_L(L a, L b) {{\n{loop}  return a;\n}}\n"
+        else:
+            text += (
+                "// exact: doubles hold 32-bit integers, and quotients of these are 2^-31 apart\n"
+                "I div_trunc_I(I a, I b) { return sel_I(eq_I(b, I{}), I{}, quotient_I(a, b)); }\n"
+            )
+    return text
