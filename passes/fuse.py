@@ -1,0 +1,216 @@
+"""From a graph to launches: regions are partitioned, each kernel is brought to canonical form, equal regions are solved once."""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from ..ir.graph import Graph
+from ..ir.loops import Buffer, Kernel, contiguous
+from ..ir.simplify import simplifier
+from ..ir.types import Dim
+from .canonical import Canonical, canonicalize
+from .inline import Lowered
+from .merge import Merger
+from .partition import Partition, partition_region
+from .refine import refine
+from .regions import Region, Regions, View
+
+Cost = Callable[[Kernel], float]
+
+
+@dataclass(frozen=True, slots=True)
+class Launch:
+    """One run of a canonical kernel on named values, in the order of `kernel.buffers`.
+
+    `nodes` are the graph nodes whose values it stores; `original` is the kernel under their own names, for people.
+    """
+
+    kernel: Kernel
+    digest: str
+    buffers: tuple[str, ...]
+    nodes: tuple[str, ...]
+    original: Kernel
+
+    @property
+    def reads(self) -> tuple[str, ...]:
+        return self.buffers[: len(self.kernel.inputs)]
+
+    @property
+    def writes(self) -> tuple[str, ...]:
+        return self.buffers[len(self.kernel.buffers) - len(self.kernel.outputs) :]
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One call of ATen or a library: the `call` node of this name."""
+
+    node: str
+
+
+Step = Launch | Call
+
+
+@dataclass(frozen=True, slots=True)
+class Fused:
+    """Steps in an order that respects every dependency.
+
+    `views` bind values that are strided views of others; `layouts` give the strides of every stored value;
+    `partitions` (one per distinct region) say what the search found.
+    """
+
+    graph: Graph
+    steps: tuple[Step, ...]
+    views: dict[str, View]
+    layouts: dict[str, tuple[Dim, ...]]
+    partitions: tuple[Partition, ...]
+
+
+def fuse_graph(graph: Graph, cost: Cost, numerics: str = "fast") -> Fused:
+    """Kernels and calls that compute `graph`; `cost` estimates the seconds of one kernel."""
+    fuser = _Fuser(graph, cost, numerics)
+    launches = [launch for region in fuser.regions.regions for launch in fuser.solve(region)]
+    calls = [Call(n.name) for n in graph.nodes if n.op == "call" and n.name in fuser.regions.live]
+    steps = _schedule(graph, launches, calls, fuser.regions.views)
+    return Fused(graph, steps, fuser.regions.views, fuser.layouts, tuple(fuser.partitions))
+
+
+class _Fuser:
+    def __init__(self, graph: Graph, cost: Cost, numerics: str) -> None:
+        self.graph = graph
+        self.cost = cost
+        self.simplify = simplifier(numerics)
+        self.lowered = Lowered(graph)
+        self.regions = Regions(graph, self.lowered, self.simplify)
+        self.layouts = self._find_layouts()
+        self.partitions: list[Partition] = []
+        self._solved: dict[object, list[tuple[Canonical, Kernel, tuple[str, ...], dict[int, str]]]] = {}
+
+    def _find_layouts(self) -> dict[str, tuple[Dim, ...]]:
+        """Outputs have the strides that were traced; other stored values are contiguous."""
+        layouts: dict[str, tuple[Dim, ...]] = {}
+        g = self.graph
+        for name, strides in zip(g.outputs, g.output_strides, strict=False):
+            if isinstance(name, str) and strides is not None and name in self.regions.required:
+                layouts[name] = strides
+        return layouts
+
+    def buffer_of(self, name: str) -> Buffer:
+        node = self.graph.by_name[name]
+        if node.strides is not None and self.regions.is_memory(name):
+            return Buffer(name, node.element, node.shape, node.strides)
+        strides = self.layouts.get(name)
+        if strides is None:
+            return contiguous(name, node.element, node.shape)
+        return Buffer(name, node.element, node.shape, strides)
+
+    def solve(self, region: Region) -> list[Launch]:
+        key, order = self._signature(region)
+        if key not in self._solved:
+            self._solved[key] = self._solve_new(region, order)
+        numbers = dict(enumerate(order))
+        launches: list[Launch] = []
+        for canonical, original, members, local in self._solved[key]:
+            back = {old: numbers[k] for k, old in local.items()}
+            names = tuple(back[n] for n in canonical.names)
+            nodes = tuple(back[n] for n in members)
+            launches.append(Launch(canonical.kernel, canonical.digest, names, nodes, original))
+        return launches
+
+    def _solve_new(
+        self, region: Region, order: list[str]
+    ) -> list[tuple[Canonical, Kernel, tuple[str, ...], dict[int, str]]]:
+        inside = set(region.nodes)
+
+        def outside(name: str) -> bool:
+            return name not in inside and not self.regions.is_transparent(name)
+
+        merger = Merger(self.lowered, self.simplify, self.buffer_of, outside)
+        partition = partition_region(region, self.regions, merger, self.cost)
+        self.partitions.append(partition)
+        local = dict(enumerate(order))
+        solved = []
+        for group in partition.groups:
+            refined = refine(group.kernel, self.simplify)
+            solved.append((canonicalize(refined, self.simplify), refined, group.members, local))
+        return solved
+
+    def _signature(self, region: Region) -> tuple[object, list[str]]:
+        """A key that equal regions share, and the names of their values in the order in which the key meets them."""
+        position: dict[str, int] = {}
+        parts: list[object] = []
+
+        def visit(name: str, inside: bool) -> None:
+            if name in position:
+                return
+            node = self.graph.by_name[name]
+            if inside or self.regions.is_transparent(name):
+                for i in node.inputs:
+                    visit(i, i in members)
+                body: object = (node.op, tuple(position[i] for i in node.inputs), repr(node.attrs))
+            else:
+                body = "outside"
+            position[name] = len(position)
+            buffer = self.buffer_of(name)
+            parts.append((body, node.shape, node.dtype, buffer.strides, name in region.required))
+
+        members = set(region.nodes)
+        for name in region.nodes:
+            visit(name, True)
+        return tuple(parts), list(position)
+
+
+def _schedule(graph: Graph, launches: list[Launch], calls: list[Call], views: dict[str, View]) -> tuple[Step, ...]:
+    """Steps after what they read, otherwise in the order of the graph (effects keep theirs)."""
+    place = {n.name: k for k, n in enumerate(graph.nodes)}
+    maker: dict[str, int] = {}
+    steps: list[Step] = [*launches, *calls]
+    for k, step in enumerate(steps):
+        for name in step.writes if isinstance(step, Launch) else (step.node,):
+            maker[name] = k
+
+    def needs(step: Step) -> set[int]:
+        names = step.reads if isinstance(step, Launch) else graph.by_name[step.node].inputs
+        return {maker[m] for n in names if (m := _memory_of(n, graph, views)) in maker}
+
+    waiting = {k: needs(s) - {k} for k, s in enumerate(steps)}
+    effects = [k for k, s in enumerate(steps) if isinstance(s, Call) and graph.by_name[s.node].attr("kind") == "effect"]
+    for before, after in zip(effects, effects[1:], strict=False):
+        waiting[after].add(before)
+    return tuple(steps[k] for k in _topological(waiting, [_position(s, place) for s in steps]))
+
+
+def _position(step: Step, place: dict[str, int]) -> int:
+    return max(place[n] for n in step.nodes) if isinstance(step, Launch) else place[step.node]
+
+
+def _topological(waiting: dict[int, set[int]], position: list[int]) -> list[int]:
+    readers: dict[int, list[int]] = {k: [] for k in waiting}
+    for k, needed in waiting.items():
+        for n in needed:
+            readers[n].append(k)
+    missing = {k: len(needed) for k, needed in waiting.items()}
+    ready = [(position[k], k) for k, n in missing.items() if n == 0]
+    heapq.heapify(ready)
+    order: list[int] = []
+    while ready:
+        _, k = heapq.heappop(ready)
+        order.append(k)
+        for r in readers[k]:
+            missing[r] -= 1
+            if missing[r] == 0:
+                heapq.heappush(ready, (position[r], r))
+    assert len(order) == len(waiting), "steps depend on each other in a circle"
+    return order
+
+
+def _memory_of(name: str, graph: Graph, views: dict[str, View]) -> str:
+    """The stored value that a name lives in (`result` nodes live in their call)."""
+    while True:
+        if name in views:
+            name = views[name].base
+        elif graph.by_name[name].op == "result":
+            return graph.by_name[name].inputs[0]
+        else:
+            return name

@@ -1,0 +1,187 @@
+"""Law: merge. Equations over one iteration domain share a kernel, so what they both read is read once.
+
+    y[t, c] = f(x[t, c])      z[t, c] = g(x[t, c], y[t, c])     ->     one kernel that stores y and z
+
+A group is a set of stored values that one kernel computes: its sinks (roots that run over the kernel's axes) and the values
+absorbed on the way, each stored where the kernel passes over it exactly once. Merging never makes a cycle between kernels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from ..ir.errors import LoweringError
+from ..ir.index import Axis
+from ..ir.loops import Buffer, Equation, Kernel, Store, reads_of
+from ..ir.ops import OPS
+from ..ir.simplify import Simplifier
+from ..ir.types import Dim
+from .inline import Assembly, Lowered
+
+BufferOf = Callable[[str], Buffer]
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """`sinks` have the kernel's domain; `absorbed` are stored from inside. `reads` are the stored values it loads."""
+
+    sinks: tuple[str, ...]
+    absorbed: tuple[str, ...]
+    kernel: Kernel
+    reads: frozenset[str]
+
+    @property
+    def members(self) -> tuple[str, ...]:
+        return (*self.absorbed, *self.sinks)
+
+
+class Merger:
+    """Makes the kernels of one region for a given set of stored values."""
+
+    def __init__(
+        self, lowered: Lowered, simplify: Simplifier, buffer_of: BufferOf, outside: Callable[[str], bool]
+    ) -> None:
+        self.lowered = lowered
+        self.simplify = simplify
+        self.buffer_of = buffer_of
+        self.outside = outside  # values of other regions, inputs and calls: always in memory
+        self._made: dict[object, Group | None] = {}
+
+    def groups(self, order: Sequence[str], stored: frozenset[str]) -> list[Group] | None:
+        """The kernels that compute the stored values, in dependency order; None when a value cannot be pulled."""
+        groups: list[Group] = []
+        for name in reversed([n for n in order if n in stored]):
+            merged = self._absorb(name, groups, stored) or self._join_sibling(name, groups, stored)
+            if merged:
+                continue
+            alone = self._make((name,), (), stored)
+            if alone is None:
+                return None
+            groups.append(alone)
+        return _in_order(groups)
+
+    def _absorb(self, name: str, groups: list[Group], stored: frozenset[str]) -> bool:
+        """Lets a kernel that reads `name` compute and store it on the way."""
+        if OPS[self.lowered.node(name).op].kind == "scatter":
+            return False
+        for k, group in enumerate(groups):
+            if name not in group.reads or self._would_cycle(name, group, groups, stored):
+                continue
+            grown = self._make(group.sinks, (name, *group.absorbed), stored)
+            if grown is not None:
+                groups[k] = grown
+                return True
+        return False
+
+    def _join_sibling(self, name: str, groups: list[Group], stored: frozenset[str]) -> bool:
+        """Puts a value beside the sinks of a kernel with the same domain that reads some of the same memory."""
+        node = self.lowered.node(name)
+        if OPS[node.op].kind == "scatter":
+            return False
+        for k, group in enumerate(groups):
+            sink = self.lowered.node(group.sinks[0])
+            if OPS[sink.op].kind == "scatter" or not _same_domain(node.shape, sink.shape):
+                continue
+            alone = self._make((name,), (), stored)
+            if alone is None or not alone.reads & group.reads or not _same_reductions(alone.kernel, group.kernel):
+                continue
+            if name in group.reads or self._would_cycle(name, group, groups, stored):
+                continue
+            grown = self._make((name, *group.sinks), group.absorbed, stored)
+            if grown is not None:
+                groups[k] = grown
+                return True
+        return False
+
+    def _would_cycle(self, name: str, group: Group, groups: list[Group], stored: frozenset[str]) -> bool:
+        """True when another kernel must run both after and before the grown one."""
+        alone = self._make((name,), (), stored)
+        if alone is None:
+            return True
+        below = _reachable(group, groups) | {id(g) for g in groups if g is not group and name in g.reads}
+        below |= set().union(*(_reachable(g, groups) for g in groups if id(g) in below), set())
+        needed = alone.reads | group.reads
+        return any(id(g) in below and set(g.members) & needed for g in groups if g is not group)
+
+    def _make(self, sinks: tuple[str, ...], absorbed: tuple[str, ...], stored: frozenset[str]) -> Group | None:
+        key = (sinks, absorbed, stored)
+        if key not in self._made:
+            self._made[key] = self._assemble(sinks, absorbed, stored)
+        return self._made[key]
+
+    def _assemble(self, sinks: tuple[str, ...], absorbed: tuple[str, ...], stored: frozenset[str]) -> Group | None:
+        own = set(sinks) | set(absorbed)
+
+        def in_memory(name: str) -> bool:
+            return self.outside(name) or (name in stored and name not in own)
+
+        assembly = Assembly(self.lowered, lambda n: in_memory(n) or n in own, self.simplify, own)
+        try:
+            axes: tuple[Axis, ...] | None = None
+            for name in reversed(sinks):
+                assembly.add_root(name, _axes_for(self.lowered.node(name).shape, axes))
+                axes = axes or assembly.axes
+        except LoweringError:
+            return None
+        if any(n not in assembly.absorbed_stores for n in absorbed):
+            return None
+        kernel = self._kernel(assembly)
+        reads = frozenset(b.name for b in kernel.inputs)
+        if reads & own:
+            return None
+        return Group(sinks, absorbed, kernel, reads)
+
+    def _kernel(self, assembly: Assembly) -> Kernel:
+        written = tuple(dict.fromkeys(s.buffer for s in assembly.body if isinstance(s, Store)))
+        local = {n for s in assembly.body if isinstance(s, Equation) for n in s.names}
+        read = dict.fromkeys(n for s in assembly.body for n in sorted(reads_of(s)) if n not in local)
+        inputs = tuple(self.buffer_of(n) for n in read if n not in written)
+        outputs = tuple(self.buffer_of(n) for n in written)
+        return Kernel(assembly.roots[0], inputs, outputs, tuple(assembly.body))
+
+
+def _axes_for(shape: tuple[Dim, ...], axes: tuple[Axis, ...] | None) -> tuple[Axis, ...] | None:
+    """The first axes of the kernel, one per dimension of a sink of the same domain."""
+    if axes is None:
+        return None
+    left = [a for a in axes if a.extent != 1]
+    fitted: list[Axis] = []
+    for d, n in enumerate(shape):
+        fitted.append(Axis(f"u{d}", 1) if n == 1 else left.pop(0))
+    return tuple(fitted)
+
+
+def _same_domain(a: tuple[Dim, ...], b: tuple[Dim, ...]) -> bool:
+    return [n for n in a if n != 1] == [n for n in b if n != 1]
+
+
+def _same_reductions(a: Kernel, b: Kernel) -> bool:
+    """Reductions of merged siblings run over the same extents (what differs is left to other laws)."""
+    extents = [{x.extent for s in k.body if isinstance(s, Equation) for x in s.reduce} for k in (a, b)]
+    return extents[0] == extents[1] or not extents[0] or not extents[1]
+
+
+def _reachable(start: Group, groups: list[Group]) -> set[int]:
+    """The kernels (by id) that need a result of `start`, directly or not."""
+    found: set[int] = set()
+    front = [start]
+    while front:
+        members = set(front.pop().members)
+        for g in groups:
+            if id(g) not in found and g is not start and g.reads & members:
+                found.add(id(g))
+                front.append(g)
+    return found
+
+
+def _in_order(groups: list[Group]) -> list[Group]:
+    """Kernels after the ones whose results they read."""
+    ordered: list[Group] = []
+    left = list(reversed(groups))
+    while left:
+        pending = {m for g in left for m in g.members}
+        ready = next(g for g in left if not g.reads & (pending - set(g.members)))
+        ordered.append(ready)
+        left.remove(ready)
+    return ordered
