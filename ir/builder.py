@@ -18,6 +18,7 @@ from typing import Any
 from .errors import VerifyError
 from .graph import Attrs, Graph, Node
 from .ops import OPS
+from .ops.pointwise import PAIRWISE
 from .scalar import SCALAR_OPS
 from .types import BOOL, Dim, DType, plus, product
 
@@ -181,7 +182,8 @@ class GraphBuilder:
         if not typed:
             raise VerifyError("no operand says the dtype", where=op, hint="use full() for at least one of them")
         dtype = typed[0].dtype
-        return self.emit(op, [o if isinstance(o, Value) else self.full((), o, dtype) for o in operands])
+        nodes = [o if isinstance(o, Value) else self.full((), o, dtype) for o in operands]
+        return self.emit(PAIRWISE.get(op, op), nodes)
 
     def __getattr__(self, name: str) -> Any:
         """g.exp(x), g.where(p, a, b), g.max2(a, b) ...: the scalar ops by name (`min` and `max` of two: `apply`)."""

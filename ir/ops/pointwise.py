@@ -79,9 +79,12 @@ def _lower_size(node: Node, inputs: Inputs, axes: tuple[Axis, ...]) -> tuple[Sta
     return pull(node, axes, iota(Index((), node.attr("dim"))))
 
 
+# Where a reduction has the scalar op's name, the elementwise row is called as torch calls it.
+PAIRWISE = {"min": "minimum", "max": "maximum"}
+
 ROWS = (
     *(
-        OpRow(row.name, "pointwise", (), _infer(row), _reference(row), _lower(row))
+        OpRow(PAIRWISE.get(row.name, row.name), "pointwise", (), _infer(row), _reference(row), _lower(row))
         for row in SCALAR_OPS.values()
         if row.name != "cast"
     ),
