@@ -18,7 +18,8 @@ from ..ir.index import Axis, Index, axes_of, linearize, of_atom
 from ..ir.loops import Equation, Statement, Store
 from ..ir.ops import OPS
 from ..ir.simplify import Simplifier, both
-from ..ir.types import Dim, DType, contiguous_strides, multiply, product
+from ..ir.states import STATES
+from ..ir.types import Dim, contiguous_strides, multiply, product
 
 Position = tuple[Index, ...]
 
@@ -146,6 +147,9 @@ class Assembly:
             raise LoweringError("a reduction is read under a guard", where=load.name, hint="store it")
         free = self._ordered(frozenset().union(*(axes_of(i) for i in load.index)))
         renamed: dict[Axis, Index] = dict(zip(equation.axes, load.index, strict=True))
+        component = next(k for k, n in enumerate(equation.names) if n == load.name)
+        if all(a.extent == 1 for a in equation.reduce):
+            return self._of_one(equation, renamed, component)
         if equation.scan:
             axis = renamed[equation.reduce[0]].single_axis
             if axis is None:
@@ -158,10 +162,17 @@ class Assembly:
         args = tuple(rewrite(a) for a in equation.args)
         key = (free, reduce, equation.state, equation.scan, equation.reverse, args)
         local = self._local.get(key)
-        component = next(k for k, n in enumerate(equation.names) if n == load.name)
         if local is None or local.names[component] == "_":
             local = self._define(key, local, free, reduce, equation, args, component)
         return Load(local.names[component], tuple(of_atom(a) for a in free), equation.dtypes[component])
+
+    def _of_one(self, equation: Equation, renamed: dict[Axis, Index], component: int) -> Expr:
+        """A reduction or scan over one element is that element's state."""
+        state = STATES[equation.state]
+        rewrite = Rewriter(renamed, self._pull, self.simplify)
+        args = tuple(rewrite(a) for a in equation.args)
+        values = state.identity(equation.dtypes) if equation.scan == "exclusive" else state.lift(args)
+        return state.project(values)[component]
 
     def _define(
         self, key: object, old: Equation | None, free: tuple[Axis, ...], reduce: tuple[Axis, ...],

@@ -46,6 +46,7 @@ class Merger:
         self.simplify = simplify
         self.buffer_of = buffer_of
         self.outside = outside  # values of other regions, inputs and calls: always in memory
+        self.unpullable: set[str] = set()  # values that some reader wants under a guard or out of order
         self._made: dict[object, Group | None] = {}
 
     def groups(self, order: Sequence[str], stored: frozenset[str]) -> list[Group] | None:
@@ -122,7 +123,9 @@ class Merger:
             for name in reversed(sinks):
                 assembly.add_root(name, _axes_for(self.lowered.node(name).shape, axes))
                 axes = axes or assembly.axes
-        except LoweringError:
+        except LoweringError as error:
+            if not absorbed:
+                self.unpullable.add(error.where)
             return None
         if any(n not in assembly.absorbed_stores for n in absorbed):
             return None

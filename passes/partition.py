@@ -39,8 +39,8 @@ def partition_region(region: Region, regions: Regions, merger: Merger, cost: Cos
     """The cheapest partition of a region under `cost` (seconds of one kernel)."""
     search = _Search(region, merger, cost)
     always = region.required | _too_large(region, regions)
-    if search.evaluate(always) is None:
-        always |= _unpullable(region, regions.lowered, always)
+    while search.evaluate(always) is None and merger.unpullable - always:
+        always |= merger.unpullable
     candidates = _candidates(region, regions, always)
     return search.best(always, candidates)
 
@@ -102,12 +102,6 @@ def _too_large(region: Region, regions: Regions) -> set[str]:
         if size[name] > SIZE_LIMIT or depth[name] > CHAIN_LIMIT:
             cut.add(name)
     return cut
-
-
-def _unpullable(region: Region, lowered: Lowered, stored: frozenset[str]) -> frozenset[str]:
-    """Reductions and scans: what a reader may want under a guard or out of order."""
-    kinds = ("reduce", "scan")
-    return frozenset(n for n in region.nodes if OPS[lowered.node(n).op].kind in kinds and n not in stored)
 
 
 def _candidates(region: Region, regions: Regions, always: frozenset[str]) -> list[str]:
