@@ -117,11 +117,13 @@ class Evaluation:
         return [self._values[r] for r in roots]
 
     def _bound(self, axis: Axis) -> None:
-        column = self.grid.column(axis, self.numbers.device) if axis.begin is not None or axis.end is not None else None
+        """Narrows `exists` to the bounds of a ragged axis."""
         if axis.begin is not None:
-            self.exists = conjunction(self.exists, column >= self.evaluate(axis.begin)[0][0])
+            begin = self.evaluate(axis.begin)[0][0]
+            self.exists = conjunction(self.exists, self.grid.column(axis, self.numbers.device) >= begin)
         if axis.end is not None:
-            self.exists = conjunction(self.exists, column < self.evaluate(axis.end)[0][0])
+            end = self.evaluate(axis.end)[0][0]
+            self.exists = conjunction(self.exists, self.grid.column(axis, self.numbers.device) < end)
 
     def _value(self, e: Expr, values: dict[Expr, Planes]) -> Planes:
         if isinstance(e, Op):
@@ -220,7 +222,7 @@ class Evaluation:
         """Views of the planes along the grid, where the index is affine, in range and does not walk backwards."""
         shape = planes[0].shape
         lines = [self.affine(i) for i in index]
-        if any(line is None for line in lines):
+        if any(line is None for line in lines) or not planes[0].numel():
             return None
         for i, size in zip(index, shape, strict=True):
             low, high = self.extremes(i)
@@ -250,7 +252,7 @@ def _views(planes: Planes, lines: list[tuple[int, dict[Axis, int]]], grid: Grid)
             return None
         used = {a for _, coefficients in lines for a in coefficients}
         size = [n if a in used else 1 for a, n in zip(grid.axes, grid.shape, strict=True)]
-        views.append(plane.as_strided(size, list(steps.values()), offset if plane.numel() else 0))
+        views.append(plane.as_strided(size, list(steps.values()), offset))
     return tuple(views)
 
 

@@ -9,7 +9,7 @@ from ..index import Axis, linearize, of_atom
 from ..loops import Equation, Statement
 from ..scalar import iota
 from ..states import STATES
-from ..types import BOOL, I64, Dim, DType, contiguous_strides
+from ..types import BOOL, I64, Dim, DType, contiguous_strides, product
 from .row import Inputs, OpRow, Shape, expect, read
 
 REDUCTIONS = ("sum", "prod", "max", "min", "any", "all", "argmax", "argmin")
@@ -59,11 +59,12 @@ def _reference_reduce(name: str) -> Any:
     def over_dims(t: Any, inputs: list[Any], node: Node) -> Any:
         x, dims = inputs[0], tuple(node.attr("dims"))
         if not dims:
-            return x
+            return t.zeros((), dtype=t.int64).expand(x.shape) if name.startswith("arg") else x
         if name in ("sum", "any", "all"):
             return getattr(t, name)(x, dim=dims)
         kept = [d for d in range(x.dim()) if d not in dims]
-        flat = x.permute(*kept, *dims).reshape(*(x.shape[d] for d in kept), -1)
+        count = product(x.shape[d] for d in dims)
+        flat = x.permute(*kept, *dims).reshape(*(x.shape[d] for d in kept), count)
         if name == "prod":
             return flat.prod(-1)
         if name.startswith("arg"):
