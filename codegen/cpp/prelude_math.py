@@ -52,7 +52,7 @@ _POLYNOMIALS = {
 }  # fmt: skip
 
 _EXPONENTIAL = """
-// exp(x) * 2^k. 1.0 ulp
+// exp(x) * 2^k. $exp_ulp ulp
 F exp_scaled_F(F x, F k) {
   x = vmin_F(sp_F(90.0f), vmax_F(sp_F(-105.0f), x));
   F n = round_even_F(x * 1.44269504f);
@@ -149,22 +149,24 @@ F log1p_F(F x) {
 }
 """
 
-_ULPS = {
-    "exp2": 1.0,
-    "expm1": 1.0,
+ULP: dict[str, float] = {
+    "exp": 1.0,
+    "exp2": 0.9,
+    "expm1": 1.6,
     "sigmoid": 2.0,
-    "tanh": 1.0,
-    "sinh": 1.0,
-    "cosh": 1.0,
-    "erf": 1.0,
+    "tanh": 1.3,
+    "sinh": 1.7,
+    "cosh": 1.5,
+    "erf": 1.2,
     "log": 1.0,
-    "log2": 1.0,
-    "log10": 1.0,
-    "log1p": 1.0,
+    "log2": 1.7,
+    "log10": 1.2,
+    "log1p": 1.3,
 }
+"""Largest errors found in sweeps over every 37th float, rounded up."""
 
 
 def math_text(shape: Shape) -> str:
     """Definitions for an instruction set with fused multiply-add."""
-    ulps = {f"{name}_ulp": ulp for name, ulp in _ULPS.items()}
+    ulps = {f"{name}_ulp": ulp for name, ulp in ULP.items()}
     return shape.fill(_EXPONENTIAL + _LOGARITHM, **_POLYNOMIALS, **ulps) if shape.has_fma else ""

@@ -81,10 +81,11 @@ F acos_F(F x) {
 }
 """
 
-_ULPS = {"sin": 1.0, "cos": 1.0, "atan": 1.0, "asin": 1.0, "acos": 1.0}
+ULP: dict[str, float] = {"sin": 1.6, "cos": 1.6, "atan": 1.4, "asin": 1.2, "acos": 1.2}
+"""Largest errors found in sweeps over every 37th float, rounded up."""
 
 
 def trig_text(shape: Shape) -> str:
     """Definitions for an instruction set with fused multiply-add."""
-    ulps = {f"{name}_ulp": ulp for name, ulp in _ULPS.items()}
+    ulps = {f"{name}_ulp": ulp for name, ulp in ULP.items()}
     return shape.fill(_TEXT, **_POLYNOMIALS, **ulps) if shape.has_fma else ""
