@@ -33,8 +33,8 @@ def build(
         use_cache=False,
     )
     torch.manual_seed(0)
-    model = LlamaForCausalLM(config).to(dtype).eval()
-    return model, {"input_ids": torch.randint(VOCABULARY, (1, length))}
+    model = LlamaForCausalLM(config)
+    return model.to(dtype=dtype).eval(), {"input_ids": torch.randint(VOCABULARY, (1, length))}
 
 
 def build_fp32() -> tuple[nn.Module, dict[str, torch.Tensor]]:

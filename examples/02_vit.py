@@ -15,12 +15,11 @@ def build(dtype: torch.dtype = torch.bfloat16, *, batch: int = 2) -> tuple[nn.Mo
     """The model and `batch` random images, [batch, 3, 224, 224]."""
     from transformers import ViTConfig, ViTForImageClassification
 
-    config = ViTConfig(
-        hidden_size=384, num_hidden_layers=6, num_attention_heads=6, intermediate_size=1536, num_labels=CLASSES
-    )
+    config = ViTConfig(hidden_size=384, num_hidden_layers=6, num_attention_heads=6, intermediate_size=1536)
     torch.manual_seed(0)
-    model = ViTForImageClassification(config).to(dtype).eval()
-    return model, {"pixel_values": torch.randn(batch, 3, 224, 224, dtype=dtype)}
+    config.num_labels = CLASSES
+    model = ViTForImageClassification(config)
+    return model.to(dtype=dtype).eval(), {"pixel_values": torch.randn(batch, 3, 224, 224, dtype=dtype)}
 
 
 def main() -> None:

@@ -20,10 +20,13 @@ def build(dtype: torch.dtype = torch.bfloat16, *, batch: int = 4) -> tuple[nn.Mo
         vocab_size=VOCABULARY, hidden_size=512, num_hidden_layers=4, num_attention_heads=8, intermediate_size=2048
     )
     torch.manual_seed(0)
-    model = BertModel(config).to(dtype).eval()
+    model = BertModel(config)
     lengths = LENGTH - 16 * torch.arange(batch)
     mask = (torch.arange(LENGTH) < lengths[:, None]).long()
-    return model, {"input_ids": torch.randint(1000, VOCABULARY, (batch, LENGTH)), "attention_mask": mask}
+    return model.to(dtype=dtype).eval(), {
+        "input_ids": torch.randint(1000, VOCABULARY, (batch, LENGTH)),
+        "attention_mask": mask,
+    }
 
 
 def main() -> None:

@@ -1,7 +1,7 @@
 """A gated linear recurrence written as cumulative sums: h[t] = a[t] * h[t-1] + b[t], without a Python loop.
 
 Run it with `treadle run examples/05_scan.py`. With A[t] = log a[1] + ... + log a[t] the recurrence is
-h[t] = exp(A[t]) * sum(s <= t) b[s] * exp(-A[s]). Within blocks the exponents stay small; the last state of each block is
+h[t] = exp(A[t]) * sum(s <= t) b[s] * exp(-A[s]). Within blocks the exponents stay small; the last state of each is
 carried on by a scan over the blocks, in the same form.
 """
 

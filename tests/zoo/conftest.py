@@ -18,4 +18,4 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 @pytest.fixture(scope="session")
 def backend(request: pytest.FixtureRequest) -> str:
-    return request.config.getoption("--backend", DEFAULT_BACKEND)
+    return str(request.config.getoption("--backend", DEFAULT_BACKEND))

@@ -1,0 +1,98 @@
+"""Memory-bound kernels against eager and Inductor: calls as users make them, outputs freshly allocated.
+
+Targets: geometric mean at least 1.5x over Inductor, no row below 0.95x of the better of eager and Inductor (a row
+counts as below when its 95% interval is wholly below).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from harness import bind, compile_for, geomean, measure, set_up, verdict
+from kernel_cases import CASES, QUICK_SHAPES, SHAPES, Case, bytes_moved, make_inputs
+from record import Record, contestants, count_pairs, make_parser, say
+from targets import DTYPES
+
+from treadle.compiler.check import compare
+
+Plan = tuple[Case, tuple[int, int], str]
+LIMIT = 0.95
+
+
+def main() -> None:
+    set_up()
+    args = make_parser(__doc__).parse_args()
+    plans = plan_rows(QUICK_SHAPES if args.quick else SHAPES)
+    record = Record("kernels", args)
+    missing = record.missing(plans, args.only)
+    for number, name in enumerate(missing, 1):
+        row = measure_row(*plans[name], contestants(args), args.backend, count_pairs(args))
+        record.add(name, row)
+        say(f"{number:3}/{len(missing)} {name:30} {describe(row)}")
+    record.finish(summarize(record.rows))
+    say(str(record.document["summary"]))
+
+
+def plan_rows(shapes: tuple[tuple[int, int], ...]) -> dict[str, Plan]:
+    return {
+        f"{case.name} {rows}x{columns} {dtype}": (case, (rows, columns), dtype)
+        for case in CASES for rows, columns in shapes for dtype in DTYPES
+    }  # fmt: skip
+
+
+def measure_row(
+    case: Case, shape: tuple[int, int], dtype: str, names: list[str], ours: str, pairs: int
+) -> dict[str, Any]:
+    torch._dynamo.reset()
+    inputs = make_inputs(case, shape, DTYPES[dtype])
+    calls = {name: bind(compile_for(name, case.function), inputs) for name in names}
+    eager = case.function(*inputs)
+    exact = case.function(*(x.double() if x.is_floating_point() else x for x in inputs))
+    wrong = [name for name, call in calls.items() if not _is_right(case, call(), eager, exact)]
+    timing = measure(calls, pairs=pairs)
+    moved = bytes_moved(case, inputs, eager)
+    speed = {name: round(moved / timing.median(name) / 1e9, 2) for name in names}
+    return {"times": timing.summary(), "bytes": moved, "gb_per_s": speed, "wrong": wrong} | verdict(timing, ours, names)
+
+
+def _is_right(case: Case, got: object, eager: torch.Tensor, exact: torch.Tensor) -> bool:
+    """The mask's fill is the least value of the dtype, another one in float64: compare where there is no mask."""
+    if case.name == "masked_scores":
+        assert isinstance(got, torch.Tensor)
+        masked = eager == torch.finfo(eager.dtype).min
+        same = bool(((got == torch.finfo(got.dtype).min) == masked).all())
+        return same and compare(got[~masked], eager[~masked], exact[~masked]).ok
+    return compare(got, eager, exact).ok
+
+
+def describe(row: dict[str, Any]) -> str:
+    times = "  ".join(f"{name} {values['median_us']:9.1f}" for name, values in row["times"].items())
+    wrong = f"  WRONG: {', '.join(row['wrong'])}" if row["wrong"] else ""
+    if "over_best" not in row:
+        return f"{times} us{wrong}"
+    over = row["over_best"]
+    return f"{times} us  {over['median']:.2f} [{over['low']:.2f}, {over['high']:.2f}] of {row['best']}{wrong}"
+
+
+def summarize(rows: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    """Geometric means over each peer, rows below the limit, rows that were wrong."""
+    judged = {name: row for name, row in rows.items() if "over" in row}
+    peers = {peer for row in judged.values() for peer in row["over"]}
+    means = {peer: geomean(row["over"][peer]["median"] for row in judged.values()) for peer in sorted(peers)}
+    between = [
+        row["times"]["eager"]["median_us"] / row["times"]["inductor"]["median_us"]
+        for row in rows.values() if {"eager", "inductor"} <= row["times"].keys()
+    ]  # fmt: skip
+    return {
+        "rows": len(rows),
+        "geomean_over": {peer: round(value, 3) for peer, value in means.items()},
+        "below": sorted(name for name, row in judged.items() if row["over_best"]["high"] < LIMIT),
+        "worst_over_best": min((row["over_best"]["median"] for row in judged.values()), default=None),
+        "wrong": sorted(f"{name}: {', '.join(row['wrong'])}" for name, row in rows.items() if row["wrong"]),
+        "geomean_inductor_over_eager": round(geomean(between), 3) if between else None,
+    }
+
+
+if __name__ == "__main__":
+    main()

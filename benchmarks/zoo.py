@@ -1,0 +1,100 @@
+"""The zoo of `transformers` architectures through a backend, one process a case: right or wrong, graphs, compile time.
+
+    python benchmarks/zoo.py --backend inductor --arch llama,bert --cases fp32,train --out zoo.json
+
+A crash or a time-out of one case is that case's row, with the error's text. `counters` are the backend's own
+(`torch._dynamo.utils.counters[backend]`) and Dynamo's.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+from child import empty_caches, run_child
+from harness import set_up
+from record import Record, make_parser, say
+
+from tests.zoo import ARCHITECTURES
+from tests.zoo.cases import CASES, list_cases, run_case
+
+SHOWN_COUNTERS = ("stats", "graph_break", "frames", "aot_autograd")
+FAILURES_SHOWN = 5
+QUICK = ("llama", "bert", "t5", "vit", "mixtral", "mamba", "wav2vec2")
+
+
+def main() -> None:
+    set_up()
+    parser = make_parser(__doc__, peers=())
+    parser.add_argument("--arch", default="", help="architectures, separated by commas (all; a few with --quick)")
+    parser.add_argument("--cases", default=",".join(CASES), help="of fp32, bf16, train")
+    parser.add_argument("--jobs", type=int, default=1, help="processes at a time")
+    parser.add_argument("--timeout", type=float, default=600, help="seconds a case may take")
+    args = parser.parse_args()
+    chosen = args.arch.split(",") if args.arch else (QUICK if args.quick else list(ARCHITECTURES))
+    unknown = [name for name in chosen if name not in ARCHITECTURES]
+    if unknown:
+        parser.error(f"no such architecture: {', '.join(unknown)}; there are {', '.join(ARCHITECTURES)}")
+    plans = {f"{name} {case}": (name, case) for name in chosen for case in list_cases(ARCHITECTURES[name])
+             if case in args.cases.split(",")}  # fmt: skip
+    record = Record("zoo", args)
+    missing = record.missing(plans, args.only)
+    with ThreadPoolExecutor(args.jobs) as pool:
+        rows = pool.map(lambda name: judge_case(*plans[name], args.backend, args.timeout), missing)
+        for number, (name, row) in enumerate(zip(missing, rows, strict=True), 1):
+            record.add(name, row)
+            say(f"{number:3}/{len(missing)} {name:28} {describe(row)}")
+    record.finish(summarize(record.rows))
+    say(str(record.document["summary"]))
+
+
+def judge_case(name: str, case: str, backend: str, timeout: float) -> dict[str, Any]:
+    """Run one case in a process of its own, with empty caches."""
+    arguments = {"name": name, "case": case, "backend": backend}
+    with tempfile.TemporaryDirectory() as directory:
+        result = run_child("zoo", "judge", arguments, environment=empty_caches(directory), timeout=timeout)
+    row = result.value if result.ok else {"ok": False, "error": result.error}
+    return row | {"wall_seconds": round(result.wall_seconds, 1), "cpu_seconds": round(result.cpu_seconds, 1)}
+
+
+def judge(name: str, case: str, backend: str) -> dict[str, Any]:
+    """What `run_case` found, as JSON; called in the case's own process."""
+    import torch
+
+    torch.set_grad_enabled(True)
+    outcome = run_case(ARCHITECTURES[name], case, backend)
+    failures = [f"{row.name} {row.dtype}{list(row.shape)}: {row.problem}" for row in outcome.report.failures]
+    return {
+        "ok": outcome.report.ok,
+        "error": "\n".join(failures[:FAILURES_SHOWN]),
+        "wrong": len(failures),
+        "compared": len(outcome.report.rows),
+        "worst_ratio": round(min(outcome.report.worst_ratio, 1e9), 3),
+        "graphs": outcome.graphs,
+        "first_call_cpu": round(outcome.first_call_cpu, 3),
+        "counters": {key: outcome.counters[key] for key in (backend, *SHOWN_COUNTERS) if key in outcome.counters},
+    }
+
+
+def describe(row: dict[str, Any]) -> str:
+    if "graphs" not in row:
+        return f"CRASH {row['error'].strip().splitlines()[-1][:150]}"
+    verdict = "ok   " if row["ok"] else "WRONG"
+    facts = f"ratio {row['worst_ratio']:6.2f}  {row['graphs']} graphs  first call {row['first_call_cpu']:.1f} CPU s"
+    return f"{verdict} {facts}{'' if row['ok'] else '  ' + row['error'].splitlines()[0]}"
+
+
+def summarize(rows: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    return {
+        "cases": len(rows),
+        "right": sum(row["ok"] for row in rows.values()),
+        "architectures": len({name.split()[0] for name in rows}),
+        "worst_ratio": max((row["worst_ratio"] for row in rows.values() if row["ok"]), default=None),
+        "failed": sorted(name for name, row in rows.items() if not row["ok"]),
+        "first_call_cpu": round(sum(row.get("first_call_cpu", 0) for row in rows.values()), 1),
+    }
+
+
+if __name__ == "__main__":
+    main()
