@@ -12,14 +12,14 @@ A `Value` knows its shape and dtype and has the arithmetic operators. Operands m
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from .errors import VerifyError
 from .graph import Attrs, Graph, Node
 from .ops import OPS
 from .ops.pointwise import PAIRWISE
-from .scalar import SCALAR_OPS
+from .scalar import SCALAR_OPS, round_to
 from .types import BOOL, Dim, DType, plus, product
 
 Number = bool | int | float
@@ -111,11 +111,19 @@ class GraphBuilder:
 
     # --- inputs, results -----------------------------------------------------------------------------------------
 
-    def input(self, name: str, shape: Shape, dtype: DType, strides: Shape | None = None) -> Value:
+    def input(self, name: str, shape: Shape, dtype: DType | None, strides: Shape | None = None) -> Value:
+        """A tensor; dtype None stands for anything that is only handed on to calls (a complex tensor, a Python number)."""
         node = Node(name, "input", (), (), tuple(shape), dtype, strides)
         self._inputs.append(node)
         self._by_name[name] = node
         return Value(self, node)
+
+    def node(self, name: str) -> Node:
+        """The node of that name, as it is now."""
+        return self._by_name[name]
+
+    def is_input(self, name: str) -> bool:
+        return self._by_name[name].op == "input"
 
     def size_input(self, name: str, dim: Dim) -> None:
         """An integer among the inputs that gives the value of the symbol (or expression) `dim`."""
@@ -153,7 +161,9 @@ class GraphBuilder:
         unique = kind == "library"
         return self._add("call", tuple(v.node for v in inputs), attrs, shape, dtype, strides, unique)
 
-    def result(self, call: Value, number: int, shape: Shape, dtype: DType, strides: Shape | None = None) -> Value:
+    def result(
+        self, call: Value, number: int, shape: Shape = (), dtype: DType | None = None, strides: Shape | None = None
+    ) -> Value:
         return self._add("result", (call.node,), (("number", number),), shape, dtype, strides, unique=True)
 
     def _add(
@@ -194,11 +204,22 @@ class GraphBuilder:
     def cast(self, x: Value, dtype: DType) -> Value:
         return x if x.dtype is dtype else self.emit("cast", [x], dtype=dtype)
 
+    def copy(self, x: Value) -> Value:
+        """A fresh tensor equal to `x`; never merged with another."""
+        return self._add("copy", (x.node,), (), x.shape, x.dtype)
+
+    def lay_out(self, x: Value, strides: Shape) -> Value:
+        """Fix the strides that a node's result must have where it is seen."""
+        node = replace(x.node, strides=strides)
+        self._nodes[int(node.name[1:]) - 1] = node  # nodes are named by their number
+        self._by_name[node.name] = node
+        return Value(self, node)
+
     def where(self, p: Value, a: Value | Number, b: Value | Number) -> Value:
         return self.apply("where", p, a, b)
 
     def full(self, shape: Shape, value: Number, dtype: DType) -> Value:
-        typed: Number = bool(value) if dtype is BOOL else float(value) if dtype.is_float else int(value)
+        typed: Number = bool(value) if dtype is BOOL else round_to(float(value), dtype) if dtype.is_float else int(value)
         return self.emit("full", [], shape=tuple(shape), value=typed, dtype=dtype)
 
     def iota(self, size: Dim) -> Value:
@@ -221,6 +242,9 @@ class GraphBuilder:
 
     def permute(self, x: Value, dims: Sequence[int]) -> Value:
         dims = tuple(dims)
+        if x.node.op == "permute":
+            before = x.node.attr("dims")
+            return self.permute(self._value_of(x.node.inputs[0]), [before[d] for d in dims])
         return x if dims == tuple(range(x.rank)) else self.emit("permute", [x], dims=dims)
 
     def expand(self, x: Value, shape: Shape) -> Value:

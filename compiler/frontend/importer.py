@@ -1,0 +1,368 @@
+"""From an aten fx graph, as AOTAutograd hands it over, to the graph level of the IR.
+
+Each fx node becomes IR nodes by its lowering (`context.LOWERINGS`), or one `call` node: of kind "library" where a library does the
+work (contractions), "effect" where order matters, and "opaque" for all that is not lowered. Nothing that torch has traced is
+an error here. Sizes are resolved to dimensions, views and copies to index maps or nothing.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import fx
+
+from ...ir.builder import GraphBuilder, Value
+from ...ir.errors import TreadleError, UnsupportedOp
+from ...ir.graph import Graph
+from ...ir.ops import OPS
+from ...ir.types import contiguous_strides
+from . import lowerings
+from .calls import Encoder, name_target
+from .context import LOWERINGS, Context, Unsupported
+from .dims import DTYPE_OF, Dims, Meta, Shape
+from .sources import find_source
+
+# Rows whose result may be memory of their operand; every other row makes a tensor of its own.
+VIEWS = frozenset({"reshape", "permute", "expand", "slice"})
+# Checks of what tracing has fixed already: metadata is static, sizes are guarded.
+DROPPED = frozenset({"aten._assert_tensor_metadata.default"})
+NUMBERS = (torch.SymInt, torch.SymFloat, torch.SymBool, int, float, bool)
+
+
+@dataclass(frozen=True, slots=True)
+class CallRecord:
+    """A node that treadle did not lower itself, for `explain`."""
+
+    name: str
+    target: str
+    kind: str  # "library", "opaque" or "effect"
+    reason: str
+    source: str
+
+
+@dataclass(frozen=True, slots=True)
+class Imported:
+    """An imported graph and what it refers to.
+
+    objects    Python objects that calls name ("@name" as target, ("object", name) as argument)
+    constants  tensors of the fx module, in order: they are the last inputs of the graph
+    native     the number of fx nodes that were lowered to IR and compute something (views and sizes not counted)
+    """
+
+    graph: Graph
+    objects: dict[str, Any]
+    constants: tuple[torch.Tensor, ...]
+    calls: tuple[CallRecord, ...]
+    native: int
+
+
+def import_graph(gm: fx.GraphModule, name: str, device: str = "cpu") -> Imported:
+    """The IR graph of an aten fx module whose nodes carry fake tensors in `meta["val"]`; nodes on other devices are left to ATen."""
+    importer = _Importer(gm, name, device)
+    for node in gm.graph.nodes:
+        importer.visit(node)
+    return importer.finish()
+
+
+@dataclass(slots=True)
+class _Importer:
+    gm: fx.GraphModule
+    name: str
+    device: str
+    env: dict[fx.Node, Any] = field(default_factory=dict)
+    objects: dict[str, Any] = field(default_factory=dict)
+    constants: list[torch.Tensor] = field(default_factory=list)
+    calls: list[CallRecord] = field(default_factory=list)
+    mutations: list[tuple[Value, Value]] = field(default_factory=list)
+    outputs: list[Any] = field(default_factory=list)
+    native: int = 0
+    dims: Dims = field(init=False)
+    g: GraphBuilder = field(init=False)
+    cx: Context = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.dims = Dims(self.device)
+        self.g = GraphBuilder(self.name)
+        self.cx = Context(self.g, self.dims)
+
+    def visit(self, node: fx.Node) -> None:
+        if node.op == "call_function":
+            self.g.source = find_source(node)
+            self.env[node] = self._call(node)
+        elif node.op == "placeholder":
+            self.env[node] = self._placeholder(node)
+        elif node.op == "get_attr":
+            self.env[node] = self._attribute(node)
+        elif node.op == "output":
+            self._output(node)
+        else:  # call_module, call_method: not of AOTAutograd's making, but torch may run them
+            self.env[node] = self._foreign_call(node)
+
+    def finish(self) -> Graph:
+        graph = self.g.finish(self.outputs, self.mutations)
+        return Imported(graph, self.objects, tuple(self.constants), tuple(self.calls), self.native)
+
+    # --- inputs --------------------------------------------------------------------------------------------------
+
+    def _placeholder(self, node: fx.Node) -> Any:
+        val = node.meta.get("val")
+        if isinstance(val, torch.Tensor):
+            return self._tensor_input(node.name, val)
+        if isinstance(val, (int, torch.SymInt)) and not isinstance(val, bool):
+            dim = self.dims.to_dim(val)
+            if dim is not None:
+                self.g.size_input(node.name, dim)
+                return dim
+        return self.g.input(node.name, (), None)
+
+    def _tensor_input(self, name: str, val: torch.Tensor) -> Value:
+        meta = self.dims.read(val)
+        if meta.dtype is None:
+            return self.g.input(name, (), None)
+        return self.g.input(name, meta.shape, meta.dtype, self.dims.strides(val))
+
+    def _attribute(self, node: fx.Node) -> Any:
+        value: Any = self.gm
+        for part in str(node.target).split("."):
+            value = getattr(value, part)
+        if not isinstance(value, torch.Tensor):
+            return value
+        known = [k for k, c in enumerate(self.constants) if c is value]
+        if not known and value.dim() == 0 and type(value) is torch.Tensor and value.device.type == "cpu":
+            dtype = DTYPE_OF.get(value.dtype)
+            if dtype is not None:
+                return self.g.full((), value.item(), dtype)
+        if not known:
+            self.constants.append(value)
+        at = known[0] if known else len(self.constants) - 1
+        return self._tensor_input(f"constant{at}", value)
+
+    # --- nodes ---------------------------------------------------------------------------------------------------
+
+    def _call(self, node: fx.Node) -> Any:
+        val, target = node.meta.get("val"), node.target
+        if isinstance(val, (torch.SymInt, int)) and not isinstance(val, bool):
+            dim = self.dims.to_dim(val)
+            if dim is not None:
+                return dim
+        if target is operator.getitem:
+            return self._item(node)
+        if not isinstance(target, torch._ops.OpOverload):
+            return self._foreign_call(node)
+        name = str(target)
+        if name in DROPPED:
+            return None
+        if name == "aten.copy_.default" and self._mutates_input(node):
+            return self._mutate(node)
+        return self._lower(node, name, val)
+
+    def _lower(self, node: fx.Node, name: str, val: Any) -> Any:
+        lowering = LOWERINGS.get(name)
+        if lowering is None:
+            return self._foreign_call(node, "" if name in lowerings.LIBRARY else "not in the op table")
+        metas, reason = self._metas(val)
+        args, kwargs = self._value(node.args), self._value(node.kwargs)
+        if not reason and any(isinstance(v, Value) and v.node.dtype is None for v in _flatten((args, kwargs))):
+            reason = "an operand that treadle does not hold"
+        if reason:
+            return self._foreign_call(node, reason)
+        self.cx.metas = metas
+        self.cx.strides = lambda k: self.dims.strides(node.args[k].meta["val"])  # type: ignore[union-attr]
+        try:
+            result = lowering(self.cx, *args, **kwargs)
+            _check(result, metas)
+        except UnsupportedOp as e:
+            return self._foreign_call(node, e.reason)
+        except (TreadleError, TypeError) as e:
+            return self._foreign_call(node, f"its lowering failed: {e}")
+        self.native += name not in lowerings.FREE
+        return result
+
+    def _metas(self, val: Any) -> tuple[tuple[Meta | None, ...], str]:
+        """The types of a node's results, and why it cannot be native ("" where it can)."""
+        if isinstance(val, torch.Tensor):
+            meta = self.dims.read(val)
+            return (meta,), meta.reason
+        if isinstance(val, (list, tuple)):
+            metas = tuple(self.dims.read(v) if isinstance(v, torch.Tensor) else None for v in val)
+            return metas, next((m.reason for m in metas if m is not None and m.dtype is None), "")
+        return (), "no tensor as result"
+
+    def _item(self, node: fx.Node) -> Any:
+        source, at = self._value(node.args)
+        if isinstance(source, (list, tuple)):
+            return source[at]
+        if not isinstance(source, Value) or not isinstance(at, int):
+            return self._foreign_call(node)
+        val = node.meta.get("val")
+        if not isinstance(val, torch.Tensor):
+            return self.g.result(source, at)
+        meta = self.dims.read(val)
+        return self.g.result(source, at, meta.shape, meta.dtype, self.dims.strides(val) if meta.dtype else None)
+
+    def _value(self, arg: Any) -> Any:
+        """An fx argument with its nodes replaced by what they became."""
+        if isinstance(arg, fx.Node):
+            return self.env[arg]
+        if isinstance(arg, tuple):
+            return tuple(self._value(a) for a in arg)
+        if isinstance(arg, list):
+            return [self._value(a) for a in arg]
+        if isinstance(arg, slice):
+            return slice(self._value(arg.start), self._value(arg.stop), self._value(arg.step))
+        if isinstance(arg, Mapping):
+            return {k: self._value(v) for k, v in arg.items()}
+        return arg
+
+    # --- calls ---------------------------------------------------------------------------------------------------
+
+    def _foreign_call(self, node: fx.Node, reason: str = "") -> Value:
+        target, args = self._target(node)
+        kind, why = _kind(node, target)
+        encoder = Encoder(self.objects)
+        tree = encoder.encode_call(self._value(args), self._value(node.kwargs))
+        val = node.meta.get("val")
+        is_tensor = isinstance(val, torch.Tensor)
+        meta = self.dims.read(val) if is_tensor else Meta((), None)
+        strides = self.dims.strides(val) if meta.dtype is not None else None
+        free = target in lowerings.ANY_LAYOUT
+        layouts = () if free else tuple(self._layout(node, v) for v in encoder.tensors)
+        value = self.g.call(target, tree, encoder.tensors, kind, meta.shape, meta.dtype, strides, layouts)
+        if isinstance(val, (torch.Tensor, list, tuple)) or kind != "opaque":
+            self.calls.append(CallRecord(node.name, target, kind, reason or why, self.g.source))
+        return value
+
+    def _target(self, node: fx.Node) -> tuple[str, Any]:
+        if node.op == "call_module":
+            return name_target(self.gm.get_submodule(str(node.target)), self.objects), node.args
+        if node.op == "call_method":
+            return name_target(getattr(torch.Tensor, str(node.target)), self.objects), node.args
+        return name_target(node.target, self.objects), node.args
+
+    def _layout(self, node: fx.Node, value: Value) -> Shape | None:
+        """The strides that operand `value` had when it was traced; None for row-major."""
+        if value.node.dtype is None:
+            return None
+        for arg in node.all_input_nodes:
+            val = arg.meta.get("val")
+            if self.env[arg] is value and isinstance(val, torch.Tensor):
+                strides = self.dims.strides(val)
+                return None if strides == contiguous_strides(value.shape) else strides
+        return None
+
+    # --- what torch mutates, what it returns ---------------------------------------------------------------------
+
+    def _mutates_input(self, node: fx.Node) -> bool:
+        target, source = node.args[0], self._value(node.args[1])
+        if not isinstance(target, fx.Node) or target.op != "placeholder" or not isinstance(source, Value):
+            return False
+        return self.env[target].node.dtype is not None and source.node.dtype is not None
+
+    def _mutate(self, node: fx.Node) -> Value:
+        target, source = self._value(node.args)
+        value = self.g.expand(self.g.cast(source, target.dtype), target.shape)
+        self.mutations.append((target, value))
+        return value
+
+    def _output(self, node: fx.Node) -> None:
+        """Name the results; each tensor gets its traced strides, and a copy where sharing memory would show."""
+        written = {target.node.name for target, _ in self.mutations}
+        for k, (target, value) in enumerate(self.mutations):
+            root = self._root(value)
+            if root in written and root != target.node.name:  # written before it is read
+                self.mutations[k] = target, self.g.copy(value)
+        owners: dict[str, fx.Node] = {}
+        (results,) = node.args
+        for out in results if isinstance(results, (list, tuple)) else (results,):
+            self.outputs.append(self._result(out, owners))
+
+    def _result(self, out: Any, owners: dict[str, fx.Node]) -> Any:
+        value = self._value(out)
+        if not isinstance(out, fx.Node):
+            return value
+        val = out.meta.get("val")
+        if isinstance(value, Value) and value.node.dtype is not None and isinstance(val, torch.Tensor):
+            return self._place(out, value, self.dims.strides(val), owners)
+        return value if not isinstance(value, bool) else int(value)
+
+    def _place(self, out: fx.Node, value: Value, strides: Shape | None, owners: dict[str, fx.Node]) -> Value:
+        base = _strip_views(out)
+        root = self._root(value)
+        owner = owners.setdefault(root, base)
+        is_input = self.g.is_input(root)
+        shared = owner is not base or (is_input and base.op != "placeholder")
+        node = self.g.node(value.node.name)
+        claimed = node.op in ("input", "call", "result") or node.strides is not None
+        if shared or (claimed and node.strides != strides):
+            value = self.g.copy(value)
+            node = value.node
+        return value if strides is None or node.strides == strides else self.g.lay_out(value, strides)
+
+    def _root(self, value: Value) -> str:
+        """The node whose memory `value` may lie in."""
+        node = value.node
+        while node.op in VIEWS:
+            node = self.g.node(node.inputs[0])
+        return node.name
+
+
+def _check(result: Any, metas: tuple[Meta | None, ...]) -> None:
+    """A lowering that gives another type than torch traced is wrong for this case (or its sizes cannot be compared)."""
+    results = result if isinstance(result, (list, tuple)) else (result,)
+    for value, meta in zip(results, metas, strict=True):
+        if meta is None or value is None:
+            continue
+        if value.shape != meta.shape or value.dtype is not meta.dtype:
+            got, expected = f"{value.dtype}{list(value.shape)}", f"{meta.dtype}{list(meta.shape)}"
+            raise Unsupported(f"its lowering gives {got} where torch has {expected}")
+
+
+def _flatten(tree: Any) -> list[Any]:
+    if isinstance(tree, (list, tuple)):
+        return [leaf for t in tree for leaf in _flatten(t)]
+    if isinstance(tree, Mapping):
+        return [leaf for t in tree.values() for leaf in _flatten(t)]
+    return [tree]
+
+
+def _kind(node: fx.Node, target: str) -> tuple[str, str]:
+    """The kind of a call, and the reason for it."""
+    if target in lowerings.LIBRARY and not lowerings.is_random(node):
+        return "library", lowerings.LIBRARY[target]
+    op = node.target
+    if isinstance(op, torch._ops.OpOverload):
+        if torch.Tag.nondeterministic_seeded in op.tags:
+            return "effect", "random numbers come from ATen's generator"
+        if op._schema.is_mutable or torch.Tag.nondeterministic_bitwise in op.tags:
+            return "effect", "it writes to its operands"
+        if not op._schema.returns:
+            return "effect", "it is run for its effect"
+        return "opaque", ""
+    if isinstance(op, torch._ops.HigherOrderOperator):
+        return "effect", "a higher-order operator runs through torch"
+    return "opaque", "a Python function"
+
+
+def _strip_views(node: fx.Node) -> fx.Node:
+    """The fx node whose memory `node` is a view of."""
+    while node.op == "call_function" and node.args:
+        is_item = node.target is operator.getitem
+        is_view = isinstance(node.target, torch._ops.OpOverload) and (
+            node.target.is_view or str(node.target) in ("aten._unsafe_view.default", "aten.alias.default")
+        )
+        source = node.args[0]
+        if not (is_view or (is_item and _gives_views(source))) or not isinstance(source, fx.Node):
+            return node
+        node = source
+    return node
+
+
+def _gives_views(node: Any) -> bool:
+    return isinstance(node, fx.Node) and isinstance(node.target, torch._ops.OpOverload) and node.target.is_view
+
+
+assert VIEWS <= OPS.keys()

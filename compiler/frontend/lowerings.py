@@ -1,0 +1,65 @@
+"""All lowerings in one place, and what is known of the calls that have none."""
+
+from __future__ import annotations
+
+from torch import fx
+
+from . import activations, batch_norm, creation, indexing, norms, pointwise, reductions, scans, views
+from .context import LOWERINGS
+
+_CONTRACTION = "a contraction"
+_CONVOLUTION = "a convolution"
+_ATTENTION = "attention"
+
+# Any layout of the operands will do for these.
+ANY_LAYOUT = frozenset(
+    f"aten.{name}.default" for name in ("mm", "bmm", "addmm", "baddbmm", "addbmm", "mv", "addmv", "dot", "vdot", "linear", "_int_mm")
+)
+
+# What a library computes: the name of the call and why it is one.
+LIBRARY: dict[str, str] = {
+    **{name: _CONTRACTION for name in ANY_LAYOUT},
+    **{
+        f"aten.{name}.default": _CONTRACTION
+        for name in ("_grouped_mm", "_scaled_mm", "matmul", "linear_backward", "_weight_int4pack_mm", "_weight_int8pack_mm")
+    },
+    "aten._addmm_activation.default": _CONTRACTION,
+    **{
+        f"aten.{name}.default": _CONVOLUTION
+        for name in ("convolution", "convolution_backward", "_convolution", "mkldnn_convolution", "conv_tbc", "conv_tbc_backward")
+    },
+    **{
+        f"aten._scaled_dot_product_{name}.default": _ATTENTION
+        for name in (
+            "flash_attention_for_cpu", "flash_attention_for_cpu_backward", "attention_math", "flash_attention",
+            "flash_attention_backward", "efficient_attention", "efficient_attention_backward", "cudnn_attention",
+            "cudnn_attention_backward", "fused_attention_overrideable", "fused_attention_overrideable_backward",
+        )
+    },
+    "aten.scaled_dot_product_attention.default": _ATTENTION,
+}  # fmt: skip
+
+# Lowerings that compute nothing: they are not counted among the native nodes.
+FREE = frozenset(
+    name
+    for name, function in LOWERINGS.items()
+    if function.__module__ == views.__name__ and "scatter" not in name or function is pointwise.identity
+)
+
+
+def is_random(node: fx.Node) -> bool:
+    """True for attention with dropout, which draws random numbers."""
+    arguments = (*node.args, *node.kwargs.values())
+    schema = getattr(node.target, "_schema", None)
+    if schema is None or "scaled_dot_product" not in schema.name or schema.name.endswith("backward"):
+        return False
+    names = [a.name for a in schema.arguments]
+    at = names.index("dropout_p") if "dropout_p" in names else len(arguments)
+    rate = node.kwargs.get("dropout_p", node.args[at] if at < len(node.args) else 0.0)
+    return rate != 0.0
+
+
+__all__ = [
+    "ANY_LAYOUT", "FREE", "LIBRARY", "LOWERINGS", "activations", "batch_norm", "creation", "indexing", "is_random", "norms",
+    "pointwise", "reductions", "scans", "views",
+]  # fmt: skip
