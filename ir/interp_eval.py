@@ -222,7 +222,7 @@ class Evaluation:
         """Views of the planes along the grid, where the index is affine, in range and does not walk backwards."""
         shape = planes[0].shape
         lines = [self.affine(i) for i in index]
-        if any(line is None for line in lines) or not planes[0].numel():
+        if any(line is None for line in lines) or not planes[0].numel() or not self.grid.points:
             return None
         for i, size in zip(index, shape, strict=True):
             low, high = self.extremes(i)
@@ -233,7 +233,7 @@ class Evaluation:
     def _gathered(self, name: str, planes: Planes, index: tuple[Index, ...], guard: Tensor | None) -> Planes:
         shape = planes[0].shape
         at = self.checked(name, index, shape, conjunction(guard, self.exists))
-        if planes[0].numel() == 0:
+        if not planes[0].numel() or not self.grid.points:
             size = torch.broadcast_shapes(*(i.shape for i in at))
             return tuple(p.new_zeros(size) for p in planes)
         return tuple(p[tuple(at)] for p in planes)

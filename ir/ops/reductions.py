@@ -9,7 +9,7 @@ from ..index import Axis, linearize, of_atom
 from ..loops import Equation, Statement
 from ..scalar import iota
 from ..states import STATES
-from ..types import BOOL, I64, Dim, DType, contiguous_strides, product
+from ..types import BOOL, I64, DType, contiguous_strides, product
 from .row import Inputs, OpRow, Shape, expect, read
 
 REDUCTIONS = ("sum", "prod", "max", "min", "any", "all", "argmax", "argmin")
