@@ -16,6 +16,8 @@ from .merge import Merger
 from .partition import Partition, partition_region
 from .refine import refine
 from .regions import Region, Regions, View
+from .share import name_shared
+from .stream import stream
 
 Cost = Callable[[Kernel], float]
 
@@ -132,7 +134,7 @@ class _Fuser:
         local = dict(enumerate(order))
         solved = []
         for group in partition.groups:
-            refined = refine(group.kernel, self.simplify)
+            refined = name_shared(stream(refine(group.kernel, self.simplify)), self.simplify)
             solved.append((canonicalize(refined, self.simplify), refined, group.members, local))
         return solved
 

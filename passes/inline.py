@@ -56,8 +56,9 @@ class Lowered:
 class Assembly:
     """Builds the body of one kernel from its roots.
 
-    `stored` names are loaded from memory; `absorbed` ones are stored by this kernel where it passes over each of
-    their elements exactly once (`stores_from_inside` has those for which that happened).
+    `stored` names are loaded from memory, never those that this kernel stores itself: it computes them again where it
+    needs them. `absorbed` ones are stored on the way, where the kernel passes over each of their elements exactly once
+    (`absorbed_stores` has those for which that happened).
     """
 
     def __init__(
@@ -126,9 +127,7 @@ class Assembly:
                 value = self._expand(load)
                 self.absorbed_stores[name] = self._store(name, load.index, value, self.lowered.node(name).source)
                 return value
-        if self.stored(name) and name not in self.absorbed_stores:
-            return load
-        return self._expand(load)
+        return load if self.stored(name) else self._expand(load)
 
     def _expand(self, load: Load) -> Expr:
         equation = self.lowered.equation(load.name)

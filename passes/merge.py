@@ -117,7 +117,7 @@ class Merger:
         def in_memory(name: str) -> bool:
             return self.outside(name) or (name in stored and name not in own)
 
-        assembly = Assembly(self.lowered, lambda n: in_memory(n) or n in own, self.simplify, own)
+        assembly = Assembly(self.lowered, in_memory, self.simplify, own)
         try:
             axes: tuple[Axis, ...] | None = None
             for name in reversed(sinks):

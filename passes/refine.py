@@ -302,17 +302,22 @@ def digits(index: Index, buffer: Buffer) -> tuple[Index, ...]:
             if quotient is not None:
                 parts[k].append((atom, quotient))
                 break
+    constants, _ = _constant_digits(plus(index.const, multiply(buffer.offset, -1)), buffer.strides)
+    return tuple(Index(tuple(p), c) for p, c in zip(parts, constants, strict=True))
+
+
+def _constant_digits(rest: Dim, strides: tuple[Dim, ...]) -> tuple[list[Dim], Dim]:
+    """A constant in the radix of the strides, and what is left of it."""
     constants: list[Dim] = []
-    rest = plus(index.const, multiply(buffer.offset, -1))
-    for stride in buffer.strides:
+    for stride in strides:
         if isinstance(rest, int) and isinstance(stride, int):
-            whole = int(rest / stride)  # toward zero: a shift of -3 stays in the dimension it belongs to
+            whole: Dim = int(rest / stride)  # toward zero: a shift of -3 stays in the dimension it belongs to
         else:
             exact = divide_exactly(rest, stride)
             whole = 0 if exact is None else exact
         constants.append(whole)
         rest = plus(rest, multiply(multiply(whole, stride), -1))
-    return tuple(Index(tuple(p), c) for p, c in zip(parts, constants, strict=True))
+    return constants, rest
 
 
 def _unfolded(flat: Buffer, found: list[tuple[Index, bool]]) -> Buffer:
@@ -324,7 +329,11 @@ def _unfolded(flat: Buffer, found: list[tuple[Index, bool]]) -> Buffer:
     accesses = [i for i, guarded in found if not guarded]
     if strides is None or flat.shape[0] == 0 or not accesses:
         return flat
-    trial = Buffer(flat.name, flat.dtype, (0,) * len(strides), strides)
+    offsets = {_constant_digits(i.const, strides)[1] for i, _ in found}
+    if len(offsets) != 1:
+        return flat
+    offset = offsets.pop()
+    trial = Buffer(flat.name, flat.dtype, (0,) * len(strides), strides, offset)
     limits = [_reach(digits(i, trial), k) for k in range(len(strides)) for i in accesses]
     if any(low is None for low, _ in limits):
         return flat
@@ -345,7 +354,7 @@ def _unfolded(flat: Buffer, found: list[tuple[Index, bool]]) -> Buffer:
         contiguous = contiguous_strides(tuple(shape))
         if room is not None and contiguous != strides and k > 0:
             shape[k] = room  # a partial read of a row: the row's own length keeps the buffer contiguous
-    return Buffer(flat.name, flat.dtype, tuple(shape), strides)
+    return Buffer(flat.name, flat.dtype, tuple(shape), strides, offset)
 
 
 def _reach(parts: tuple[Index, ...], k: int) -> tuple[Dim | None, Dim]:
