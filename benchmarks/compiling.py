@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import os
-import resource
 import sys
-import time
 from collections.abc import Callable
 from typing import Any
 
 import torch
-from harness import compile_for
+from harness import bind, compile_for, measure_cost
 from targets import load_target
 from torch._dynamo.utils import counters
 
@@ -30,39 +28,23 @@ def measure(target: str, backend: str, dtype: str = "bf16", arguments: dict[str,
     model, inputs = load_target(target, dtype, **(arguments or {}))
     nodes: list[int] = []
     backend_or_counter: Any = count_nodes_into(nodes) if backend == NODE_COUNTER else backend
-    call = bind_call(compile_for(backend_or_counter, model), inputs)
+    call = bind(compile_for(backend_or_counter, model), inputs)
     started = watch_processes()
     counters.clear()
-    wall, own, children = time.monotonic(), time.process_time(), children_seconds()
-    call()
-    wall, own, children = time.monotonic() - wall, time.process_time() - own, children_seconds() - children
+    _, first = measure_cost(call)
     programs = sorted(started)
-    second = time.process_time()
-    call()
-    second = time.process_time() - second
+    _, second = measure_cost(call)
     return {
-        "own": own,
-        "children": children,
-        "wall": wall,
-        "second": second,
+        "own": first.own,
+        "children": first.children,
+        "wall": first.wall,
+        "second": second.own,
         "started": programs,
         "compilers": sum(program in COMPILERS for program in programs),
         "graphs": counters["stats"]["unique_graphs"],
         "nodes": sum(nodes),
         "counters": {key: dict(counters[key]) for key in (backend,) if key in counters},
     }
-
-
-def bind_call(function: Callable[..., Any], inputs: Any) -> Callable[[], Any]:
-    if isinstance(inputs, dict):
-        return lambda: function(**inputs)
-    return lambda: function(*inputs)
-
-
-def children_seconds() -> float:
-    """CPU seconds of the processes that were started and have ended."""
-    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return usage.ru_utime + usage.ru_stime
 
 
 def count_nodes_into(nodes: list[int]) -> Callable[..., Any]:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import torch
 from harness import ROOT
+
+from treadle.compiler.model_file import load_model
 
 MAIN_JOB = "examples/01_llama.py"
 EXAMPLES = (
@@ -25,18 +25,8 @@ def load_target(target: str, dtype: str = "bf16", **arguments: Any) -> tuple[Mod
     """A model and its inputs: "one_kernel", or FILE[:FUNCTION] whose function (default `build`) takes a dtype."""
     if target == ONE_KERNEL:
         return one_kernel, (torch.linspace(-2, 2, 64, dtype=DTYPES[dtype]),)
-    file, _, function = target.partition(":")
-    return getattr(load_file(ROOT / file), function or "build")(DTYPES[dtype], **arguments)
-
-
-def load_file(path: Path) -> ModuleType:
-    """A Python file as a module; the examples begin with a digit, so `import` cannot name them."""
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    if spec is None or spec.loader is None:
-        raise FileNotFoundError(f"{path} is not a Python file")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    loaded = load_model(str(ROOT / target), dtype, **arguments)
+    return loaded.model, loaded.inputs
 
 
 def one_kernel(x: torch.Tensor) -> torch.Tensor:
