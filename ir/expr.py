@@ -22,6 +22,11 @@ class Expr:
     dtype: DType
 
     @property
+    def position(self) -> Index | None:
+        """The index that this value is, where it is one: an index value, or an i64 constant."""
+        return None
+
+    @property
     def axes(self) -> frozenset[Axis]:
         """The axes that the value depends on."""
         return axes_in(self)
@@ -40,6 +45,10 @@ class Const(Expr, metaclass=Interned):
     def intern_key(self) -> object:
         return self.dtype, repr(self.value)
 
+    @property
+    def position(self) -> Index | None:
+        return Index((), int(self.value)) if self.dtype is I64 else None
+
 
 @dataclass(frozen=True, eq=False, slots=True, weakref_slot=True, repr=False)
 class Iota(Expr, metaclass=Interned):
@@ -49,6 +58,10 @@ class Iota(Expr, metaclass=Interned):
     dtype: DType = I64
 
     def intern_key(self) -> object:
+        return self.index
+
+    @property
+    def position(self) -> Index | None:
         return self.index
 
 
@@ -180,7 +193,8 @@ class Rewriter:
             moved = Load(e.name, tuple([self.index(i) for i in e.index]), e.dtype, None if guard is TRUE else guard)
             return moved if self.load is None else self.load(moved)
         if isinstance(e, Iota):
-            return Iota(self.index(e.index))
+            index = self.index(e.index)
+            return const(index.const, I64) if index.is_constant and isinstance(index.const, int) else Iota(index)
         return e
 
 
@@ -202,17 +216,20 @@ def print_const(c: Const) -> str:
     return text if c.dtype.name == "f32" else f"{text}:{c.dtype}"
 
 
-def print_expr(e: Expr) -> str:
-    """One line of text that `ir.text` reads back. Shared sub-expressions are printed at each use."""
+def print_expr(e: Expr, named: Mapping[Expr, str] | None = None) -> str:
+    """One line of text that `ir.text` reads back. Sub-expressions in `named` are printed by name, others at each use."""
+    named = named or {}
+    if e in named:
+        return named[e]
     if isinstance(e, Const):
         return print_const(e)
     if isinstance(e, Iota):
         return f"#({e.index})"
     if isinstance(e, Load):
-        guard = "" if e.guard is None else f" if {print_expr(e.guard)}"
+        guard = "" if e.guard is None else f" if {print_expr(e.guard, named)}"
         return f"{e.name}[{', '.join(str(i) for i in e.index)}{guard}]"
     assert isinstance(e, Op)
-    args = [print_expr(a) for a in e.args]
+    args = [print_expr(a, named) for a in e.args]
     if e.name in INFIX:
         return f"({args[0]} {INFIX[e.name]} {args[1]})"
     if e.name == "cast":

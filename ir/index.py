@@ -215,6 +215,14 @@ def substitute(a: Index, mapping: Mapping[Axis, Index], expr: Callable[[Expr], E
     return total
 
 
+def read_index(value: Expr, size: Dim, wrap: bool) -> Index:
+    """The index that `value` (i64) gives into a dimension of `size`: itself where it is one and in range."""
+    position = value.position
+    if position is not None and _within(position, size):
+        return position
+    return of_atom(Data(value, size, wrap))
+
+
 def bounds(a: Index) -> tuple[Dim, Dim]:
     """The least and greatest value over the atoms' ranges (exact when each atom occurs alone)."""
     low = high = a.const
@@ -359,7 +367,7 @@ def _substitute_atom(atom: Atom, mapping: Mapping[Axis, Index], expr: Callable[[
     assert expr is not None or not (atom.value.axes & mapping.keys()), (
         "an index that reads data needs an expression rewriter"
     )
-    return of_atom(atom if expr is None else Data(expr(atom.value), atom.size, atom.wrap))
+    return of_atom(atom) if expr is None else read_index(expr(atom.value), atom.size, atom.wrap)
 
 
 @lru_cache(maxsize=65536)

@@ -1,27 +1,27 @@
 """The tiles level: who computes which tile, when. A block program, neutral of target; both printers walk it.
 
-    tile program rms(x: bf16[256, 1024], g: bf16[1024]) -> (y: bf16[256, 1024])
-      scratch h: f32[1024]
+    tiles rms(x: bf16[262144], g: bf16[1024]) -> (y: bf16[262144])
       grid t in 256:
         state s: f32 = 0.0 over c*64
         lanes c in 1024 by 64:
-          let v: f32 = f32(x[t, c])
-          h[c] <- v
+          let v: f32 = f32(x[1024*t + c])
           s := (s + (v * v))
-        fold s = sum(c)
+        fold s = sum
         lanes c in 1024 by 64:
-          y[t, c] <- bf16(...)
+          y[1024*t + c] <- bf16(...)
 
-Values are expressions of the loops level. A name bound by `Let` or `State` is read as a load without indices; a scratch
-array is loaded like a buffer. Inside a `lanes` loop a value that depends on the loop's axis is a tile of up to `tile`
-consecutive points (fewer at the end of the axis); everything else is one scalar per point of the enclosing loops.
+Values are expressions of the loops level. Buffers are flat: their one index is the distance from element 0 of the storage
+(strides and offsets are multiplied out). A name bound by `Let` or `State` is read as a load without indices; a scratch array
+is loaded like a buffer, by one index for each of its dimensions. Inside a `lanes` loop a value that depends on the loop's axis
+is a tile of up to `tile` consecutive points (fewer at the end of the axis); everything else is one scalar per point of the
+enclosing loops.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from .expr import Expr
+from .expr import Expr, Load
 from .index import Axis, Index
 from .loops import Buffer
 from .types import Dim, DType
@@ -29,7 +29,7 @@ from .types import Dim, DType
 
 @dataclass(frozen=True, slots=True)
 class Scratch:
-    """A private row-major array of the worker: too small to leave the cache, never shared."""
+    """A private row-major array of the worker: small enough to stay in a cache, never shared."""
 
     name: str
     dtype: DType
@@ -41,7 +41,7 @@ class Loop:
     """`body` for each point of `axis`.
 
     kind  "grid": points are independent and may run on any worker; "serial": in order; "lanes": `tile` points at once
-    begin, end  the part of the axis that is run (None: all of it)
+    begin, end  the part of the axis that is run (None: from its start, to its end); `end` is cut at the axis' extent
     reverse  from the last point to the first (serial only)
     """
 
@@ -56,7 +56,7 @@ class Loop:
 
 @dataclass(frozen=True, slots=True)
 class Let:
-    """Names a value for the statements below it in the same loop."""
+    """Names a value for the statements below it in the same loop and in loops inside it."""
 
     name: str
     value: Expr
@@ -90,23 +90,55 @@ class Fold:
 
 
 @dataclass(frozen=True, slots=True)
+class Scan:
+    """`name` = the running `state` (a row with one component) up to and with each point of the lanes loop around it.
+
+    It starts from the scalar state `carry`, which afterwards is the value at the last point.
+    """
+
+    name: str
+    state: str
+    carry: str
+    value: Expr
+
+
+@dataclass(frozen=True, slots=True)
 class Put:
-    """`target[index] mode value`, of a buffer or a scratch array; `stream` hints that nobody reads it back soon."""
+    """`target[index] <- value`, of a buffer or a scratch array; `stream` hints that nobody reads it back soon."""
 
     target: str
     index: tuple[Index, ...]
     value: Expr
-    mode: str = "set"
     guard: Expr | None = None
     stream: bool = False
 
 
-Statement = Loop | Let | State | Update | Fold | Put
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """`target[i, j] <- value` at (rows = first row + i, lanes = first lane + j), a tile x tile block; it exchanges the axes.
+
+    The load runs along `rows` in memory, so tiles of it are read along `rows` and written transposed. `row` and `lane` are
+    the block's first point; points beyond the axes' ends are not read.
+    """
+
+    target: str
+    value: Load
+    rows: Axis
+    lanes: Axis
+    row: Index
+    lane: Index
+    tile: int
+
+
+Statement = Loop | Let | State | Update | Fold | Scan | Put | Stage
 
 
 @dataclass(frozen=True, slots=True)
 class Program:
-    """What a kernel becomes under a schedule. `maths` are the equations it computes, for the reader of the printed source."""
+    """What a kernel becomes under a schedule. `maths` are the equations it computes, for the reader of the printed source.
+
+    `prefetch` is how far ahead of their use (in bytes) lanes loops ask for what they load; 0: not at all.
+    """
 
     name: str
     inputs: tuple[Buffer, ...]
@@ -114,3 +146,4 @@ class Program:
     scratch: tuple[Scratch, ...]
     body: tuple[Statement, ...]
     maths: tuple[str, ...] = field(default=(), compare=False)
+    prefetch: int = 0

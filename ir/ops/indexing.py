@@ -7,7 +7,7 @@ from typing import Any
 
 from ..expr import Load
 from ..graph import Node
-from ..index import Axis, Data, Index, of_atom
+from ..index import Axis, Index, read_index
 from ..loops import Store, Statement
 from ..simplify import make_cast
 from ..types import I64, Dim, DType
@@ -16,7 +16,7 @@ from .row import Inputs, OpRow, Shape, broadcast_index, broadcast_shapes, expect
 
 def data_index(source: Node, at: tuple[Index, ...], size: Dim, wrap: bool) -> Index:
     """The index that `source` holds at `at`, checked against a dimension of `size`."""
-    return of_atom(Data(make_cast(read(source, at), I64), size, wrap))
+    return read_index(make_cast(read(source, at), I64), size, wrap)
 
 
 def _infer_gather(inputs: Inputs, attrs: dict[str, Any]) -> tuple[Shape, DType]:
