@@ -119,7 +119,8 @@ def sample_floats(rng: np.random.Generator, count: int, dtype: type = np.float32
     """Special values, all bit patterns alike, and the ranges that models use; `count` of each."""
     bits = rng.integers(0, 2**32, count, dtype=np.uint32).view(np.float32)
     near = [rng.normal(0, s, count) for s in (1, 10, 1e-3)] + [rng.uniform(-1, 1, count), rng.uniform(-110, 110, count)]
-    return np.concatenate([np.array(SPECIAL_FLOATS), bits, *near]).astype(dtype)
+    with np.errstate(all="ignore"):
+        return np.concatenate([np.array(SPECIAL_FLOATS), bits, *near]).astype(dtype)
 
 
 def sample_integers(rng: np.random.Generator, count: int, dtype: type) -> np.ndarray:

@@ -39,7 +39,8 @@ _DIVISIONS = """
 $A mod_trunc_$A($A a, $A b) { return a - div_trunc_$A(a, b) * b; }
 $A div_floor_$A($A a, $A b) {
   $A q = div_trunc_$A(a, b), r = a - q * b;
-  return q - sel_$A(and_M(ne_$A(r, $A{}), lt_$A(r ^ b, $A{})), sp_$A($one), $A{});
+  M below = and_M(ne_$A(r, $A{}), lt_$A(r ^ b, $A{}));
+  return q - sel_$A(and_M(below, ne_$A(b, $A{})), sp_$A(1), $A{});
 }
 // python's sign
 $A mod_floor_$A($A a, $A b) {
@@ -93,8 +94,7 @@ def _integers(shape: Shape) -> str:
     packs = {"I": "i32", "L": "i64"} if shape.has_wide else {"I": "i32"}
     text = ""
     for pack, element in packs.items():
-        one = 1
-        text += shape.fill(_LANE_INTEGERS + _DIVISIONS, A=pack, e=element, one=one)
+        text += shape.fill(_LANE_INTEGERS + _DIVISIONS, A=pack, e=element)
         if shape.lanes == 1:
             text += f"{pack} div_trunc_{pack}({pack} a, {pack} b) {{ return quotient_lane_{pack}(a, b); }}\n"
         elif pack == "L":

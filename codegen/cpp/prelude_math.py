@@ -153,7 +153,7 @@ ULP: dict[str, float] = {
     "exp": 1.0,
     "exp2": 0.9,
     "expm1": 1.6,
-    "sigmoid": 2.0,
+    "sigmoid": 2.5,
     "tanh": 1.3,
     "sinh": 1.7,
     "cosh": 1.5,

@@ -58,26 +58,25 @@ F atan_F(F x) {
   F q = sel_F(flip, -1.0f / a, a), s = q * q, r = fma_F(s * q, $atan, q);
   return copysign_F(sel_F(flip, (r - 4.371138829e-8f) + 1.570796371f, r), x);
 }
-// asin(z) - z of 0 <= z <= 1/2, s = z^2
-F asin_rest_F(F z, F s) { return s * z * ($asin); }
+// asin(z) = z + z s P(s) of 0 <= z <= 1/2, s = z^2
+F asin_series_F(F s) { return $asin; }
 // beyond 1/2: pi / 2 - 2 asin(z), z = sqrt((1 - |x|) / 2), with what pi / 2 - 2 z loses. $asin_ulp ulp
 F asin_F(F x) {
   F a = abs_F(x);
   M large = gt_F(a, sp_F(0.5f));
-  F s = sel_F(large, 0.5f - 0.5f * a, a * a), z = sel_F(large, sqrt_F(s), a), r = asin_rest_F(z, s);
+  F s = sel_F(large, 0.5f - 0.5f * a, a * a), z = sel_F(large, sqrt_F(s), a), p = asin_series_F(s);
   F w = z + z, t = 1.570796371f - w, lost = (1.570796371f - t) - w;
-  F outer = t + fma_F(r, sp_F(-2), lost - 4.371138829e-8f);
-  return copysign_F(sel_F(large, outer, z + r), x);
+  F outer = t + fma_F(w * s, -p, lost - 4.371138829e-8f);
+  return copysign_F(sel_F(large, outer, fma_F(z * s, p, z)), x);
 }
 // $acos_ulp ulp
 F acos_F(F x) {
   F a = abs_F(x);
   M large = gt_F(a, sp_F(0.5f));
-  F s = sel_F(large, 0.5f - 0.5f * a, a * a), z = sel_F(large, sqrt_F(s), a), r = asin_rest_F(z, s);
-  F middle = 1.570796371f - copysign_F(z, x) - (copysign_F(r, x) + 4.371138829e-8f);
-  F twice = fma_F(r, sp_F(2), z + z);
-  F outer = sel_F(lt_F(x, F{}), (3.141592741f - (z + z)) - fma_F(r, sp_F(2), sp_F(8.742277657e-8f)), twice);
-  return sel_F(large, outer, middle);
+  F s = sel_F(large, 0.5f - 0.5f * a, a * a), z = sel_F(large, sqrt_F(s), a), p = asin_series_F(s), w = z + z;
+  F middle = 1.570796371f - copysign_F(z, x) - fma_F(copysign_F(z, x) * s, p, sp_F(4.371138829e-8f));
+  F below = (3.141592741f - w) - fma_F(w * s, p, sp_F(8.742277657e-8f));
+  return sel_F(large, sel_F(lt_F(x, F{}), below, fma_F(w * s, p, w)), middle);
 }
 """
 
