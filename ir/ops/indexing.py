@@ -70,7 +70,8 @@ def _lower_take(node: Node, inputs: Inputs, axes: tuple[Axis, ...]) -> tuple[Sta
 def _reference_take(t: Any, inputs: list[Any], node: Node) -> Any:
     x, *indices = inputs
     by_dim = dict(zip(node.attr("dims"), indices, strict=True))
-    return x[tuple(by_dim[d].long() if d in by_dim else slice(None) for d in range(x.dim()))]
+    key = [by_dim[d].long() if d in by_dim else None for d in range(x.dim())]
+    return t.ops.aten.index(x, key)  # x[...] would take an index tensor without dimensions for a number
 
 
 MODES = ("set", "add", "mul", "max", "min")
