@@ -16,7 +16,7 @@ import torch
 from torch import fx
 
 from ...ir.builder import GraphBuilder, Value
-from ...ir.errors import TreadleError, UnsupportedOp
+from ...ir.errors import LoweringError, TreadleError, UnsupportedOp
 from ...ir.graph import Graph
 from ...ir.ops import OPS
 from ...ir.types import contiguous_strides
@@ -156,8 +156,8 @@ class _Importer:
         name = str(target)
         if name in DROPPED:
             return None
-        if name == "aten.copy_.default" and self._mutates_input(node):
-            return self._mutate(node)
+        if target._schema.is_mutable:
+            return self._mutate(node, name)
         return self._lower(node, name, val)
 
     def _lower(self, node: fx.Node, name: str, val: Any) -> Any:
@@ -256,16 +256,15 @@ class _Importer:
 
     # --- what torch mutates, what it returns ---------------------------------------------------------------------
 
-    def _mutates_input(self, node: fx.Node) -> bool:
-        target, source = node.args[0], self._value(node.args[1])
-        if not isinstance(target, fx.Node) or target.op != "placeholder" or not isinstance(source, Value):
-            return False
-        return self.env[target].node.dtype is not None and source.node.dtype is not None
-
-    def _mutate(self, node: fx.Node) -> Value:
-        target, source = self._value(node.args)
-        value = self.g.expand(self.g.cast(source, target.dtype), target.shape)
-        self.mutations.append((target, value))
+    def _mutate(self, node: fx.Node, name: str) -> Value:
+        """The closing `copy_` into an input, the only write in a functional graph."""
+        target = node.args[0]
+        if name != "aten.copy_.default" or not isinstance(target, fx.Node) or target.op != "placeholder":
+            raise LoweringError("a write inside the graph", where=f"{node.name} = {name}", expected="a functional graph")
+        written, value = self._value(node.args[:2])
+        if written.node.dtype is not None and value.node.dtype is not None:
+            value = self.g.expand(self.g.cast(value, written.dtype), written.shape)
+        self.mutations.append((written, value))
         return value
 
     def _output(self, node: fx.Node) -> None:
@@ -273,8 +272,8 @@ class _Importer:
         written = {target.node.name for target, _ in self.mutations}
         for k, (target, value) in enumerate(self.mutations):
             root = self._root(value)
-            if root in written and root != target.node.name:  # written before it is read
-                self.mutations[k] = target, self.g.copy(value)
+            if root in written and value is not target and value.node.dtype is not None:
+                self.mutations[k] = target, self.g.copy(value)  # else it may be written before it is read
         owners: dict[str, fx.Node] = {}
         (results,) = node.args
         for out in results if isinstance(results, (list, tuple)) else (results,):
@@ -337,8 +336,6 @@ def _kind(node: fx.Node, target: str) -> tuple[str, str]:
     if isinstance(op, torch._ops.OpOverload):
         if torch.Tag.nondeterministic_seeded in op.tags:
             return "effect", "random numbers come from ATen's generator"
-        if op._schema.is_mutable or torch.Tag.nondeterministic_bitwise in op.tags:
-            return "effect", "it writes to its operands"
         if not op._schema.returns:
             return "effect", "it is run for its effect"
         return "opaque", ""
