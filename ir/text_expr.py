@@ -9,10 +9,12 @@ What is read is built as written, without normalising, so text gives back the ve
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from typing import TypeVar
 
 import sympy
 
+from .errors import VerifyError
 from .expr import FALSE, INFIX, TRUE, Const, Expr, Iota, Load, const
 from .index import Atom, Axis, Data, Div, Index, Mod
 from .scalar import SCALAR_OPS, cast, op
@@ -22,6 +24,7 @@ from .types import BOOL, DTYPES, F32, Dim, DType, as_dim, symbol
 SIZE_FUNCTIONS = {
     "floor": sympy.floor, "ceiling": sympy.ceiling, "Mod": sympy.Mod, "Max": sympy.Max, "Min": sympy.Min
 }  # fmt: skip
+T = TypeVar("T")
 BY_SIGN = {sign: name for name, sign in INFIX.items()}
 
 
@@ -33,6 +36,17 @@ class ExprReader:
         self.axes: dict[str, Axis] = dict(axes or {})
         self.dtypes: dict[str, DType] = {}
         self.named: dict[str, Expr] = {}
+
+    def listed(self, opening: str, item: Callable[[], T], closing: str) -> list[T]:
+        """Items between commas, from `opening` (none where empty) up to and with `closing`."""
+        if opening:
+            self.cursor.expect(opening)
+        found: list[T] = []
+        while not self.cursor.accept(closing):
+            if found:
+                self.cursor.expect(",")
+            found.append(item())
+        return found
 
     # --- dimensions and indices ----------------------------------------------------------------------------------
 
@@ -88,19 +102,12 @@ class ExprReader:
         start = cursor.peek()
         name = cursor.name("a size, an axis or a parenthesis")
         if name in SIZE_FUNCTIONS and cursor.accept("("):
-            return SIZE_FUNCTIONS[name](*self._arguments()), None
+            return SIZE_FUNCTIONS[name](*self.listed("", self.dim, ")")), None
         if name in self.axes:
             return 1, self.axes[name]
         if not name.isidentifier():
             cursor.fail_at(start.at, "an unknown axis", ", ".join(self.axes), name)
         return symbol(name), None
-
-    def _arguments(self) -> list[Dim]:
-        found = [self.dim()]
-        while self.cursor.accept(","):
-            found.append(self.dim())
-        self.cursor.expect(")")
-        return found
 
     def _parenthesised(self) -> tuple[Dim, Atom | None]:
         inner = self.index()
@@ -141,7 +148,9 @@ class ExprReader:
         if cursor.accept("("):
             return self._call(name, start.at)
         if name not in self.named:
-            cursor.fail_at(start.at, "an unknown name", "a load 'name[...]', an operation 'name(...)' or a let name", name)
+            cursor.fail_at(
+                start.at, "an unknown name", "a load 'name[...]', an operation 'name(...)' or a let name", name
+            )
         return self.named[name]
 
     def _infix(self) -> Expr:
@@ -152,7 +161,7 @@ class ExprReader:
         self.cursor.take()
         right = self.expr()
         self.cursor.expect(")")
-        return op(BY_SIGN[sign.text], left, right)
+        return self._op(BY_SIGN[sign.text], (left, right), sign.at)
 
     def _const(self) -> Const:
         cursor = self.cursor
@@ -195,12 +204,15 @@ class ExprReader:
         return tuple(found)
 
     def _call(self, name: str, at: int) -> Expr:
-        args = [self.expr()]
-        while self.cursor.accept(","):
-            args.append(self.expr())
-        self.cursor.expect(")")
+        args = self.listed("", self.expr, ")")
         if name in DTYPES and len(args) == 1:
             return cast(args[0], DTYPES[name])
         if name not in SCALAR_OPS or name == "cast":
             self.cursor.fail_at(at, "unknown operation", "a scalar op or an element type", name)
-        return op(name, *args)
+        return self._op(name, tuple(args), at)
+
+    def _op(self, name: str, args: tuple[Expr, ...], at: int) -> Expr:
+        try:
+            return op(name, *args)
+        except VerifyError as error:
+            self.cursor.fail_at(at, f"{name}: {error.problem}", error.expected, error.got)

@@ -1,7 +1,7 @@
 """Tokens of the IR's text, and a cursor over them that raises errors with line, column and caret.
 
-Names are [A-Za-z_] letters, digits, "_" and "." between them; "@" or "%" may lead. A ";" starts a comment that ends with the line. Line
-breaks mean nothing: expressions carry their parentheses.
+Names are [A-Za-z_] letters, digits, "_" and "." between them; "@" or "%" may lead. A ";" starts a comment that ends
+with the line. Line breaks mean nothing: expressions carry their parentheses.
 """
 
 from __future__ import annotations
@@ -15,10 +15,9 @@ from .errors import ParseError
 
 # What ends or joins parts of a statement, and the constants: these name no buffer, equation or axis.
 KEYWORDS = frozenset(
-    ["if", "for", "in", "let", "axes", "strides", "offset", "colliding", "true", "false", "inf", "nan", "none", "kernel",
-     "graph", "scan", "inclusive", "exclusive", "reverse", "operands"]
-)  # fmt: skip
-NAME = re.compile(r"[@%]?[A-Za-z0-9_@]+(?:\.[A-Za-z0-9_]+)*")
+    "if for in let axes strides offset colliding true false inf nan none kernel graph scan inclusive exclusive reverse "
+    "operands".split()
+)
 TOKEN = re.compile(
     r"(?P<space>\s+|;[^\n]*)"
     r"|(?P<number>\d+(?:\.\d+)?(?:[eE][+-]?\d+)?(?![A-Za-z_]))"

@@ -171,18 +171,3 @@ def evaluate(dim: Dim, sizes: dict[str, int]) -> int:
     if isinstance(dim, int):
         return dim
     return int(dim.subs({s: sizes[s.name] for s in dim.free_symbols}))  # type: ignore[attr-defined]
-
-
-def parse_dim(text: str) -> Dim:
-    """Reads what `str(dim)` printed. Only names, integers, + - * // floor Mod ( ) are accepted."""
-    try:
-        return int(text)
-    except ValueError:
-        pass
-    names = {n: symbol(n) for n in _identifiers(text) if n not in ("floor", "Mod")}
-    return as_dim(sympy.parse_expr(text, local_dict={**names, "floor": sympy.floor, "Mod": sympy.Mod}))
-
-
-def _identifiers(text: str) -> set[str]:
-    cleaned = "".join(c if c.isalnum() or c == "_" else " " for c in text)
-    return {word for word in cleaned.split() if not word[0].isdigit()}

@@ -1,0 +1,311 @@
+"""Text of the loops level.
+
+    kernel rms(x: bf16[256, 1024], g: bf16[1024]) -> (y: bf16[256, 1024])
+      axes t:256, c:1024
+      s[t]: f32 = sum(c) (f32(x[t, c]) * f32(x[t, c]))
+      y[t, c] <- bf16((f32(x[t, c]) * rsqrt(s[t])))
+
+    buffers     x: f32[4, 8] strides [16, 1] offset 3      (row-major without offset when not said)
+    axes        t:64 in off[b]..off[b + 1]                 ragged: bounds read from data ("_": none)
+    equations   (m[t]: f32, l[t]: f32) = max_sum_exp(c) x[t, c]
+                s[t, k]: f32 = scan sum(k) inclusive reverse x[t, k]
+                y[m, n]: f32 = sum(k) operands bf16 (a[m, k] * b[k, n])
+    stores      y[i] <- v      y[i] += v      *=  max=  min=      y[at(d[i], 9)] += v colliding for (i) if p[i]
+    let         let %0 = ...   names a sub-expression that is used more than once
+
+A store's axes are those of its index, in that order, unless `for` says otherwise.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+
+from .expr import Expr, Op, children, print_expr, walk
+from .index import Axis, Index
+from .loops import Buffer, Equation, Kernel, Statement, Store, expressions
+from .states import STATES
+from .text_expr import ExprReader
+from .text_tokens import KEYWORDS, Cursor, quoted
+from .types import Dim, DType, contiguous_strides
+
+WIDTH = 110
+LET_LENGTH = 24  # shorter shared sub-expressions are repeated
+MODES = {"<-": "set", "+=": "add", "*=": "mul", "max=": "max", "min=": "min"}
+SIGNS = {mode: sign for sign, mode in MODES.items()}
+
+
+# --- printing ----------------------------------------------------------------------------------------------------
+
+
+def print_kernel(kernel: Kernel) -> str:
+    lines = [f"kernel {quoted(kernel.name)}{_params(kernel.inputs)} -> {_params(kernel.outputs)}"]
+    if kernel.axes:
+        lines.append("  axes " + ", ".join(_axis(a) for a in sorted(kernel.axes, key=_depth)))
+    uses = _count_uses(kernel)
+    named: dict[Expr, str] = {}
+    for statement in kernel.body:
+        lines += _lets(statement, uses, named)
+        lines += _equation(statement, named) if isinstance(statement, Equation) else _store(statement, named)
+    return "\n".join(lines) + "\n"
+
+
+def _count_uses(kernel: Kernel) -> Counter[Expr]:
+    roots = list(expressions(kernel))
+    uses = Counter(c for e in walk(*roots) for c in children(e))
+    uses.update(e for s in kernel.body for e in _printed(s))
+    return uses
+
+
+def _printed(s: Statement) -> tuple[Expr, ...]:
+    """The expressions of a statement that are printed as such (data indices stand inside their index)."""
+    if isinstance(s, Equation):
+        return s.args
+    return (s.value,) if s.guard is None else (s.value, s.guard)
+
+
+def _lets(s: Statement, uses: Counter[Expr], named: dict[Expr, str]) -> list[str]:
+    lines: list[str] = []
+    for e in walk(*_printed(s)):
+        if uses[e] < 2 or e in named or not isinstance(e, Op):
+            continue
+        if len(print_expr(e, named)) >= LET_LENGTH:
+            name = f"%{len(named)}"
+            lines += _laid_out(f"  let {name} = ", e, named, "")
+            named[e] = name
+    return lines
+
+
+def _params(buffers: tuple[Buffer, ...]) -> str:
+    return "(" + ", ".join(_buffer(b) for b in buffers) + ")"
+
+
+def _buffer(b: Buffer) -> str:
+    text = f"{b.name}: {b.dtype}{_dims(b.shape)}"
+    if b.strides != contiguous_strides(b.shape):
+        text += f" strides {_dims(b.strides)}"
+    return text if b.offset == 0 else f"{text} offset {b.offset}"
+
+
+def _dims(dims: tuple[Dim, ...]) -> str:
+    return "[" + ", ".join(map(str, dims)) + "]"
+
+
+def _axis(a: Axis) -> str:
+    text = f"{a.name}:{a.extent}"
+    if a.begin is None and a.end is None:
+        return text
+    begin, end = ("_" if e is None else print_expr(e) for e in (a.begin, a.end))
+    return f"{text} in {begin}..{end}"
+
+
+def _depth(a: Axis) -> int:
+    """Axes whose bounds read other axes come after these."""
+    return max((1 + _depth(b) for e in (a.begin, a.end) if e is not None for b in e.axes), default=0)
+
+
+def _names(axes: tuple[Axis, ...]) -> str:
+    return ", ".join(a.name for a in axes)
+
+
+def _equation(s: Equation, named: dict[Expr, str]) -> list[str]:
+    left = [f"{n}[{_names(s.axes)}]: {d}" for n, d in zip(s.names, s.dtypes, strict=True)]
+    head = f"  {left[0]} = " if len(left) == 1 else f"  ({', '.join(left)}) = "
+    if s.state:
+        head += f"scan {s.state}({_names(s.reduce)}) {s.scan} " if s.scan else f"{s.state}({_names(s.reduce)}) "
+        head += "reverse " if s.reverse else ""
+        head += f"operands {s.operand_dtype} " if s.operand_dtype is not None else ""
+    lines: list[str] = []
+    for k, e in enumerate(s.args):
+        lines += _laid_out(head if k == 0 else "    ", e, named, "," if k + 1 < len(s.args) else "")
+    return [" ".join([lines[0], *(line.strip() for line in lines[1:])])] if _fits(lines) else lines
+
+
+def _store(s: Store, named: dict[Expr, str]) -> list[str]:
+    tail = "" if s.injective else " colliding"
+    if s.axes != _axes_of_index(s.index):
+        tail += f" for ({_names(s.axes)})"
+    if s.guard is not None:
+        tail += f" if {print_expr(s.guard, named)}"
+    index = ", ".join(map(str, s.index))
+    return _laid_out(f"  {s.buffer}[{index}] {SIGNS[s.mode]} ", s.value, named, tail)
+
+
+def _axes_of_index(index: tuple[Index, ...]) -> tuple[Axis | None, ...]:
+    return tuple(i.single_axis for i in index)
+
+
+def _fits(lines: list[str]) -> bool:
+    return sum(len(line.strip()) + 1 for line in lines) < WIDTH
+
+
+def _laid_out(head: str, e: Expr, named: dict[Expr, str], tail: str) -> list[str]:
+    """`head e tail`, broken at operators and arguments where it is too long for one line."""
+    flat = head + print_expr(e, named) + tail
+    if len(flat) <= WIDTH or not isinstance(e, Op) or e in named:
+        return [flat]
+    pad = " " * (len(head) - len(head.lstrip()) + 4)
+    opening, joint, closing = _pieces(e)
+    lines: list[str] = []
+    for k, a in enumerate(e.args):
+        before = (head + opening if k == 0 and joint else pad + joint) if joint else pad
+        after = ("," if not joint and k + 1 < len(e.args) else "") + (closing + tail if k + 1 == len(e.args) else "")
+        lines += _laid_out(before, a, named, after)
+    return lines if joint else [(head + opening).rstrip(), *lines]
+
+
+def _pieces(e: Op) -> tuple[str, str, str]:
+    """What stands before, between (for infix operators) and after the arguments."""
+    text = print_expr(e, dict.fromkeys(e.args, "_"))
+    if text.startswith("(_"):
+        return "(", text[3:-2], ")"
+    return text[: text.index("(") + 1], "", ")"
+
+
+# --- parsing -----------------------------------------------------------------------------------------------------
+
+
+def parse_kernel(text: str) -> Kernel:
+    """The kernel that `print_kernel` printed. Raises ParseError."""
+    cursor = Cursor(text)
+    kernel = _KernelReader(cursor).kernel()
+    if cursor.peek().kind != "end":
+        cursor.fail("unexpected text after the kernel", "the end")
+    return kernel
+
+
+class _KernelReader(ExprReader):
+    def kernel(self) -> Kernel:
+        cursor = self.cursor
+        cursor.expect("kernel")
+        name = cursor.name("the kernel's name")
+        inputs = self._params()
+        cursor.expect("->")
+        outputs = self._params()
+        self.dtypes = {b.name: b.dtype for b in (*inputs, *outputs)}
+        if cursor.accept("axes"):
+            self._axis()
+            while cursor.accept(","):
+                self._axis()
+        body: list[Statement] = []
+        while cursor.peek().kind != "end":
+            if cursor.accept("let"):
+                self._let()
+            else:
+                body.append(self._statement())
+        return Kernel(name, inputs, outputs, tuple(body))
+
+    def _params(self) -> tuple[Buffer, ...]:
+        return tuple(self.listed("(", self._buffer, ")"))
+
+    def _buffer(self) -> Buffer:
+        cursor = self.cursor
+        name = cursor.name("a buffer's name")
+        cursor.expect(":")
+        dtype, shape = self.dtype(), self._dims()
+        strides = self._dims() if cursor.accept("strides") else contiguous_strides(shape)
+        offset = self.dim() if cursor.accept("offset") else 0
+        return Buffer(name, dtype, shape, strides, offset)
+
+    def _dims(self) -> tuple[Dim, ...]:
+        return tuple(self.listed("[", self.dim, "]"))
+
+    def _axis(self) -> None:
+        cursor = self.cursor
+        name = cursor.name("an axis")
+        cursor.expect(":")
+        extent = self.dim()
+        begin = end = None
+        if cursor.accept("in"):
+            begin = self._bound()
+            cursor.expect("..")
+            end = self._bound()
+        self.axes[name] = Axis(name, extent, begin, end)
+
+    def _bound(self) -> Expr | None:
+        return None if self.cursor.accept("_") else self.expr()
+
+    def _let(self) -> None:
+        name = self.cursor.name("a let name")
+        self.cursor.expect("=")
+        self.named[name] = self.expr()
+
+    def _statement(self) -> Statement:
+        cursor = self.cursor
+        if cursor.accept("("):
+            return self._equation(self.listed("", self._left, ")"))
+        start = cursor.place
+        cursor.name("a statement")
+        cursor.expect("[")
+        index = self.index_list("]")
+        cursor.expect("]")
+        if cursor.sees(":"):
+            cursor.place = start
+            return self._equation([self._left()])
+        return self._store(cursor.tokens[start].text, index)
+
+    def _left(self) -> tuple[str, tuple[Axis, ...], DType]:
+        name = self.cursor.name("an equation's name")
+        self.cursor.expect("[")
+        axes = self._axes("]")
+        self.cursor.expect(":")
+        return name, axes, self.dtype()
+
+    def _axes(self, end: str) -> tuple[Axis, ...]:
+        return tuple(self.listed("", self._known_axis, end))
+
+    def _known_axis(self) -> Axis:
+        start = self.cursor.peek().at
+        name = self.cursor.name("an axis")
+        if name not in self.axes:
+            self.cursor.fail_at(start, "an unknown axis", ", ".join(self.axes), name)
+        return self.axes[name]
+
+    def _equation(self, left: list[tuple[str, tuple[Axis, ...], DType]]) -> Equation:
+        cursor = self.cursor
+        names, axes, dtypes = zip(*left, strict=True)
+        cursor.expect("=")
+        scans = cursor.accept("scan")
+        state = cursor.take().text if scans or self._sees_state() else ""
+        if scans and state not in STATES:
+            cursor.fail("unknown state", ", ".join(STATES), state)
+        reduce: tuple[Axis, ...] = ()
+        if state:
+            cursor.expect("(")
+            reduce = self._axes(")")
+        scan = cursor.name("inclusive or exclusive") if scans else ""
+        reverse = cursor.accept("reverse")
+        operand = self.dtype() if cursor.accept("operands") else None
+        args = [self.expr()]
+        while cursor.accept(","):
+            args.append(self.expr())
+        self.dtypes.update((n, d) for n, d in zip(names, dtypes, strict=True) if n != "_")
+        return Equation(names, axes[0], tuple(args), dtypes, state, reduce, scan, reverse, operand)
+
+    def _sees_state(self) -> bool:
+        """`max(c) ...` is a reduction over an axis, `max(a[i], b[i])` an operation."""
+        cursor = self.cursor
+        if cursor.peek().text not in STATES or cursor.peek(1).text != "(":
+            return False
+        if cursor.peek(2).text == ")":
+            return True
+        is_axis = cursor.peek(2).kind == "name" and cursor.peek(2).text not in KEYWORDS
+        return is_axis and cursor.peek(3).text in (",", ")") and cursor.peek(2).text not in self.named
+
+    def _store(self, buffer: str, index: tuple[Index, ...]) -> Store:
+        cursor = self.cursor
+        sign = cursor.take().text
+        if sign in ("max", "min"):
+            cursor.expect("=")
+            sign += "="
+        if sign not in MODES:
+            cursor.fail_at(cursor.tokens[cursor.place - 1].at, "unexpected text", "one of " + " ".join(MODES), sign)
+        value = self.expr()
+        injective = not cursor.accept("colliding")
+        axes = self._axes(")") if cursor.accept("for", "(") else None
+        guard = self.expr() if cursor.accept("if") else None
+        if axes is None:
+            found = _axes_of_index(index)
+            axes = tuple(a for a in found if a is not None)
+            if len(axes) != len(found):
+                cursor.fail("a store whose index is not just axes must say what it runs over", "for (...)")
+        return Store(buffer, index, value, axes, MODES[sign], injective, guard)
