@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+
+import networkx as nx
 
 from ..ir.graph import Graph
 from ..ir.loops import Buffer, Kernel, contiguous
@@ -16,6 +18,7 @@ from .merge import Merger
 from .partition import Partition, partition_region
 from .refine import refine
 from .regions import Region, Regions, View
+from .reinplace import find_in_place
 from .share import name_shared
 from .stream import stream
 
@@ -59,7 +62,8 @@ class Fused:
     """Steps in an order that respects every dependency.
 
     `views` bind values that are strided views of others; `layouts` give the strides of every stored value;
-    `partitions` (one per distinct region) say what the search found.
+    `partitions` (one per distinct region) say what the search found. `in_place` maps values to the inputs in whose
+    memory they are stored: these mutations are done when the kernel is.
     """
 
     graph: Graph
@@ -67,20 +71,30 @@ class Fused:
     views: dict[str, View]
     layouts: dict[str, tuple[Dim, ...]]
     partitions: tuple[Partition, ...]
+    in_place: dict[str, str] = field(default_factory=dict)
 
 
 def fuse_graph(graph: Graph, cost: Cost, numerics: str = "fast") -> Fused:
     """Kernels and calls that compute `graph`; `cost` estimates the seconds of one kernel."""
-    fuser = _Fuser(graph, cost, numerics)
+    try:
+        return _fuse(graph, cost, numerics, find_in_place(graph))
+    except nx.NetworkXUnfeasible:  # writing in place would make two kernels wait for each other
+        return _fuse(graph, cost, numerics, {})
+
+
+def _fuse(graph: Graph, cost: Cost, numerics: str, in_place: dict[str, str]) -> Fused:
+    fuser = _Fuser(graph, cost, numerics, in_place)
     launches = [launch for region in fuser.regions.regions for launch in fuser.solve(region)]
     calls = [Call(n.name) for n in graph.nodes if n.op == "call" and n.name in fuser.regions.live]
-    steps = _schedule(graph, launches, calls, fuser.regions.views)
-    return Fused(graph, steps, fuser.regions.views, fuser.layouts, tuple(fuser.partitions))
+    steps = _schedule(graph, launches, calls, fuser.regions.views, fuser.done_in_place)
+    return Fused(graph, steps, fuser.regions.views, fuser.layouts, tuple(fuser.partitions), fuser.done_in_place)
 
 
 class _Fuser:
-    def __init__(self, graph: Graph, cost: Cost, numerics: str) -> None:
+    def __init__(self, graph: Graph, cost: Cost, numerics: str, in_place: dict[str, str]) -> None:
         self.graph = graph
+        self.in_place = in_place
+        self.done_in_place: dict[str, str] = {}
         self.cost = cost
         self.simplify = simplifier(numerics)
         self.lowered = Lowered(graph)
@@ -96,6 +110,10 @@ class _Fuser:
         for name, strides in zip(g.outputs, g.output_strides, strict=False):
             if isinstance(name, str) and strides is not None and name in self.regions.required:
                 layouts[name] = strides
+        for value, target in self.in_place.items():
+            strides = g.by_name[target].strides
+            if strides is not None:
+                layouts[value] = strides
         return layouts
 
     def buffer_of(self, name: str) -> Buffer:
@@ -128,7 +146,7 @@ class _Fuser:
         def outside(name: str) -> bool:
             return name not in inside and not self.regions.is_transparent(name)
 
-        merger = Merger(self.lowered, self.simplify, self.buffer_of, outside)
+        merger = Merger(self.lowered, self.simplify, self.buffer_of, outside, self.in_place)
         partition = partition_region(region, self.regions, merger, self.cost)
         self.partitions.append(partition)
         local = dict(enumerate(order))
@@ -136,6 +154,7 @@ class _Fuser:
         for group in partition.groups:
             refined = name_shared(stream(refine(group.kernel, self.simplify)), self.simplify)
             solved.append((canonicalize(refined, self.simplify), refined, group.members, local))
+            self.done_in_place.update({v: self.in_place[v] for v in group.in_place})
         return solved
 
     def _signature(self, region: Region) -> tuple[object, list[str]]:
@@ -155,7 +174,8 @@ class _Fuser:
                 body = "outside"
             position[name] = len(position)
             buffer = self.buffer_of(name)
-            parts.append((body, node.shape, node.dtype, buffer.strides, name in region.required))
+            target = (name, self.in_place[name]) if name in self.in_place else None
+            parts.append((body, node.shape, node.dtype, buffer.strides, name in region.required, target))
 
         members = set(region.nodes)
         for name in region.nodes:
@@ -163,8 +183,10 @@ class _Fuser:
         return tuple(parts), list(position)
 
 
-def _schedule(graph: Graph, launches: list[Launch], calls: list[Call], views: dict[str, View]) -> tuple[Step, ...]:
-    """Steps after what they read, otherwise in the order of the graph (effects keep theirs)."""
+def _schedule(
+    graph: Graph, launches: list[Launch], calls: list[Call], views: dict[str, View], in_place: dict[str, str]
+) -> tuple[Step, ...]:
+    """Steps after what they read, otherwise in the order of the graph (effects keep theirs); last readers before writers."""
     place = {n.name: k for k, n in enumerate(graph.nodes)}
     maker: dict[str, int] = {}
     steps: list[Step] = [*launches, *calls]
@@ -177,6 +199,11 @@ def _schedule(graph: Graph, launches: list[Launch], calls: list[Call], views: di
         return {maker[m] for n in names if (m := _memory_of(n, graph, views)) in maker}
 
     waiting = {k: needs(s) - {k} for k, s in enumerate(steps)}
+    for value, target in in_place.items():
+        for k, step in enumerate(steps):
+            names = step.reads if isinstance(step, Launch) else graph.by_name[step.node].inputs
+            if k != maker[value] and any(_memory_of(n, graph, views) == target for n in names):
+                waiting[maker[value]].add(k)
     effects = [k for k, s in enumerate(steps) if isinstance(s, Call) and graph.by_name[s.node].attr("kind") == "effect"]
     for before, after in zip(effects, effects[1:], strict=False):
         waiting[after].add(before)
@@ -203,7 +230,8 @@ def _topological(waiting: dict[int, set[int]], position: list[int]) -> list[int]
             missing[r] -= 1
             if missing[r] == 0:
                 heapq.heappush(ready, (position[r], r))
-    assert len(order) == len(waiting), "steps depend on each other in a circle"
+    if len(order) != len(waiting):
+        raise nx.NetworkXUnfeasible("steps wait for each other")
     return order
 
 

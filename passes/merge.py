@@ -8,28 +8,33 @@ absorbed on the way, each stored where the kernel passes over it exactly once. M
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from ..ir.errors import LoweringError
 from ..ir.index import Axis
-from ..ir.loops import Buffer, Equation, Kernel, Store, reads_of
+from ..ir.loops import Buffer, Equation, Kernel, Statement, Store, reads_of
 from ..ir.ops import OPS
 from ..ir.simplify import Simplifier
 from ..ir.types import Dim
 from .inline import Assembly, Lowered
+from .reinplace import store_changes
 
 BufferOf = Callable[[str], Buffer]
 
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """`sinks` have the kernel's domain; `absorbed` are stored from inside. `reads` are the stored values it loads."""
+    """`sinks` have the kernel's domain; `absorbed` are stored from inside. `reads` are the stored values it loads.
+
+    `in_place` are the members that it writes into the memory of the input they replace.
+    """
 
     sinks: tuple[str, ...]
     absorbed: tuple[str, ...]
     kernel: Kernel
     reads: frozenset[str]
+    in_place: tuple[str, ...] = ()
 
     @property
     def members(self) -> tuple[str, ...]:
@@ -40,8 +45,14 @@ class Merger:
     """Makes the kernels of one region for a given set of stored values."""
 
     def __init__(
-        self, lowered: Lowered, simplify: Simplifier, buffer_of: BufferOf, outside: Callable[[str], bool]
+        self,
+        lowered: Lowered,
+        simplify: Simplifier,
+        buffer_of: BufferOf,
+        outside: Callable[[str], bool],
+        in_place: Mapping[str, str] | None = None,
     ) -> None:
+        self.in_place = in_place or {}  # values to the inputs whose memory they may take
         self.lowered = lowered
         self.simplify = simplify
         self.buffer_of = buffer_of
@@ -129,19 +140,23 @@ class Merger:
             return None
         if any(n not in assembly.absorbed_stores for n in absorbed):
             return None
-        kernel = self._kernel(assembly)
+        body, in_place = assembly.body, []
+        for name in own & self.in_place.keys():
+            changed = store_changes(body, name, self.in_place[name], self.simplify)
+            if changed is not None:
+                body = changed
+                in_place.append(name)
+        kernel = self._kernel(assembly.roots[0], body)
         reads = frozenset(b.name for b in kernel.inputs)
-        if reads & own:
-            return None
-        return Group(sinks, absorbed, kernel, reads)
+        return None if reads & own else Group(sinks, absorbed, kernel, reads, tuple(sorted(in_place)))
 
-    def _kernel(self, assembly: Assembly) -> Kernel:
-        written = tuple(dict.fromkeys(s.buffer for s in assembly.body if isinstance(s, Store)))
-        local = {n for s in assembly.body if isinstance(s, Equation) for n in s.names}
-        read = dict.fromkeys(n for s in assembly.body for n in sorted(reads_of(s)) if n not in local)
+    def _kernel(self, name: str, body: Sequence[Statement]) -> Kernel:
+        written = tuple(dict.fromkeys(s.buffer for s in body if isinstance(s, Store)))
+        local = {n for s in body if isinstance(s, Equation) for n in s.names}
+        read = dict.fromkeys(n for s in body for n in sorted(reads_of(s)) if n not in local)
         inputs = tuple(self.buffer_of(n) for n in read if n not in written)
         outputs = tuple(self.buffer_of(n) for n in written)
-        return Kernel(assembly.roots[0], inputs, outputs, tuple(assembly.body))
+        return Kernel(name, inputs, outputs, tuple(body))
 
 
 def _axes_for(shape: tuple[Dim, ...], axes: tuple[Axis, ...] | None) -> tuple[Axis, ...] | None:
