@@ -34,6 +34,7 @@ from .prelude_avx2 import avx2_text
 from .prelude_avx512 import avx512_text
 from .prelude_base import Shape, split_definitions
 from .prelude_common import common_text
+from .prelude_double import double_text
 from .prelude_lanes import lanes_text
 from .prelude_math import ULP as MATH_ULP
 from .prelude_math import math_text
@@ -48,7 +49,7 @@ from .prelude_wide import wide_text
 
 STORAGE_TYPES = """\
 typedef float f32; typedef double f64; typedef unsigned short f16, bf16, u16;
-typedef signed char i8; typedef unsigned char u8, b8; typedef short i16; typedef int i32; typedef long i64;
+typedef signed char i8; typedef unsigned char u8, b8, boolean; typedef short i16; typedef int i32; typedef long i64;
 #define FN static inline __attribute__((always_inline, unused))
 #define COLD static __attribute__((noinline, unused))
 """
@@ -61,7 +62,7 @@ sigmoid is 0 below -88.7, as eager is.
 """
 
 _PRIMITIVES = {"avx512": (simd_text, avx512_text, memory_text), "avx2": (simd_text, avx2_text, memory_text)}
-_SHARED = (common_text, math_text, trig_text, wide_text, lanes_text, reduce_text)
+_SHARED = (common_text, math_text, trig_text, wide_text, double_text, lanes_text, reduce_text)
 _IDENTIFIER = re.compile(r"\b[A-Za-z]\w*")
 
 

@@ -1,8 +1,9 @@
-"""Functions that go lane by lane: libm for the rare ones, all of D's, and single precision beyond the fast ranges."""
+"""Functions that go lane by lane: libm for the rare ones, most of D's, and single precision beyond the fast ranges."""
 
 from __future__ import annotations
 
 from .prelude_base import Shape
+from .prelude_double import NAMES as VECTOR_DOUBLES
 
 _ONE = ("exp", "exp2", "expm1", "log", "log2", "log10", "log1p", "sin", "cos", "tan", "tanh", "erf", "erfc", "atan",
         "asin", "acos", "sinh", "cosh", "asinh", "acosh", "atanh", "lgamma")  # fmt: skip
@@ -57,7 +58,7 @@ def lanes_text(shape: Shape) -> str:
     for name in (*_ONE, *_TWO):
         if name in _RARE or not shape.has_fma:
             text += _lanewise(shape, "F", name, "f")
-        if shape.has_wide:
+        if shape.has_wide and not (shape.has_fma and name in VECTOR_DOUBLES):
             text += _lanewise(shape, "D", name, "")
     text += "" if shape.has_fma else shape.fill(_SIGMOID, A="F")
     if shape.has_wide:

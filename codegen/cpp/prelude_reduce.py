@@ -43,14 +43,14 @@ def _reduction(shape: Shape, pack: str, op: str) -> str:
     """Halves, each as wide as its lanes need. Extrema of floats are NaN where a lane is."""
     element = _ELEMENTS[pack][0]
     checks_nan = pack in "FD" and op in ("min", "max")
-    lines = [f"{element} {'tree' if checks_nan else 'h'}{'_' if checks_nan else ''}{op}_{pack}({pack} x) {{"]
+    lines = [f"{element} {'tree_' if checks_nan else 'h'}{op}_{pack}({pack} x) {{"]
     name, n = "x", shape.lanes
     while n > 2:
         n //= 2
-        low, high = f"a{n}", f"b{n}"
-        lines.append(f"  auto {low} = {_pick(name, name, cases(n))}, {high} = {_pick(name, name, cases(n, n))};")
+        low, high = _pick(name, name, cases(n)), _pick(name, name, cases(n, n))
+        lines.append(f"  auto a{n} = {low}, b{n} = {high};")
+        lines.append(f"  auto c{n} = {_COMBINE[op].format(a=f'a{n}', b=f'b{n}')};")
         name = f"c{n}"
-        lines.append(f"  auto {name} = {_COMBINE[op].format(a=low, b=high)};")
     lines.append(f"  {element} p = {name}[0], q = {name}[1];")
     lines.append(f"  return {_COMBINE[op].format(a='p', b='q')};\n}}\n")
     text = "\n".join(lines)
@@ -86,32 +86,27 @@ def _transposes(shape: Shape) -> str:
 
 
 def _transpose(lanes: int, pack: str, size: int) -> str:
-    """Unpacks transpose square blocks of 16 bytes a side; whole 16-byte blocks then change places."""
+    """Zips transpose square blocks of 16 bytes a side; whole 16-byte blocks then change places.
+
+    After k stages `groups[g][c]` holds, of 2^k rows from row g 2^k on, the c-th share of the columns.
+    """
     per_block = 16 // size
-    blocks = lanes // per_block
     helpers: list[str] = []
     lines = [f"void transpose_{pack}({pack}* r) {{"]
-    rows = [[f"r[{i}]"] for i in range(lanes)]
-    width, stage = 1, 0
-    while width < lanes:
-        in_block = width < per_block
-        low, high = f"zip_low{width}_{pack}", f"zip_high{width}_{pack}"
-        helpers += [
-            _helper(low, pack, _zip(lanes, per_block, width, 0) if in_block else _even_blocks(lanes, per_block, 0)),
-            _helper(high, pack, _zip(lanes, per_block, width, 1) if in_block else _even_blocks(lanes, per_block, 1)),
-        ]
+    groups = [[f"r[{i}]"] for i in range(lanes)]
+    for stage in range(lanes.bit_length() - 1):
+        width = 1 << stage
+        functions = (f"zip_low{width}_{pack}", f"zip_high{width}_{pack}")
+        for half, function in enumerate(functions):
+            picks = _zip(lanes, per_block, width, half) if width < per_block else _blocks(lanes, per_block, half)
+            helpers.append(f"{pack} {function}({pack} a, {pack} b) {{ return {_pick('a', 'b', picks)}; }}")
         merged: list[list[str]] = []
-        for top, bottom in zip(rows[::2], rows[1::2], strict=True):
-            group: list[str] = []
-            for x, y in zip(top, bottom, strict=True):
-                for function in (low, high):
-                    target = f"t{stage}_{len(merged)}_{len(group)}"
-                    lines.append(f"  {pack} {target} = {function}({x}, {y});")
-                    group.append(target)
-            merged.append(group)
-        rows, width, stage = merged, 2 * width, stage + 1
-    order = _column_order(per_block, blocks)
-    lines += [f"  r[{column}] = {name};" for column, name in zip(order, rows[0], strict=True)]
+        for g, (top, bottom) in enumerate(zip(groups[::2], groups[1::2], strict=True)):
+            calls = [f"{f}({x}, {y})" for x, y in zip(top, bottom, strict=True) for f in functions]
+            merged.append([f"t{stage}_{g}_{c}" for c in range(len(calls))])
+            lines += [f"  {pack} {name} = {call};" for name, call in zip(merged[g], calls, strict=True)]
+        groups = merged
+    lines += [f"  r[{c}] = {name};" for c, name in zip(_column_order(lanes, per_block), groups[0], strict=True)]
     return "\n".join([*helpers, *lines, "}\n"])
 
 
@@ -125,30 +120,19 @@ def _zip(lanes: int, per_block: int, width: int, half: int) -> str:
     return ", ".join(map(str, picks))
 
 
-def _even_blocks(lanes: int, per_block: int, odd: int) -> str:
+def _blocks(lanes: int, per_block: int, odd: int) -> str:
     """The even (or odd) 16-byte blocks of a, then those of b."""
     starts = range(odd * per_block, lanes, 2 * per_block)
-    picks = [base + start + i for base in (0, lanes) for start in starts for i in range(per_block)]
-    return ", ".join(map(str, picks))
+    return ", ".join(str(base + start + i) for base in (0, lanes) for start in starts for i in range(per_block))
 
 
-def _column_order(per_block: int, blocks: int) -> list[int]:
-    """Which column each last result holds: columns within a block come in order, block numbers bit by bit."""
+def _column_order(lanes: int, per_block: int) -> list[int]:
+    """The column that each last result holds: zips split a block's columns in halves, then blocks go by parity."""
+    sizes = [1 << k for k in range(lanes.bit_length() - 1)]
     order = [0]
-    stride = blocks * per_block
-    sizes: list[int] = []
-    while stride > 1:
-        stride //= 2
-        sizes.append(stride)
-    inner = [s for s in sizes if s < per_block]
-    outer = [s for s in reversed(sizes) if s >= per_block]
-    for step in [*inner, *outer]:
+    for step in [s for s in reversed(sizes) if s < per_block] + [s for s in sizes if s >= per_block]:
         order = [column + bit * step for column in order for bit in (0, 1)]
     return order
-
-
-def _helper(name: str, pack: str, picks: str) -> str:
-    return f"{pack} {name}({pack} a, {pack} b) {{ return {_pick('a', 'b', picks)}; }}"
 
 
 def _pick(a: str, b: str, lanes: str) -> str:
