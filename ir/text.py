@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from .text_expr import ExprReader
 from .text_graph import parse_graph, print_graph
-from .text_loops import parse_kernel, print_kernel
-
+from .text_loops import print_kernel
+from .text_loops_read import parse_kernel
 from .text_tokens import Cursor
 from .types import Dim
 

@@ -15,8 +15,28 @@ from .errors import ParseError
 
 # What ends or joins parts of a statement, and the constants: these name no buffer, equation or axis.
 KEYWORDS = frozenset(
-    "if for in let axes strides offset colliding true false inf nan none kernel graph scan inclusive exclusive reverse "
-    "operands".split()
+    [
+        "if",
+        "for",
+        "in",
+        "let",
+        "axes",
+        "strides",
+        "offset",
+        "colliding",
+        "true",
+        "false",
+        "inf",
+        "nan",
+        "none",
+        "kernel",
+        "graph",
+        "scan",
+        "inclusive",
+        "exclusive",
+        "reverse",
+        "operands",
+    ]
 )
 TOKEN = re.compile(
     r"(?P<space>\s+|;[^\n]*)"

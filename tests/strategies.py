@@ -6,19 +6,19 @@ A drawn case knows what its inputs may hold (indices must be in range, shifts sm
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from hypothesis import strategies as st
 
 from treadle.ir.builder import GraphBuilder, Value
-from treadle.ir.graph import Graph
 from treadle.ir.interp_numbers import torch_dtype
 from treadle.ir.ops.pointwise import PAIRWISE
 from treadle.ir.scalar import SCALAR_OPS, accepts
 from treadle.ir.types import BOOL, DTYPES, F32, F64, I32, I64, DType
 
 Shape = tuple[int, ...]
-Draw = Callable[[st.SearchStrategy], object]
+Draw = Callable[[st.SearchStrategy[Any]], Any]
 Operand = Callable[..., Value]
 FLOATS = tuple(d for d in DTYPES.values() if d.is_float)
 INTEGERS = tuple(d for d in DTYPES.values() if d.is_integer)
@@ -28,7 +28,7 @@ sizes = st.sampled_from((0, 1, 1, 2, 3, 3, 5, 8))
 positive = st.sampled_from((1, 1, 2, 3, 3, 5, 8))
 
 
-def shapes(most: int = 3, least: int = 0, size: st.SearchStrategy = sizes) -> st.SearchStrategy:
+def shapes(most: int = 3, least: int = 0, size: st.SearchStrategy[int] = sizes) -> st.SearchStrategy[Shape]:
     return st.lists(size, min_size=least, max_size=most).map(tuple)
 
 
