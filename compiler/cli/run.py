@@ -1,0 +1,202 @@
+"""`treadle run FILE[:FUNCTION]`: is the compiled model right, and how fast is it beside eager and Inductor?"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Mapping
+from contextlib import redirect_stdout
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from ...ir.errors import BadInput
+from ..model_file import ModelFile, describe_type, load_model, name_dtype
+from ..runtime.machine import Machine, describe_machine
+from ..runtime.store import Store
+from ..settings import settings
+from ..timing import PAIRS, QUICK_PAIRS, verdict
+from ..trial import EAGER, Contestant, Trial, check_backends, prepare_process, try_backends
+from .arguments import STDOUT
+from .display import Steps, format_count, format_seconds, indent, join_words, make_console, make_table
+
+# How `counters["treadle"]` is told, in this order; a counter that is not here is told by its own name.
+COUNTED = {
+    "graphs": ("graph", "graphs"),
+    "kernels": ("kernel", "kernels"),
+    "launches": ("launch", "launches"),
+    "native": ("op compiled", "ops compiled"),
+    "library": ("library call", "library calls"),
+    "opaque": ("op left to ATen", "ops left to ATen"),
+    "effect": ("ordered call", "ordered calls"),
+    "fallback": ("region that fell back to ATen", "regions that fell back to ATen"),
+}
+
+
+def run(args: argparse.Namespace) -> int:
+    peers = [name.strip() for name in args.peers.split(",") if name.strip()]
+    pairs = args.pairs or (QUICK_PAIRS if args.quick else PAIRS)
+    _check_output(args.json)
+    check_backends([args.backend, *peers])
+    out = sys.stderr if args.json == STDOUT else sys.stdout  # what the user's file prints must not mix with our JSON
+    with Steps() as steps, prepare_process(args.threads, cold=args.cold), redirect_stdout(out):
+        steps.begin(f"loading {args.target}")
+        loaded = load_model(args.target, args.dtype, **dict(args.arguments))
+        machine = describe_machine(settings.compiler, Store(settings.cache_dir))
+
+        def say(text: str) -> None:
+            steps.begin(text, total=pairs if text == "timing" else None)
+
+        trial = try_backends(loaded, args.backend, peers, pairs=pairs, say=say, progress=steps.advance)
+    record = make_record(trial, loaded, machine, args, pairs)
+    if args.json == STDOUT:
+        print(json.dumps(record, indent=1))
+    else:
+        show(trial, loaded, machine, args.threads)
+        if args.json:
+            Path(args.json).write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    return 0 if trial.ok else 1
+
+
+def _check_output(path: str | None) -> None:
+    """A file that cannot be written is better known before minutes of measuring than after."""
+    if not path or path == STDOUT:
+        return
+    try:
+        open(path, "a", encoding="utf-8").close()
+    except OSError as error:
+        raise BadInput(f"this file cannot be written: {error.strerror}", where=path) from error
+
+
+def make_record(
+    trial: Trial, loaded: ModelFile, machine: Machine, args: argparse.Namespace, pairs: int
+) -> dict[str, Any]:
+    """All that was found, as JSON."""
+    return {
+        "target": loaded.name,
+        "model": describe_model(loaded),
+        "machine": asdict(machine),
+        "threads": args.threads,
+        "pairs": pairs,
+        "cold": args.cold,
+        "backend": trial.ours,
+        "ok": trial.ok,
+        "contestants": {found.name: _record_contestant(found, trial) for found in trial.contestants},
+        **verdict(trial.timing, trial.ours, [found.name for found in trial.contestants]),
+    }
+
+
+def _record_contestant(found: Contestant, trial: Trial) -> dict[str, Any]:
+    if found.error:
+        return {"error": found.error}
+    assert found.report is not None
+    return {
+        "times": trial.timing.summary()[found.name],
+        "first_call": asdict(found.first) if found.first else None,
+        "compile_cpu_seconds": trial.compile_seconds(found.name),
+        "cached": found.cached,
+        "counters": dict(found.counters or {}),
+        "accuracy": {
+            "ok": found.report.ok,
+            "worst_ratio": found.report.worst_ratio,
+            "allowed_ratio": found.report.factor,
+            "compared": len(found.report.rows),
+            "wrong": [asdict(row) for row in found.report.failures],
+        },
+    }
+
+
+def show(trial: Trial, loaded: ModelFile, machine: Machine, threads: int) -> None:
+    console = make_console()
+    console.print(Text(loaded.name, "bold") + Text(f"  {describe_model(loaded)}", "not bold"))
+    setting = [machine.cpu, machine.isa, format_count(threads, "thread"), f"torch {machine.torch}"]
+    console.print(Text(", ".join([*setting, machine.compiler_version or "no C++ compiler"]), "dim"))
+    console.print()
+    console.print(indent(make_result_table(trial)))
+    for found in trial.contestants:
+        if found.error:
+            console.print(Text(f"  {found.name} failed: {found.error}", "red"))
+    console.print()
+    show_counters(console, trial)
+    show_verdict(console, trial)
+
+
+def make_result_table(trial: Trial) -> Table:
+    ours = trial.ours
+    numbers = ("median", "fastest", f"{ours} is faster by", "compiling, CPU", "error : eager's")
+    table = make_table("", *numbers, "", right=numbers)
+    for found in trial.contestants:
+        style = "bold" if found.name == ours else ""
+        if found.error or found.report is None:
+            table.add_row(Text(found.name, style), *["-"] * len(numbers), Text("failed", "bold red"))
+            continue
+        times = trial.timing.summary()[found.name]
+        beaten = found.name != ours and ours in trial.timing.samples
+        ratio = str(trial.timing.ratio(found.name, ours)) if beaten else ""
+        judged = Text("right", "green") if found.report.ok else Text("WRONG", "bold red")
+        cells = [format_seconds(times["median_us"] * 1e-6), format_seconds(times["min_us"] * 1e-6), ratio]
+        cells += [format_compiling(found, trial), f"{found.report.worst_ratio:.2f}"]
+        table.add_row(Text(found.name, style), *cells, Text("") if found.name == EAGER else judged)
+    return table
+
+
+def format_compiling(found: Contestant, trial: Trial) -> str:
+    seconds = trial.compile_seconds(found.name)
+    if seconds is None:
+        return ""
+    return format_seconds(seconds) + (" (cached)" if found.cached else "")
+
+
+def show_counters(console: Console, trial: Trial) -> None:
+    counted = trial.find(trial.ours).counters
+    if not counted:
+        return
+    words = [format_count(counted[key], *names) for key, names in COUNTED.items() if counted.get(key)]
+    words += [f"{key} {value}" for key, value in sorted(counted.items()) if key not in COUNTED and value]
+    console.print(f"{trial.ours}: {join_words(words, most=len(words))}")
+
+
+def show_verdict(console: Console, trial: Trial) -> None:
+    report = trial.find(trial.ours).report
+    if report is None:
+        return
+    if not report.ok:
+        console.print(Text(f"WRONG: {len(report.failures)} of {len(report.rows)} results", "bold red"))
+        console.print(Text(report.table(most=len(report.failures)), no_wrap=True, overflow="fold"))
+        return
+    results = format_count(len(report.rows), "value")
+    text = f"right: {results} within {report.factor:g} times eager's own error against float64"
+    judged = verdict(trial.timing, trial.ours, [found.name for found in trial.contestants])
+    if judged:
+        over = judged["over_best"]
+        text += (
+            f"; {over['median']:.2f}x [{over['low']:.2f}, {over['high']:.2f}] the speed of {judged['best']}, the best"
+        )
+    console.print(Text(text, "green"))
+
+
+def describe_model(loaded: ModelFile) -> str:
+    """ "LlamaForCausalLM, 110.1 M parameters in bf16; input_ids i64[1, 256]"."""
+    words = [describe_type(loaded.model)]
+    if isinstance(loaded.model, torch.nn.Module):
+        parameters = list(loaded.model.parameters())
+        dtypes = dict.fromkeys(name_dtype(parameter.dtype) for parameter in parameters)
+        count = sum(parameter.numel() for parameter in parameters)
+        words += [f"{format_parameters(count)} in {', '.join(dtypes)}"] if count else []
+    return f"{', '.join(words)}; {describe_inputs(loaded.inputs)}"
+
+
+def describe_inputs(inputs: tuple[Any, ...] | Mapping[str, Any]) -> str:
+    if isinstance(inputs, Mapping):
+        return join_words([f"{name} {describe_type(value)}" for name, value in inputs.items()]) or "no inputs"
+    return join_words([describe_type(value) for value in inputs]) or "no inputs"
+
+
+def format_parameters(count: int) -> str:
+    return f"{count / 1e6:.1f} M parameters" if count >= 1e5 else format_count(count, "parameter")
