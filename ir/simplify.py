@@ -342,10 +342,10 @@ def _gather_scales(args: Args, dtype: DType) -> Expr | None:
         return None
     if not isinstance(inner.args[1], Const):
         return None
-    product = fold_constants("mul", (inner.args[1], outer), dtype)
-    if product is None or not math.isfinite(product.value) or not 1e-30 < abs(product.value) < 1e30:
+    product = inner.args[1].value * outer.value
+    if not math.isfinite(product) or not 1e-30 < abs(product) < 1e30:
         return None
-    return fast("mul", (inner.args[0], product), dtype)
+    return fast("mul", (inner.args[0], const(product, dtype)), dtype)
 
 
 def _divide_by_constant(args: Args, dtype: DType) -> Expr | None:

@@ -2,8 +2,8 @@
 
     kernel k(a, b):  z[t, c] <- b[t] + a[t, c]     ->     kernel (x0, x1):  y0[i0, i1] <- x0[i0, i1] + x1[i0]
 
-Axes are ordered as the first store walks memory, buffers and equations are named in the order of a walk from the stores, and
-the operands of commuting ops are sorted by a key that no name enters. Equality of kernels is then equality of a digest, which
+Axes are ordered as the first store walks memory, right sides are in normal form (`normalize`), and buffers and equations are
+named in the order of a walk through the statements. Equality of kernels is then equality of a digest, which
 is also the workload key of tuning records.
 """
 
@@ -13,12 +13,14 @@ import hashlib
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
-from ..ir.expr import Const, Expr, Iota, Load, Op, Rewriter, loads_in
-from ..ir.index import Axis, Data, Div, Index, Mod, axes_of, of_atom
-from ..ir.loops import Buffer, Equation, Kernel, Statement, Store, statement_expressions
-from ..ir.scalar import SCALAR_OPS
+from ..ir.expr import Expr, Load, Rewriter, loads_in
+from ..ir.index import Axis, axes_of, of_atom
+from ..ir.loops import Equation, Kernel, Statement, Store, statement_expressions
 from ..ir.simplify import Simplifier
-from ..ir.types import DType
+from .keys import Keys, buffer_text
+from .normalize import normalize
+from .share import name_shared
+from .stream import stream
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,8 +34,8 @@ class Canonical:
 
 def canonicalize(kernel: Kernel, simplify: Simplifier) -> Canonical:
     """The canonical kernel, the buffers that its parameters stand for, and its digest."""
-    kernel = _rename_axes(kernel, simplify)
-    kernel = _sort_operands(kernel, simplify)
+    kernel = normalize(_rename_axes(kernel, simplify), simplify)
+    kernel = name_shared(stream(kernel), simplify)
     kernel, names = _rename_values(kernel, simplify)
     digest = kernel_digest(kernel)
     return Canonical(replace(kernel, name=f"k{digest[:12]}"), names, digest)
@@ -83,95 +85,6 @@ def _rename_axes(kernel: Kernel, simplify: Simplifier) -> Kernel:
 def _rewritten_store(s: Store, rewrite: Rewriter, axes: tuple[Axis, ...]) -> Store:
     guard = None if s.guard is None else rewrite(s.guard)
     return replace(s, index=tuple(rewrite.index(i) for i in s.index), value=rewrite(s.value), guard=guard, axes=axes)
-
-
-# --- operands ----------------------------------------------------------------------------------------------------
-
-
-class Keys:
-    """Digests of expressions in which buffers count by type and shape and local values by their equations."""
-
-    def __init__(self, kernel: Kernel, named: bool = False) -> None:
-        self.kernel = kernel
-        self.named = named
-        self._memo: dict[Expr, str] = {}
-        self._equations: dict[str, str] = {}
-
-    def __call__(self, e: Expr) -> str:
-        found = self._memo.get(e)
-        if found is None:
-            found = self._memo[e] = _hash(self._parts(e))
-        return found
-
-    def _parts(self, e: Expr) -> tuple[str, ...]:
-        if isinstance(e, Const):
-            return "const", repr(e.value), e.dtype.name
-        if isinstance(e, Op):
-            return e.name, e.dtype.name, *(self(a) for a in e.args)
-        if isinstance(e, Iota):
-            return "iota", self.index(e.index)
-        assert isinstance(e, Load)
-        guard = "" if e.guard is None else self(e.guard)
-        return "load", self.name(e.name), e.dtype.name, guard, *(self.index(i) for i in e.index)
-
-    def name(self, name: str) -> str:
-        if self.named:
-            return name
-        equation = self.kernel.equations.get(name)
-        if equation is None:
-            return buffer_text(self.kernel.buffers[name]) if name in self.kernel.buffers else "?"
-        if name not in self._equations:
-            parts = (str(equation.names.index(name)), *self.equation(equation))
-            self._equations[name] = _hash(parts)
-        return self._equations[name]
-
-    def equation(self, e: Equation) -> tuple[str, ...]:
-        axes = ",".join(f"{a!r}" for a in e.axes), ",".join(f"{a!r}" for a in e.reduce)
-        flags = (e.state, e.scan, str(e.reverse), str(e.operand_dtype), ",".join(d.name for d in e.dtypes))
-        return (*axes, *flags, *(self(a) for a in e.args))
-
-    def index(self, i: Index) -> str:
-        return "+".join([*(f"{c}*{self._atom(a)}" for a, c in i.terms), str(i.const)])
-
-    def _atom(self, atom: object) -> str:
-        if isinstance(atom, (Div, Mod)):
-            return f"({self.index(atom.index)}{'//' if isinstance(atom, Div) else '%'}{atom.by})"
-        if isinstance(atom, Data):
-            return f"at({self(atom.value)},{atom.size},{atom.wrap})"
-        return repr(atom)
-
-
-def buffer_text(b: Buffer) -> str:
-    return f"{b.dtype}{list(b.shape)}s{list(b.strides)}o{b.offset}"
-
-
-def _hash(parts: tuple[str, ...]) -> str:
-    return hashlib.blake2b("\x1f".join(parts).encode(), digest_size=12).hexdigest()
-
-
-def _sort_operands(kernel: Kernel, simplify: Simplifier) -> Kernel:
-    """Commuting operands in the order of their keys, constants last."""
-    keys = Keys(kernel)
-
-    def rebuild(name: str, args: tuple[Expr, ...], dtype: DType) -> Expr:
-        return simplify(name, args, dtype)
-
-    class Sorter(Rewriter):
-        def _rewrite(self, e: Expr) -> Expr:
-            if isinstance(e, Op) and SCALAR_OPS[e.name].commutative:
-                ordered = sorted(e.args, key=lambda a: (isinstance(a, Const), keys(a)))
-                args = tuple(self(a) for a in ordered)
-                return e if args == e.args else rebuild(e.name, args, e.dtype)
-            return super()._rewrite(e)
-
-    rewrite = Sorter(rebuild=rebuild)
-    body: list[Statement] = []
-    for s in kernel.body:
-        if isinstance(s, Equation):
-            body.append(replace(s, args=tuple(rewrite(a) for a in s.args)))
-        else:
-            body.append(_rewritten_store(s, rewrite, s.axes))
-    return replace(kernel, body=tuple(body))
 
 
 # --- buffers and equations ---------------------------------------------------------------------------------------

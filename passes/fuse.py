@@ -19,8 +19,6 @@ from .partition import Partition, partition_region
 from .refine import refine
 from .regions import Region, Regions, View
 from .reinplace import find_in_place
-from .share import name_shared
-from .stream import stream
 
 Cost = Callable[[Kernel], float]
 
@@ -152,7 +150,7 @@ class _Fuser:
         local = dict(enumerate(order))
         solved = []
         for group in partition.groups:
-            refined = name_shared(stream(refine(group.kernel, self.simplify)), self.simplify)
+            refined = refine(group.kernel, self.simplify)
             solved.append((canonicalize(refined, self.simplify), refined, group.members, local))
             self.done_in_place.update({v: self.in_place[v] for v in group.in_place})
         return solved
