@@ -32,6 +32,7 @@ def make_parser(description: str | None, *, peers: Iterable[str] = PEERS) -> arg
     parser.add_argument("--backend", default=OURS, help="the backend in question; 'none' measures the peers alone")
     parser.add_argument("--peers", default=",".join(peers), help="what to compare with, separated by commas")
     parser.add_argument("--pairs", type=int, help=f"samples of each contestant ({PAIRS}; {QUICK_PAIRS} with --quick)")
+    parser.add_argument("--note", default="", help="what a reader of the JSON should know, such as a loaded machine")
     parser.add_argument("--only", default="", help="measure the rows whose name contains this")
     return parser
 
@@ -54,6 +55,7 @@ class Record:
         self.document: dict[str, Any] = {
             "benchmark": benchmark,
             "date": datetime.now(UTC).isoformat(timespec="seconds"),
+            "note": args.note,
             "command": describe_command(),
             "machine": describe_machine(),
             "versions": describe_versions(),

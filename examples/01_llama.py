@@ -20,7 +20,7 @@ def build(
     dtype: torch.dtype = torch.bfloat16, *, hidden: int = 1024, layers: int = 4, length: int = 256
 ) -> tuple[nn.Module, dict[str, torch.Tensor]]:
     """A decoder of `layers` layers and one text of `length` random tokens, i64[1, length]."""
-    from transformers import LlamaConfig, LlamaForCausalLM
+    from transformers import AutoModelForCausalLM, LlamaConfig
 
     config = LlamaConfig(
         vocab_size=VOCABULARY,
@@ -33,8 +33,8 @@ def build(
         use_cache=False,
     )
     torch.manual_seed(0)
-    model = LlamaForCausalLM(config)
-    return model.to(dtype=dtype).eval(), {"input_ids": torch.randint(VOCABULARY, (1, length))}
+    model = AutoModelForCausalLM.from_config(config, dtype=dtype)
+    return model.eval(), {"input_ids": torch.randint(VOCABULARY, (1, length))}
 
 
 def build_fp32() -> tuple[nn.Module, dict[str, torch.Tensor]]:

@@ -13,13 +13,13 @@ CLASSES = 1000
 
 def build(dtype: torch.dtype = torch.bfloat16, *, batch: int = 2) -> tuple[nn.Module, dict[str, torch.Tensor]]:
     """The model and `batch` random images, [batch, 3, 224, 224]."""
-    from transformers import ViTConfig, ViTForImageClassification
+    from transformers import AutoModelForImageClassification, ViTConfig
 
     config = ViTConfig(hidden_size=384, num_hidden_layers=6, num_attention_heads=6, intermediate_size=1536)
     torch.manual_seed(0)
     config.num_labels = CLASSES
-    model = ViTForImageClassification(config)
-    return model.to(dtype=dtype).eval(), {"pixel_values": torch.randn(batch, 3, 224, 224, dtype=dtype)}
+    model = AutoModelForImageClassification.from_config(config, dtype=dtype)
+    return model.eval(), {"pixel_values": torch.randn(batch, 3, 224, 224, dtype=dtype)}
 
 
 def main() -> None:

@@ -14,16 +14,16 @@ LENGTH = 128
 
 def build(dtype: torch.dtype = torch.bfloat16, *, batch: int = 4) -> tuple[nn.Module, dict[str, torch.Tensor]]:
     """The model and `batch` texts of random tokens, i64[batch, 128], each 16 tokens shorter than the one before."""
-    from transformers import BertConfig, BertModel
+    from transformers import AutoModel, BertConfig
 
     config = BertConfig(
         vocab_size=VOCABULARY, hidden_size=512, num_hidden_layers=4, num_attention_heads=8, intermediate_size=2048
     )
     torch.manual_seed(0)
-    model = BertModel(config)
+    model = AutoModel.from_config(config, dtype=dtype)
     lengths = LENGTH - 16 * torch.arange(batch)
     mask = (torch.arange(LENGTH) < lengths[:, None]).long()
-    return model.to(dtype=dtype).eval(), {
+    return model.eval(), {
         "input_ids": torch.randint(1000, VOCABULARY, (batch, LENGTH)),
         "attention_mask": mask,
     }

@@ -1,0 +1,148 @@
+"""The benchmarks' own machinery: processes, records, what is counted. Speed is not judged here."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+ROOT = Path(__file__).resolve().parent.parent
+HELPERS = """
+import os, subprocess, sys, time
+
+def double(number):
+    print("noise before the result")
+    return {"twice": 2 * number, "caches": os.environ["TREADLE_CACHE_DIR"]}
+
+def crash():
+    raise ValueError("a reason to crash")
+
+def hang():
+    subprocess.run([sys.executable, "-c", "import time; time.sleep(600)"])
+"""
+
+
+def load(name: str, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """A module of benchmarks/, which are scripts and import each other by bare names."""
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    return import_module(name)
+
+
+@pytest.fixture
+def helpers(tmp_path: Path) -> dict[str, str]:
+    """An environment in which child processes find the module `helpers`."""
+    (tmp_path / "helpers.py").write_text(HELPERS)
+    return {"PYTHONPATH": str(tmp_path), "OMP_WAIT_POLICY": "passive"}
+
+
+@pytest.mark.slow
+def test_a_child_returns_its_result_or_its_error(
+    helpers: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    child = load("child", monkeypatch)
+    caches = child.empty_caches(tmp_path / "caches")
+    done = child.run_child("helpers", "double", {"number": 21}, environment=helpers | caches)
+    assert done.ok and done.value == {"twice": 42, "caches": caches["TREADLE_CACHE_DIR"]}
+    assert done.cpu_seconds > 0
+    failed = child.run_child("helpers", "crash", {}, environment=helpers)
+    assert not failed.ok and failed.value is None and "a reason to crash" in failed.error
+    late = child.run_child("helpers", "hang", {}, environment=helpers, timeout=15)
+    assert "no result after 15 s" in late.error and late.wall_seconds < 60
+
+
+def make_args(path: Path | None, **more: Any) -> argparse.Namespace:
+    return argparse.Namespace(out=path, note="", **{"resume": False} | more)
+
+
+def test_a_record_is_written_after_every_row_and_resumed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    record = load("record", monkeypatch)
+    path = tmp_path / "out" / "rows.json"
+    first = record.Record("kernels", make_args(path))
+    first.add("a", {"us": 1})
+    document = json.loads(path.read_text())
+    assert document["rows"] == {"a": {"us": 1}}
+    assert document["machine"]["cpu"] and document["versions"]["torch"] == torch.__version__
+    resumed = record.Record("kernels", make_args(path, resume=True))
+    assert resumed.missing(["a", "b", "ab"], only="b") == ["b", "ab"]
+    assert record.Record("kernels", make_args(path)).missing(["a", "b"]) == ["a", "b"]
+
+
+def test_a_record_names_no_path_of_the_machine(monkeypatch: pytest.MonkeyPatch):
+    record = load("record", monkeypatch)
+    monkeypatch.setattr(sys, "argv", [str(ROOT / "benchmarks" / "kernels.py"), "--quick"])
+    assert record.describe_command() == "python benchmarks/kernels.py --quick"
+    monkeypatch.setattr(sys, "argv", ["/somewhere/else/kernels.py"])
+    assert record.describe_command() == "python kernels.py"
+
+
+def test_committed_results_name_no_path_of_the_machine():
+    for path in (ROOT / "benchmarks" / "results").glob("*.json"):
+        text = path.read_text()
+        assert str(ROOT) not in text and str(Path.home()) + "/" not in text, path.name
+        assert {"date", "command", "machine", "versions", "rows"} <= json.loads(text).keys()
+
+
+def test_started_programs_are_named(monkeypatch: pytest.MonkeyPatch):
+    compiling = load("compiling", monkeypatch)
+    assert compiling.program_name("subprocess.Popen", ("/usr/bin/g++", ["/usr/bin/g++", "-O2"], None, None)) == "g++"
+    assert compiling.program_name("subprocess.Popen", (None, "/usr/bin/clang++ -v", None, None)) == "clang++"
+    assert compiling.program_name("os.posix_spawn", (b"/usr/bin/gcc", [b"gcc"], {})) == "gcc"
+    assert compiling.program_name("os.system", (b"cc -v",)) == "cc"
+
+
+@pytest.mark.slow
+def test_measuring_a_compile_sees_nodes_and_compilers(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    child = load("child", monkeypatch)
+    environment = child.empty_caches(tmp_path) | {"OMP_WAIT_POLICY": "passive"}
+    arguments = {"target": "one_kernel", "dtype": "fp32"}
+    floor = child.run_child("compiling", "measure", arguments | {"backend": "count_nodes"}, environment=environment)
+    assert floor.ok, floor.error
+    assert floor.value["nodes"] == 3 and floor.value["graphs"] == 1 and not floor.value["compilers"]
+    peer = child.run_child("compiling", "measure", arguments | {"backend": "inductor"}, environment=environment)
+    assert peer.ok, peer.error
+    assert peer.value["compilers"] and peer.value["children"] > 0
+
+
+def test_no_compiler_of_ours_is_imported_before_the_clock_starts(monkeypatch: pytest.MonkeyPatch):
+    """Else its import would be missing from the cold compile time."""
+    import subprocess
+
+    code = "import compiling, sys; print([m for m in sys.modules if m.startswith('treadle.')])"
+    ran = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT / "benchmarks", capture_output=True, text=True, check=True
+    )
+    loaded = set(json.loads(ran.stdout.splitlines()[-1].replace("'", '"')))
+    light = {
+        "treadle.compiler",
+        "treadle.compiler.timing",
+        "treadle.compiler.model_file",
+        "treadle.ir",
+        "treadle.ir.errors",
+    }
+    assert loaded <= light
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("shape", [(5, 300), (3, 256), (7, 1)])
+def test_every_kernel_case_runs_at_odd_shapes(
+    shape: tuple[int, int], dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+):
+    cases = load("kernel_cases", monkeypatch)
+    for case in cases.CASES:
+        inputs = cases.make_inputs(case, shape, dtype)
+        output = case.function(*inputs)
+        assert cases.bytes_moved(case, inputs, output) >= output.numel() * output.element_size()
+
+
+def test_bytes_of_a_copy(monkeypatch: pytest.MonkeyPatch):
+    cases = load("kernel_cases", monkeypatch)
+    by_name = {case.name: case for case in cases.CASES}
+    for name, expected in (("transpose", 2 * 4), ("cast", 4 + 2), ("embedding", 2 * 4 + 8 / 50)):
+        inputs = cases.make_inputs(by_name[name], (30, 50), torch.float32)
+        assert cases.bytes_moved(by_name[name], inputs, by_name[name].function(*inputs)) == expected * 30 * 50
