@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 from treadle.codegen.cpp.isa import ISAS, LINK_LIBRARIES, Isa, read_cpu_flags
 from treadle.codegen.cpp.prelude import known, prelude
@@ -21,6 +22,13 @@ ALL_WIDTHS = (
 
 WIDTHS = [(name, lanes) for name, lanes in ALL_WIDTHS if read_cpu_flags().issuperset(ISAS[name].needs)]
 """Those that this machine runs."""
+
+_RARE = (("avx512", 4), ("avx512", 1))
+EACH_WIDTH = [
+    pytest.param(width, id="_".join(map(str, width)), marks=[pytest.mark.slow] if width in _RARE else [])
+    for width in WIDTHS
+]
+"""The same as test parameters; widths that share their texts with others are slow tests."""
 
 DTYPES = {
     "f32": np.float32, "f64": np.float64, "f16": np.float16, "bf16": np.uint16, "i8": np.int8, "u8": np.uint8,

@@ -12,13 +12,14 @@ f16, bf16, f32 in F; f64 in D. D and L need N * 8 <= the register width. With N 
 - Packs, A one of F D I L: `sp_A(scalar) sel_A(mask, a, b) iota_I() iota_L() at_A(a, lane) last_A(a) cvt_A_B(a)`,
   compares `eq_A ne_A lt_A le_A gt_A ge_A`, `min_A max_A abs_A neg_A sign_A signbit_A`, of floats `copysign_A isnan_A
   isinf_A isfinite_A fma_A sqrt_A rsqrt_A recip_A floor_A ceil_A trunc_A round_even_A`, of integers `shl_A shr_A`;
-  `div_trunc_A mod_trunc_A` of integers (C's sign; of floats `fmod_trunc_A`), `div_floor_A mod_floor_A` (python's sign).
+  `div_trunc_A mod_trunc_A` (C's sign; of floats `fmod_trunc_A`), `div_floor_A mod_floor_A` (python's sign).
 - Rounding points `rnd_bf16 rnd_f16` on F, `wrap_i8 wrap_u8 wrap_i16` on I.
 - Masks: `first_n_M(n) sp_M(bool) and_M or_M xor_M not_M sel_M any_M all_M count_M first_lane_M at_M last_M cvt_M_A`.
 - Across lanes: `hsum_A hprod_A hmin_A hmax_A` (a scalar), `scan_add_A scan_mul_A scan_min_A scan_max_A`,
   `transpose_A(A r[N])`, also of the raw kinds H (16 bits; `get_H`, `put_H`) and B (8 bits, N = 16).
-- Functions of F and D: `exp exp2 expm1 log log2 log10 log1p sigmoid tanh sinh cosh asinh acosh atanh erf erfc lgamma
-  sin cos tan asin acos atan atan2 pow hypot nextafter`, each with the suffix of its pack. `MAX_ULP` says how exact.
+- Functions of F and D: `exp exp2 expm1 log log2 log10 log1p sigmoid tanh sinh cosh asinh acosh atanh erf erfc erfinv
+  lgamma digamma sin cos tan asin acos atan atan2 pow hypot nextafter`, each with the suffix of its pack. `MAX_ULP` says
+  how exact.
 
 Prefixed by `wN::` from outside, since names are the same at each width.
 """
@@ -85,6 +86,11 @@ def prelude(isa: Isa, lanes: int, names: Iterable[str]) -> str:
 def known(name: str) -> bool:
     """Whether some width defines `name`."""
     return name in _all_names()
+
+
+def names_at(isa: Isa, lanes: int) -> tuple[str, ...]:
+    """All that one width defines: functions and types."""
+    return tuple(_definitions(Shape(isa, lanes)))
 
 
 @lru_cache(maxsize=1)

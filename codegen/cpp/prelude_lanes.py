@@ -2,17 +2,52 @@
 
 from __future__ import annotations
 
-from .prelude_base import Shape
+from .prelude_base import Shape, horner
 from .prelude_double import NAMES as VECTOR_DOUBLES
 
 _ONE = ("exp", "exp2", "expm1", "log", "log2", "log10", "log1p", "sin", "cos", "tan", "tanh", "erf", "erfc", "atan",
         "asin", "acos", "sinh", "cosh", "asinh", "acosh", "atanh", "lgamma")  # fmt: skip
 _TWO = ("pow", "atan2", "hypot", "fmod", "nextafter")
 _RARE = ("lgamma", "nextafter")
+_OWN = ("digamma", "erfinv")
 _FAR = {"sin": "x", "cos": "x", "tan": "x", "fmod": "x, y"}
 _RENAMED = {"fmod": "fmod_trunc"}
 
+_LANE_FUNCTIONS = """
+// libm has none: reflection, recurrence up to 10, then the asymptotic series
+COLD f64 digamma_lane(f64 x) {
+  if (x == 0) return __builtin_copysign(__builtin_inf(), -x);
+  f64 r = 0;
+  if (x < 0) {
+    if (x == __builtin_trunc(x)) return __builtin_nan("");
+    r = -3.141592653589793 / __builtin_tan(3.141592653589793 * (x - __builtin_trunc(x)));
+    x = 1 - x;
+  }
+  for (; x < 10; x += 1) r -= 1 / x;
+  f64 z = 1 / (x * x);
+  return r + __builtin_log(x) - 0.5 / x - z * ($digamma);
+}
+// libm has none: a rational start, then two steps of Newton on erf
+COLD f64 erfinv_lane(f64 y) {
+  f64 a = __builtin_fabs(y);
+  if (!(a < 1)) return a == 1 ? __builtin_copysign(__builtin_inf(), y) : __builtin_nan("");
+  f64 s = y * y, t = __builtin_sqrt(-__builtin_log((1 - a) / 2));
+  f64 x = a <= 0.7 ? y * ($middle) / ($below) : __builtin_copysign(($tail) / ($under), y);
+  for (int i = 0; i < 2; i++) x -= (__builtin_erf(x) - y) / (1.1283791670955126 * __builtin_exp(-x * x));
+  return x;
+}
+"""
+
+_POLYNOMIALS = {
+    "digamma": horner("z", (1 / 12, -1 / 120, 1 / 252, -1 / 240, 1 / 132, -691 / 32760, 1 / 12), ""),
+    "middle": horner("s", (0.886226899, -1.645349621, 0.914624893, -0.140543331), ""),
+    "below": horner("s", (1.0, -2.118377725, 1.442710462, -0.329097515, 0.012229801), ""),
+    "tail": horner("t", (-1.970840454, -1.624906493, 3.429567803, 1.641345311), ""),
+    "under": horner("t", (1.0, 3.543889200, 1.637067800), ""),
+}
+
 _COMMON = """
+$A div_trunc_$A($A x, $A y) { return trunc_$A(x / y); }
 // python's sign: the remainder takes that of y. y = 0 gives NaN
 $A mod_floor_$A($A x, $A y) {
   $A r = fmod_trunc_$A(x, y);
@@ -53,7 +88,7 @@ $A mod_floor_$A($A a, $A b) {
 
 def lanes_text(shape: Shape) -> str:
     """Definitions for every width."""
-    text = shape.fill(_COMMON, A="F")
+    text = shape.fill(_LANE_FUNCTIONS, **_POLYNOMIALS) + shape.fill(_COMMON, A="F")
     text += "".join(_far(shape, name, arguments) for name, arguments in _FAR.items() if shape.has_fma)
     for name in (*_ONE, *_TWO):
         if name in _RARE or not shape.has_fma:
@@ -63,6 +98,8 @@ def lanes_text(shape: Shape) -> str:
     text += "" if shape.has_fma else shape.fill(_SIGMOID, A="F")
     if shape.has_wide:
         text += shape.fill(_COMMON + _SIGMOID, A="D")
+    for pack in ("F", "D") if shape.has_wide else ("F",):
+        text += "".join(_lanewise(shape, pack, name, "") for name in _OWN)
     return text + _integers(shape)
 
 
@@ -70,10 +107,12 @@ def _lanewise(shape: Shape, pack: str, name: str, suffix: str) -> str:
     names = ("x", "y") if name in _TWO else ("x",)
     parameters = ", ".join(f"{pack} {n}" for n in names)
     head = f"{pack} {_RENAMED.get(name, name)}_{pack}({parameters})"
+    cast = "f32" if pack == "F" else "f64"
+    function = f"({cast}){name}_lane" if name in _OWN else f"__builtin_{name}{suffix}"
     if shape.lanes == 1:
-        return f"{head} {{ return __builtin_{name}{suffix}({', '.join(names)}); }}\n"
+        return f"{head} {{ return {function}({', '.join(names)}); }}\n"
     arguments = ", ".join(f"{n}[i]" for n in names)
-    loop = _loop(shape, f"r[i] = __builtin_{name}{suffix}({arguments});")
+    loop = _loop(shape, f"r[i] = {function}({arguments});")
     return f"COLD {head} {{\n  {pack} r;\n{loop}  return r;\n}}\n"
 
 

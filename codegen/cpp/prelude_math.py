@@ -150,7 +150,7 @@ F log1p_F(F x) {
 """
 
 ULP: dict[str, float] = {
-    "exp": 1.0,
+    "exp": 1.1,
     "exp2": 0.9,
     "expm1": 1.6,
     "sigmoid": 2.5,
@@ -159,11 +159,11 @@ ULP: dict[str, float] = {
     "cosh": 1.5,
     "erf": 1.2,
     "log": 1.0,
-    "log2": 1.7,
-    "log10": 1.2,
+    "log2": 1.8,
+    "log10": 1.8,
     "log1p": 1.3,
 }
-"""Largest errors found in sweeps over every 37th float, rounded up."""
+"""Largest errors found in sweeps over every 5th float, rounded up."""
 
 
 def math_text(shape: Shape) -> str:

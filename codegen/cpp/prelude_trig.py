@@ -81,7 +81,7 @@ F acos_F(F x) {
 """
 
 ULP: dict[str, float] = {"sin": 1.6, "cos": 1.6, "atan": 1.4, "asin": 1.2, "acos": 1.2}
-"""Largest errors found in sweeps over every 37th float, rounded up."""
+"""Largest errors found in sweeps over every 5th float, rounded up."""
 
 
 def trig_text(shape: Shape) -> str:

@@ -9,9 +9,9 @@ import pytest
 import torch
 from prelude_build import (
     DTYPES,
+    EACH_WIDTH,
     PACKS,
     SPECIAL_FLOATS,
-    WIDTHS,
     Library,
     Map,
     build_maps,
@@ -50,6 +50,7 @@ _FLOATS: dict[str, tuple[int, str, Reference]] = {
     "round_even": (1, "", torch.round),
     "sqrt": (1, "", _sqrt),
     "recip": (1, "", torch.reciprocal),
+    "div_trunc": (2, "", lambda a, b: torch.div(a, b, rounding_mode="trunc")),
     "isnan": (1, "M", torch.isnan),
     "isinf": (1, "M", torch.isinf),
     "isfinite": (1, "M", torch.isfinite),
@@ -116,7 +117,7 @@ class Numbers:
         return self.library.map(self.maps[f"t_{name}"], *arguments)
 
 
-@pytest.fixture(scope="module", params=WIDTHS, ids=lambda p: f"{p[0]}_{p[1]}")
+@pytest.fixture(scope="module", params=EACH_WIDTH)
 def numbers(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Numbers:
     name, lanes = request.param
     isa = ISAS[name]
