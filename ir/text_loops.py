@@ -33,7 +33,8 @@ SIGNS = {mode: sign for sign, mode in MODES.items()}
 
 
 def print_kernel(kernel: Kernel) -> str:
-    lines = [f"kernel {quoted(kernel.name)}{_params(kernel.inputs)} -> {_params(kernel.outputs)}"]
+    head, results = f"kernel {quoted(kernel.name)}{_params(kernel.inputs)}", f"-> {_params(kernel.outputs)}"
+    lines = [f"{head} {results}"] if len(head) + len(results) < WIDTH else [head, f"    {results}"]
     if kernel.axes:
         lines.append("  axes " + ", ".join(_axis(a) for a in sorted(kernel.axes, key=_depth)))
     uses = _count_uses(kernel)

@@ -5,6 +5,7 @@ A drawn case knows what its inputs may hold (indices must be in range, shifts sm
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -12,6 +13,7 @@ import torch
 from hypothesis import strategies as st
 
 from treadle.ir.builder import GraphBuilder, Value
+from treadle.ir.graph import Graph
 from treadle.ir.interp_numbers import torch_dtype
 from treadle.ir.ops.pointwise import PAIRWISE
 from treadle.ir.scalar import SCALAR_OPS, accepts
@@ -260,7 +262,8 @@ def _scatter(draw: Draw, g: GraphBuilder, operand: Operand) -> Value:
 
 EMITTERS: dict[str, Callable[[Draw, GraphBuilder, Operand], Value]] = {
     **{PAIRWISE.get(name, name): _scalar(name) for name in SCALAR_OPS if name != "cast"},
-    "cast": _cast, "copy": _copy, "full": _full, "reshape": _reshape, "permute": _permute, "expand": _expand, "slice": _slice,
+    "cast": _cast, "copy": _copy, "full": _full, "reshape": _reshape, "permute": _permute, "expand": _expand,
+    "slice": _slice,
     "iota": lambda draw, g, operand: g.iota(draw(sizes)), "dim": lambda draw, g, operand: g.dim(draw(sizes)),
     "pad": _pad, "cat": _cat, "slice_scatter": _slice_scatter, "scan": _scan, "gather": _gather, "take": _take,
     "put": _put, "scatter": _scatter,
@@ -274,3 +277,43 @@ def one_op(draw: Draw, name: str) -> Case:
     case = Case()
     EMITTERS[name](draw, case.builder, case.input)
     return case
+
+
+@st.composite
+def graphs(draw: Draw, most: int = 6) -> Case:
+    """A case of several ops that read each other's results, pressed into the shape that they need."""
+    case = Case()
+    g, pool = case.builder, list[Value]()
+
+    def operand(shape: Shape, dtype: DType, low: float | None = None, high: float | None = None) -> Value:
+        usable = [v for v in pool if _convertible(v, dtype)] if low is None else []
+        if usable and draw(st.integers(0, 3)):
+            return _pressed(g, g.cast(draw(st.sampled_from(usable)), dtype), shape)
+        pool.append(case.input(shape, dtype, low, high))
+        return pool[-1]
+
+    for _ in range(draw(st.integers(1, most))):
+        pool.append(EMITTERS[draw(st.sampled_from(sorted(EMITTERS)))](draw, g, operand))
+    return case
+
+
+def _convertible(v: Value, dtype: DType) -> bool:
+    return 0 not in v.shape and (v.dtype is dtype or dtype.is_float or not v.dtype.is_float)
+
+
+def _pressed(g: GraphBuilder, v: Value, shape: Shape) -> Value:
+    """As many elements as `shape` needs, zeros where they run out."""
+    if v.shape == shape:
+        return v
+    have, need = math.prod(v.shape), math.prod(shape)
+    flat = g.reshape(v, (have,))
+    if need > have:
+        flat = g.pad(flat, (0,), (need - have,), False if v.dtype is BOOL else 0)
+    return g.reshape(g.slice(flat, 0, 0, need), shape)
+
+
+def finished(case: Case) -> Graph:
+    """The graph that gives every result that no other node reads."""
+    read = {name for n in case.builder._nodes for name in n.inputs}
+    last = [v for v in case.builder._unique.values() if v.node.name not in read]
+    return case.builder.finish(last or case.inputs)
