@@ -50,7 +50,7 @@ def load_model(target: str, dtype: str = "", **arguments: Any) -> ModelFile:
     _check_arguments(build, arguments, name)
     try:
         returned = build(**arguments)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise blame(file, f"{function}() raised", error) from error
     if not isinstance(returned, tuple) or len(returned) != 2:
         raise _wrong_result(name, describe_type(returned))
@@ -89,7 +89,7 @@ def load_file(path: Path) -> ModuleType:
     sys.modules[name] = module  # dataclasses and torch look a class's module up by its name
     try:
         spec.loader.exec_module(module)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         del sys.modules[name]
         raise blame(path, "it cannot be imported:", error) from error
     return module
@@ -102,7 +102,8 @@ def blame(file: Path, problem: str, error: BaseException) -> BadInput:
     said = (str(error).strip().splitlines() or [""])[0]
     kind = type(error).__name__
     place = f"{file}:{line}" if line else file
-    return BadInput(f"{problem} {kind}{': ' if said else ''}{said}", where=place, hint="TREADLE_DEBUG=1 shows how")
+    told = f"{problem} {kind}{': ' if said else ''}{said}"
+    return BadInput(told, where=place, hint="TREADLE_DEBUG=1 shows the stack")
 
 
 def describe_type(value: object) -> str:

@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 from torch._dynamo.utils import counters
+from torch._inductor import config as inductor
 
 from ..ir.errors import SettingError, TreadleError
 from .check import Report, compare
@@ -128,7 +129,7 @@ def prepare_process(threads: int, *, cold: bool) -> Iterator[None]:
     """
     before = torch.get_num_threads()
     with ExitStack() as stack:
-        stack.enter_context(torch._inductor.config.patch(compile_threads=1))
+        stack.enter_context(inductor.patch(compile_threads=1))
         if cold:
             stack.enter_context(_empty_caches())
         torch.set_num_threads(threads)
