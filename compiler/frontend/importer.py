@@ -110,7 +110,7 @@ class _Importer:
 
     def _placeholder(self, node: fx.Node) -> Any:
         val = node.meta.get("val")
-        if isinstance(val, torch.Tensor):
+        if isinstance(val, torch.Tensor) and not any(_is_ordering(u.target) and u.args[0] is node for u in node.users):
             return self._tensor_input(node.name, val)
         if isinstance(val, (int, torch.SymInt)) and not isinstance(val, bool):
             dim = self.dims.to_dim(val)
@@ -152,7 +152,7 @@ class _Importer:
         if target is operator.getitem:
             return self._item(node)
         if not isinstance(target, torch._ops.OpOverload):
-            return self._foreign_call(node)
+            return self._ordered_call(node) if _is_ordering(target) else self._foreign_call(node)
         name = str(target)
         if name in DROPPED:
             return None
@@ -198,11 +198,13 @@ class _Importer:
             return source[at]
         if not isinstance(source, Value) or not isinstance(at, int):
             return self._foreign_call(node)
-        val = node.meta.get("val")
+        return self._result_of(source, at, node.meta.get("val"))
+
+    def _result_of(self, call: Value, at: int, val: Any) -> Value:
         if not isinstance(val, torch.Tensor):
-            return self.g.result(source, at)
+            return self.g.result(call, at)
         meta = self.dims.read(val)
-        return self.g.result(source, at, meta.shape, meta.dtype, self.dims.strides(val) if meta.dtype else None)
+        return self.g.result(call, at, meta.shape, meta.dtype, self.dims.strides(val) if meta.dtype else None)
 
     def _value(self, arg: Any) -> Any:
         """An fx argument with its nodes replaced by what they became."""
@@ -221,11 +223,15 @@ class _Importer:
     # --- calls ---------------------------------------------------------------------------------------------------
 
     def _foreign_call(self, node: fx.Node, reason: str = "") -> Value:
-        target, args = self._target(node)
-        kind, why = _kind(node, target)
+        return self._emit_call(node, self._target(node), node.args, node.meta.get("val"), reason)
+
+    def _emit_call(self, node: fx.Node, function: Any, args: Any, val: Any, reason: str = "", kind: str = "") -> Value:
+        """A `call` node of `function`; `val` is what torch has traced as its result."""
+        target = name_target(function, self.objects)
+        found, why = _kind(node, function, target)
+        kind = kind or found
         encoder = Encoder(self.objects)
         tree = encoder.encode_call(self._value(args), self._value(node.kwargs))
-        val = node.meta.get("val")
         is_tensor = isinstance(val, torch.Tensor)
         meta = self.dims.read(val) if is_tensor else Meta((), None)
         strides = self.dims.strides(val) if meta.dtype is not None else None
@@ -236,12 +242,23 @@ class _Importer:
             self.calls.append(CallRecord(node.name, target, kind, reason or why, self.g.source))
         return value
 
-    def _target(self, node: fx.Node) -> tuple[str, Any]:
+    def _target(self, node: fx.Node) -> Any:
         if node.op == "call_module":
-            return name_target(self.gm.get_submodule(str(node.target)), self.objects), node.args
-        if node.op == "call_method":
-            return name_target(getattr(torch.Tensor, str(node.target)), self.objects), node.args
-        return name_target(node.target, self.objects), node.args
+            return self.gm.get_submodule(str(node.target))
+        return getattr(torch.Tensor, str(node.target)) if node.op == "call_method" else node.target
+
+    def _ordered_call(self, node: fx.Node) -> tuple[Any, ...]:
+        """with_effects(token, op, ...) is a call of `op` in its order; the tokens that chain them carry nothing.
+
+        It gives (token, the op's result) or (token, *the op's results).
+        """
+        function, *args = node.args[1:]
+        val = node.meta.get("val", (None, None))[1:]
+        single = not isinstance(function, torch._ops.OpOverload) or len(function._schema.returns) < 2
+        call = self._emit_call(node, function, args, val[0] if single else val, kind="effect")
+        if single:
+            return None, call
+        return None, *(self._result_of(call, k, v) for k, v in enumerate(val))
 
     def _layout(self, node: fx.Node, value: Value) -> Shape | None:
         """The strides that operand `value` had when it was traced; None for row-major."""
@@ -328,18 +345,21 @@ def _flatten(tree: Any) -> list[Any]:
     return [tree]
 
 
-def _kind(node: fx.Node, target: str) -> tuple[str, str]:
+def _is_ordering(target: Any) -> bool:
+    return isinstance(target, torch._ops.HigherOrderOperator) and target.name() == "with_effects"
+
+
+def _kind(node: fx.Node, function: Any, target: str) -> tuple[str, str]:
     """The kind of a call, and the reason for it."""
     if target in lowerings.LIBRARY and not lowerings.is_random(node):
         return "library", lowerings.LIBRARY[target]
-    op = node.target
-    if isinstance(op, torch._ops.OpOverload):
-        if torch.Tag.nondeterministic_seeded in op.tags:
+    if isinstance(function, torch._ops.OpOverload):
+        if torch.Tag.nondeterministic_seeded in function.tags:
             return "effect", "random numbers come from ATen's generator"
-        if not op._schema.returns:
+        if not function._schema.returns:
             return "effect", "it is run for its effect"
         return "opaque", ""
-    if isinstance(op, torch._ops.HigherOrderOperator):
+    if isinstance(function, torch._ops.HigherOrderOperator):
         return "effect", "a higher-order operator runs through torch"
     return "opaque", "a Python function"
 

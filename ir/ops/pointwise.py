@@ -63,6 +63,11 @@ def _infer_full(inputs: Inputs, attrs: dict[str, Any]) -> tuple[Shape, DType]:
     return tuple(attrs["shape"]), attrs["dtype"]
 
 
+def _reference_full(t: Any, inputs: list[Any], node: Node) -> Any:
+    value = node.attr("value")
+    return t.full(node.shape, value, dtype=t.float64 if isinstance(value, float) else None)
+
+
 def _lower_full(node: Node, inputs: Inputs, axes: tuple[Axis, ...]) -> tuple[Statement, ...]:
     return pull(node, axes, const(node.attr("value"), node.element))
 
@@ -93,7 +98,7 @@ ROWS = (
     OpRow("copy", "pointwise", (), lambda inputs, attrs: (inputs[0].shape, inputs[0].element), _reference_cast, _lower_cast),
     OpRow(
         "full", "create", ("value", "shape", "dtype"), _infer_full,
-        lambda t, inputs, node: t.full(node.shape, node.attr("value")), _lower_full,
+        _reference_full, _lower_full,
     ),
     OpRow("iota", "create", ("size",), _infer_iota, lambda t, inputs, node: t.arange(node.attr("size")), _lower_iota),
     OpRow(
