@@ -1,0 +1,67 @@
+"""`torch.compile(backend="treadle")`: Dynamo's graph through AOTAutograd to the driver.
+
+Registered as the entry point `treadle` of the group `torch_dynamo_backends`: torch imports this module when the name is
+first used.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from functorch.compile import min_cut_rematerialization_partition
+from torch import fx
+from torch._dynamo import disable
+from torch._functorch.aot_autograd import aot_module_simplified
+
+from ..ir.errors import SettingError
+from .driver import Boxed, compile_boxed
+from .frontend.decompositions import build_decompositions
+from .settings import settings
+
+MODES = ("default",)
+
+
+def treadle_backend(
+    gm: fx.GraphModule,
+    example_inputs: Sequence[Any],
+    *,
+    mode: str | None = None,
+    options: Mapping[str, Any] | None = None,
+) -> Callable[..., Any]:
+    """Compile what Dynamo has traced; `options` are treadle's settings by name. Raises SettingError for others."""
+    if mode is not None and mode not in MODES:
+        raise SettingError("no such mode of the backend 'treadle'", got=mode, choices=MODES)
+    with settings.override(**(options or {})):
+        snapshot = settings.snapshot()
+        compiled = aot_module_simplified(
+            gm,
+            example_inputs,
+            fw_compiler=make_compiler("forward", snapshot),
+            bw_compiler=disable(make_backward_compiler(snapshot), reason="compiles"),
+            inference_compiler=make_compiler("inference", snapshot),
+            partition_fn=min_cut_rematerialization_partition,
+            decompositions=build_decompositions(),
+            keep_inference_input_mutations=True,
+        )
+    return disable(compiled, reason="what treadle has compiled is not traced")
+
+
+def make_compiler(kind: str, snapshot: Mapping[str, object]) -> Callable[[fx.GraphModule, Sequence[Any]], Boxed]:
+    """A compiler for AOTAutograd under the settings of the call that it began with: it may be called much later."""
+
+    def compile_graph(gm: fx.GraphModule, example_inputs: Sequence[Any]) -> Boxed:
+        with settings.override(**snapshot):
+            return compile_boxed(gm, kind)
+
+    return compile_graph
+
+
+def make_backward_compiler(snapshot: Mapping[str, object]) -> Callable[[fx.GraphModule, Sequence[Any]], Boxed]:
+    """Backward graphs run outside of Dynamo's frame, where it might trace what they run."""
+    compile_graph = make_compiler("backward", snapshot)
+
+    def compile_untraced(gm: fx.GraphModule, example_inputs: Sequence[Any]) -> Boxed:
+        return disable(compile_graph(gm, example_inputs), reason="what treadle has compiled is not traced")
+
+    return compile_untraced

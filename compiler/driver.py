@@ -1,0 +1,167 @@
+"""The driver: from an fx graph to an executable, out of the store or through the pipeline.
+
+    torch.compile(model, backend="treadle")                                          see `backend`
+    treadle.compile(graph_module_or_exported_program, example_inputs, **options)     see `doors`
+    treadle.explain(model, example_inputs, **options)                                see `doors`
+
+All doors come to `compile_fx_graph`. What this module imports at its head is what a process pays for that finds its
+graphs in the store; the pipeline (passes, code generation) is imported for the first graph that is not there.
+"""
+
+from __future__ import annotations
+
+import itertools
+import logging
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from functools import cache
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import fx
+from torch._dynamo.utils import counters
+
+from ..codegen.cpp.isa import ISAS, Isa, detect_isa
+from ..ir.errors import CompileError, LoweringError, TreadleError
+from .graph_key import digest_sources, make_graph_key
+from .runtime.executable import Executable, bind_stored
+from .runtime.plan import plan_from_json, plan_to_json
+from .runtime.store import Store
+from .settings import settings
+from .watch import Watch
+
+if TYPE_CHECKING:
+    from .pipeline import Compiled
+
+log = logging.getLogger(__name__)
+
+PLAN = "plan"  # kind of the store's entries
+Boxed = Callable[[list[Any]], Any]
+
+_numbers = itertools.count()
+_collected: ContextVar[list[Compiled] | None] = ContextVar("treadle_collected", default=None)
+
+
+def compile_fx_graph(gm: fx.GraphModule, kind: str = "graph") -> Executable:
+    """Compile an aten graph whose nodes carry fake tensors in `meta["val"]`.
+
+    kind  what the graph is called in messages: "inference", "forward", "backward" or "graph"
+
+    Raises LoweringError for a graph that cannot be taken, CompileError where there is no compiler.
+    """
+    watch = Watch(f"{kind}{next(_numbers)}")
+    store, isa, collected = open_store(), choose_isa(), _collected.get()
+    with watch.phase("key"):
+        sources = digest_sources(store)
+        key = make_graph_key(gm, sources, settings.cache_key(), isa.name, isa.features)
+    executable = None
+    if key is not None and collected is None and not settings.verify:
+        executable = find_stored(gm, key, store, watch)
+    if executable is None:
+        pipeline = import_module(".pipeline", __package__)  # a second or so of imports, for graphs that are new
+        compiled = pipeline.compile_graph(gm, watch, store, isa, sources)
+        executable = compiled.executable
+        if key is not None and compiled.storable:
+            store.put_json(PLAN, key, plan_to_json(executable.plan))
+        if collected is not None:
+            collected.append(compiled)
+    count(executable.plan.counts)
+    summary = ", ".join(f"{n} {name}" for name, n in executable.plan.counts.items())
+    watch.say(1, f"{summary}; {watch.own_seconds:.3f} s, compiler {watch.compiler_seconds:.3f} s of CPU time")
+    return executable
+
+
+def find_stored(gm: fx.GraphModule, key: str, store: Store, watch: Watch) -> Executable | None:
+    """The executable of a graph that was compiled before, here or in another process."""
+    with watch.phase("find"):
+        plan = plan_from_json(store.get_json(PLAN, key))
+        executable = None if plan is None else bind_stored(plan, gm, store)
+    if executable is not None:
+        counters["treadle"]["store_hit"] += 1
+    return executable
+
+
+def compile_boxed(gm: fx.GraphModule, kind: str = "graph") -> Boxed:
+    """What runs a graph: treadle's plan, or the graph itself through ATen, with one line that says why."""
+    device = find_foreign_device(gm)
+    try:
+        if device:
+            raise LoweringError(f"its tensors are on {device!r}, and treadle compiles for the CPU")
+        return compile_fx_graph(gm, kind).call
+    except TreadleError as error:
+        problem: Exception = error
+    except Exception as error:  # noqa: BLE001 - a fault of treadle's own is no reason for the user's program to stop
+        problem = error
+    if settings.fallback == "error":
+        raise problem
+    counters["treadle"]["fallback"] += 1
+    warn_of_fallback(kind, problem)
+    return run_eagerly(gm)
+
+
+def run_eagerly(gm: fx.GraphModule) -> Boxed:
+    """The graph, node by node through ATen."""
+
+    def call(args: list[Any]) -> Any:
+        inputs = list(args)
+        args.clear()
+        return torch.fx.Interpreter(gm).boxed_run(inputs) if inputs else gm()
+
+    call._boxed_call = True  # type: ignore[attr-defined]
+    return call
+
+
+def warn_of_fallback(kind: str, problem: Exception) -> None:
+    if isinstance(problem, CompileError) and not problem.command:
+        _warn_once(f"{problem}; until then graphs run eagerly")
+    else:
+        text = str(problem).split("\n", 1)[0]
+        name = "" if isinstance(problem, TreadleError) else f"{type(problem).__name__}: "
+        log.warning("treadle: this %s graph runs through ATen: %s%s", kind, name, text, exc_info=settings.debug >= 2)
+
+
+@cache
+def _warn_once(line: str) -> None:
+    log.warning("treadle: %s", line)
+
+
+def find_foreign_device(gm: fx.GraphModule) -> str:
+    """The type of a device other than the CPU that an input of the graph is on; "" where there is none."""
+    for node in gm.graph.nodes:
+        val = node.meta.get("val") if node.op == "placeholder" else None
+        if isinstance(val, torch.Tensor) and val.device.type != "cpu":
+            return val.device.type
+    return ""
+
+
+@contextmanager
+def collect() -> Iterator[list[Compiled]]:
+    """Within the block, graphs are compiled anew (though not their kernels) and what was found out is kept."""
+    found: list[Compiled] = []
+    token = _collected.set(found)
+    try:
+        yield found
+    finally:
+        _collected.reset(token)
+
+
+def count(counts: dict[str, int]) -> None:
+    for name, number in counts.items():
+        counters["treadle"][name] += number
+
+
+def open_store() -> Store:
+    return _open_store(str(settings.cache_dir))
+
+
+@cache
+def _open_store(root: str) -> Store:
+    """One store a directory: it remembers which of its files it has checked."""
+    return Store(root)
+
+
+def choose_isa() -> Isa:
+    """The instruction set to print C++ for."""
+    return detect_isa() if settings.target == "auto" else ISAS[settings.target]

@@ -1,0 +1,164 @@
+"""The cold half of the driver: from an fx graph to an executable that is not in the store yet.
+
+    import -> fuse -> schedule, print, compile -> plan
+
+Nothing here is imported by a process that finds its graphs in the store.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import fx
+
+from ..codegen.cpp.isa import Isa
+from ..costmodel.roofline import estimate
+from ..ir.errors import StoreError
+from ..ir.text import print_graph
+from ..passes.fuse import Call, Fused, Launch, fuse_graph
+from ..passes.memory import MemoryPlan
+from .frontend.calls import find_target
+from .frontend.importer import Imported, import_graph
+from .kernels import Built, Toolchain, build_kernels, build_runner
+from .runtime.build import LIBRARY, load_library, total_stats
+from .runtime.executable import Executable, address_of, bind_runner, read_attribute
+from .runtime.plan import KernelCode, Plan
+from .runtime.plan_values import Values
+from .runtime.plan_writer import Choices, write_plan
+from .runtime.store import Store
+from .settings import settings
+from .stand_ins import aten_body, cut_out, make_function
+from .watch import Watch
+
+
+@dataclass(frozen=True, slots=True)
+class Compiled:
+    """A graph with all that was found out on the way; `storable` where another process can start from its plan."""
+
+    executable: Executable
+    imported: Imported
+    fused: Fused
+    kernels: tuple[Built, ...]
+    memory: MemoryPlan
+    watch: Watch
+    storable: bool
+
+
+def compile_graph(gm: fx.GraphModule, watch: Watch, store: Store, isa: Isa, sources: str) -> Compiled:
+    """Compile an aten graph whose nodes carry fake tensors. Kernels that cannot be made are left to ATen.
+
+    Raises LoweringError for a graph that cannot be taken, CompileError where there is no compiler.
+    """
+    tools = Toolchain(isa, settings.compiler, store, (sources, settings.cache_key()))
+    with watch.phase("import"):
+        imported = import_graph(gm, watch.name)
+        graph = imported.graph
+    watch.show(5, "graph", lambda: print_graph(graph))
+    with watch.phase("fuse"):
+        fused = fuse_graph(graph, lambda kernel: estimate(kernel).seconds, settings.numerics)
+    with watch.phase("kernels"):
+        launches = [s for s in fused.steps if isinstance(s, Launch)]
+        begin = total_stats().cpu_seconds
+        kernels = build_kernels({s.digest: s.kernel for s in launches}, tools)
+        watch.compiler_seconds += total_stats().cpu_seconds - begin
+    with watch.phase("plan"):
+        values = Values(fused, len(imported.constants), find_keepers(fused, imported))
+        codes = tuple(_code_of(b, fused) for b in kernels)
+        counts = count_steps(fused, imported, kernels)
+        workspaces = tuple(b.workspace for b in kernels)
+        attributes = tuple(find_attribute(gm, c) for c in imported.constants)
+        written = write_plan(values, Choices(codes, workspaces, attributes, settings.threads, counts))
+    watch.show(4, "plan", lambda: written.plan.text, "py")
+    with watch.phase("load"):
+        executable = bind(written.plan, kernels, values, imported, tools)
+    storable = not imported.objects and not any(b.problem for b in kernels)
+    return Compiled(executable, imported, fused, tuple(kernels), written.memory, watch, storable)
+
+
+def bind(plan: Plan, kernels: list[Built], values: Values, imported: Imported, tools: Toolchain) -> Executable:
+    """The executable of a plan just made; kernels without a library run through ATen."""
+    stash: list[BaseException] = []
+    functions, alive = [], []
+    runner = None
+    first = {s.digest: s for s in reversed(values.fused.steps) if isinstance(s, Launch)}
+    for b in kernels:
+        if b.problem:
+            function = make_function(b.kernel, aten_body(values, first[b.digest]), stash)
+        else:
+            library = load_kernels(b.library, tools.store)
+            runner = bind_runner(library)
+            function = getattr(library, b.symbol)
+        alive.append(function)
+        functions.append(address_of(function))
+    if runner is None and kernels:
+        runner = bind_runner(load_library(build_runner(tools)))
+    return Executable(plan, functions, runner, imported.constants, imported.objects, stash, tuple(alive))
+
+
+def load_kernels(library: str, store: Store) -> ctypes.CDLL:
+    path = store.path(LIBRARY, library)
+    if path is None:
+        raise StoreError("a library just made is gone", path=store.root, hint="another process clears the cache")
+    return load_library(path)
+
+
+def count_steps(fused: Fused, imported: Imported, kernels: Sequence[Built]) -> dict[str, int]:
+    """What `torch._dynamo.utils.counters["treadle"]` shows of a graph."""
+    counts = Counter(graphs=1, kernels=len(kernels), native=imported.native)
+    failed = {b.digest for b in kernels if b.problem}
+    for step in fused.steps:
+        if isinstance(step, Launch):
+            counts["launches"] += 1
+            counts["fallback"] += step.digest in failed
+        else:
+            counts[fused.graph.by_name[step.node].attr("kind")] += 1
+    return {k: n for k, n in counts.items() if n}
+
+
+def find_attribute(gm: fx.GraphModule, tensor: torch.Tensor) -> str:
+    """The name under which a module holds one of its graph's constants."""
+    names = (str(n.target) for n in gm.graph.nodes if n.op == "get_attr")
+    return next(name for name in names if read_attribute(gm, name) is tensor)
+
+
+def _code_of(built: Built, fused: Fused) -> KernelCode:
+    return KernelCode(built.digest, built.symbol, built.library, find_reasons(built, fused))
+
+
+def find_reasons(built: Built, fused: Fused) -> tuple[tuple[str, str], ...]:
+    """The class and text of the error for each index that data gives: eager's own, but for the index itself."""
+    if not built.checks:
+        return ()
+    launch = next(s for s in fused.steps if isinstance(s, Launch) and s.digest == built.digest)
+    ops = {n.op for n in cut_out(fused.graph, launch).nodes}
+    name = "IndexError" if ops & {"take", "put"} else "RuntimeError"
+    return tuple((name, _describe_index(check, name)) for check in built.checks)
+
+
+def _describe_index(check: str, error: str) -> str:
+    """`at(i, 100, nowrap)` is how a kernel names the index."""
+    parts = check.removesuffix(")").rsplit(", ", 2)
+    if parts[-1] != "nowrap":
+        return f"index is out of bounds for dimension with size {parts[-1]}"
+    if error == "IndexError":
+        return "index out of range in self"
+    return f"index is out of bounds for dimension with size {parts[-2]}"
+
+
+def find_keepers(fused: Fused, imported: Imported) -> frozenset[str]:
+    """Calls whose results may lie in their operands' memory, or that may keep an operand beyond the call."""
+    graph = fused.graph
+    steps = [s for s in fused.steps if isinstance(s, Call)]
+    return frozenset(s.node for s in steps if _may_keep(graph.by_name[s.node].attr("target"), imported))
+
+
+def _may_keep(target: str, imported: Imported) -> bool:
+    function = find_target(target, imported.objects)
+    if not isinstance(function, torch._ops.OpOverload):
+        return True
+    schema = function._schema
+    return schema.is_mutable or any(r.alias_info is not None for r in schema.returns)

@@ -1,0 +1,139 @@
+"""The plan of a compiled graph: plain data that goes to the store and comes back; `executable` binds it to libraries.
+
+A plan is a Python text with three functions and the launches of its segments (runs of kernels between calls of ATen):
+
+    measure(sizes)   bytes of the arena and of a thread's workspace, and the offsets of the values that lie in the arena
+    views(at, sizes) tensors on the arena, for the calls that read or write there
+    call(args)       one run: inputs as a list that is cleared, outputs as a list
+
+Kernels find their operands through a table of machine words. A launch names the words that hold its pointers and sizes:
+
+    word 0   address of the workspace             words 3..   pointers that each call sets, in order of need
+    word 1   the most threads it has room for     then        sizes, one word a symbol
+    word 2   the threads of this call             last        pointers to constants and to values in the arena
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from typing import Any
+
+FORMAT = 1  # of the stored form
+HEADER = 3  # words before the first pointer
+
+
+@dataclass(frozen=True, slots=True)
+class KernelCode:
+    """A compiled kernel: its function in a library of the store ("" where Python stands in for it).
+
+    reasons  what a bad index raises, per data-dependent index: the error's class and its text
+    """
+
+    digest: str
+    symbol: str
+    library: str
+    reasons: tuple[tuple[str, str], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class LaunchCode:
+    """One launch: the kernel's number, and the table's words with its pointers and with its sizes."""
+
+    kernel: int
+    pointers: tuple[int, ...]
+    sizes: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Constant:
+    """A tensor of the fx module: its attribute there, its variable in the text, its word (-1: no kernel reads it)."""
+
+    attribute: str
+    variable: str
+    word: int
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """See the module. `words` is the table's length; `symbols` the names of the sizes, `sizes` the word of the first.
+
+    fixed   the words of the values in the arena, in the order of `measure`'s offsets (-1: only calls use it)
+    counts  what `counters["treadle"]` shows: kernels, launches, library, opaque, effect, native
+    """
+
+    name: str
+    text: str
+    kernels: tuple[KernelCode, ...]
+    segments: tuple[tuple[LaunchCode, ...], ...]
+    words: int
+    symbols: tuple[str, ...]
+    sizes: int
+    fixed: tuple[int, ...]
+    constants: tuple[Constant, ...]
+    counts: dict[str, int]
+
+
+def plan_to_json(plan: Plan) -> dict[str, Any]:
+    return {"format": FORMAT, **asdict(plan)}
+
+
+def plan_from_json(data: Any) -> Plan | None:
+    """The plan that was stored, or None where it has another form."""
+    if not isinstance(data, dict) or data.get("format") != FORMAT:
+        return None
+    return Plan(
+        name=data["name"],
+        text=data["text"],
+        kernels=tuple(
+            KernelCode(k["digest"], k["symbol"], k["library"], tuple((c, t) for c, t in k["reasons"]))
+            for k in data["kernels"]
+        ),
+        segments=tuple(
+            tuple(LaunchCode(c["kernel"], tuple(c["pointers"]), tuple(c["sizes"])) for c in segment)
+            for segment in data["segments"]
+        ),
+        words=data["words"],
+        symbols=tuple(data["symbols"]),
+        sizes=data["sizes"],
+        fixed=tuple(data["fixed"]),
+        constants=tuple(Constant(**c) for c in data["constants"]),
+        counts=dict(data["counts"]),
+    )
+
+
+def encode_segment(launches: tuple[LaunchCode, ...], functions: list[int]) -> list[int]:
+    """The words that the runner of a library reads: see RUNNER_SOURCE."""
+    words = [len(launches)]
+    for launch in launches:
+        words += [functions[launch.kernel], len(launch.pointers), *launch.pointers, len(launch.sizes), *launch.sizes]
+    return words
+
+
+def canonical_json(plan: Plan) -> str:
+    return json.dumps(plan_to_json(plan), sort_keys=True)
+
+
+RUNNER = "treadle_run"
+
+# Printed behind the kernels of every translation unit. It runs one segment and returns 0, or the code of the kernel
+# that failed with 1 + the number of its launch in the upper 16 bits.
+RUNNER_SOURCE = """\
+// Runs the launches of one segment: code holds their number, then for each the function, its pointers, its sizes.
+extern "C" int treadle_run(const long *code, void *const *table) {
+  typedef int (*Kernel)(void *const *, const long *, char *, long);
+  const long threads = (long)table[2] < (long)table[1] ? (long)table[2] : (long)table[1];
+  const long launches = *code++;
+  for (long launch = 0; launch < launches; ++launch) {
+    Kernel kernel = (Kernel)*code++;
+    const long count = *code++;
+    void *pointers[count + 1];
+    for (long k = 0; k < count; ++k) pointers[k] = table[*code++];
+    const long dims = *code++;
+    long sizes[dims + 1];
+    for (long k = 0; k < dims; ++k) sizes[k] = (long)table[*code++];
+    if (const int bad = kernel(pointers, sizes, (char *)table[0], threads)) return (int)((launch + 1) << 16) + bad;
+  }
+  return 0;
+}
+"""

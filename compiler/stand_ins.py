@@ -1,0 +1,124 @@
+"""Python functions that stand in for kernels: behind one C signature, ATen computes what a kernel would.
+
+    int kernel(void *const *pointers, const long *sizes, char *workspace, long threads)
+
+Where a kernel cannot be generated or compiled, the graph nodes that it stands for run through ATen instead, with the
+same roundings. Under `verify` a kernel first runs side by side with the interpreter, and is replaced where they differ.
+Nothing else of a plan knows the difference.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+
+from ..ir.errors import LoweringError
+from ..ir.graph import Graph
+from ..ir.graph_interp import TORCH_DTYPES, evaluate
+from ..ir.loops import Buffer, Kernel
+from ..ir.types import Dim
+from ..ir.types import evaluate as evaluate_dim
+from ..passes.fuse import Launch
+from .runtime.plan_values import Values, span_of, writes_of
+
+FUNCTION = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_long)
+FAILED = 0xFFFF  # what a function returns whose error is in the stash
+
+
+@dataclass(frozen=True, slots=True)
+class Arguments:
+    """What a kernel is called with; `addresses` in the order of `kernel.buffers`."""
+
+    pointers: int
+    sizes: int
+    workspace: int
+    threads: int
+    addresses: tuple[int, ...]
+    symbols: dict[str, int]
+
+
+Body = Callable[[Arguments], int]
+
+
+def make_function(kernel: Kernel, body: Body, stash: list[BaseException]) -> Any:
+    """A C function that hands its arguments to `body`; an error goes into `stash`, and the launch fails."""
+    count = len(kernel.buffers)
+
+    def function(pointers: int, sizes: int, workspace: int, threads: int) -> int:
+        try:
+            words = ctypes.cast(pointers, ctypes.POINTER(ctypes.c_long))
+            values = ctypes.cast(sizes, ctypes.POINTER(ctypes.c_long))
+            symbols = {s: int(values[k]) for k, s in enumerate(kernel.symbols)}
+            addresses = tuple(words[k] for k in range(count))
+            with torch.no_grad():
+                return body(Arguments(pointers, sizes, workspace, threads, addresses, symbols))
+        except BaseException as error:  # noqa: BLE001 - it must not cross C; the plan raises it
+            stash.append(error)
+            return FAILED
+
+    return FUNCTION(function)
+
+
+def tensor_at(address: int, buffer: Buffer, symbols: dict[str, int]) -> torch.Tensor:
+    """The memory of a buffer as a tensor of its shape and strides."""
+    shape, strides = _known(buffer.shape, symbols), _known(buffer.strides, symbols)
+    return flat_at(address, buffer, symbols).as_strided(shape, strides, evaluate_dim(buffer.offset, symbols))
+
+
+def flat_at(address: int, buffer: Buffer, symbols: dict[str, int]) -> torch.Tensor:
+    """The memory of a buffer from its storage's first element on, as a tensor of one dimension."""
+    dtype = TORCH_DTYPES[buffer.dtype]
+    count = evaluate_dim(span_of(buffer), symbols)
+    if not count:
+        return torch.empty(0, dtype=dtype)
+    count += evaluate_dim(buffer.offset, symbols)
+    return torch.frombuffer((ctypes.c_char * (count * dtype.itemsize)).from_address(address), dtype=dtype)
+
+
+def aten_body(values: Values, launch: Launch) -> Body:
+    """Runs the graph nodes that a launch stands for, by the references of their rows."""
+    part = cut_out(values.graph, launch)
+    reads = [values.buffer(n) for n in launch.reads]
+    writes = [values.buffer(n) for n in writes_of(launch)]
+    places = {n: k for k, n in enumerate(launch.buffers)}
+    known = set(launch.kernel.symbols)
+    if not known.issuperset(part.symbols):
+        raise LoweringError("a stand-in needs a size that its kernel lacks", where=launch.kernel.name)
+
+    def body(a: Arguments) -> int:
+        given = [tensor_at(a.addresses[places[b.name]], b, a.symbols) for b in reads]
+        for b, result in zip(writes, evaluate(part, given, a.symbols).outputs, strict=True):
+            tensor_at(a.addresses[places[b.name]], b, a.symbols).copy_(result)
+        return 0
+
+    return body
+
+
+def cut_out(graph: Graph, launch: Launch) -> Graph:
+    """The part of the graph between what a launch reads and what it writes.
+
+    %2 = exp %1;  %3 = add %2, %0     a launch that reads %0 and %1 and writes %3     ->     f(%0, %1) { %2; %3 }
+    """
+    reads = dict.fromkeys(launch.reads)
+    needed: set[str] = set()
+    waiting = list(writes_of(launch))
+    while waiting:
+        name = waiting.pop()
+        if name in needed or name in reads:
+            continue
+        node = graph.by_name[name]
+        if node.op in ("input", "call", "result"):
+            raise LoweringError("a kernel does not read what its nodes do", where=launch.kernel.name, got=name)
+        needed.add(name)
+        waiting += node.inputs
+    inputs = tuple(replace(graph.by_name[n], op="input", inputs=(), attrs=()) for n in reads)
+    nodes = tuple(n for n in graph.nodes if n.name in needed)
+    return Graph(launch.kernel.name, inputs, nodes, writes_of(launch))
+
+
+def _known(dims: Sequence[Dim], symbols: dict[str, int]) -> tuple[int, ...]:
+    return tuple(evaluate_dim(d, symbols) for d in dims)
