@@ -1,0 +1,364 @@
+"""A tile program as C++: statements and loops. Lanes loops are printed twice: whole tiles, and what is left at the end."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from ...ir.errors import LoweringError
+from ...ir.expr import Expr, Load, Op, data_in
+from ...ir.index import Axis, Index
+from ...ir.states import STATES
+from ...ir.tiles import Fold, Let, Loop, Program, Put, Scan, Stage, State, Statement, Update
+from ...ir.types import Dim, as_dim, is_nonnegative, plus
+from .printer_dims import print_dim
+from .printer_memory import Memory
+from .printer_scope import Lanes, Stack, Val
+from .printer_values import Values, strip
+from .width import PACKS
+
+
+class Printer:
+    """Prints one program for packs of `lanes`."""
+
+    def __init__(self, program: Program, lanes: int) -> None:
+        self.program = program
+        self.lanes = lanes
+        self.stack = Stack()
+        self.values = Values(self.stack, lanes)
+        self.memory = self.values.memory = Memory(program, self.stack, self.values)
+        self.states: dict[str, State] = {}
+        self.slots: dict[str, str] = {}  # C names of states that are tiles of several packs
+        self.values.count_uses(e for s in walk_statements(program.body) for e in expressions_of(s))
+
+    def print_body(self, body: Sequence[Statement], axes: dict[Axis, str]) -> list[str]:
+        """The lines of statements in a function where `axes` are known."""
+        self.stack.open(axes, frozenset(), False)
+        self.statements(body)
+        return self.stack.close()
+
+    def statements(self, body: Sequence[Statement]) -> None:
+        for s in body:
+            getattr(self, f"_{type(s).__name__.lower()}")(s)
+
+    # --- values --------------------------------------------------------------------------------------------------
+
+    def _let(self, s: Let) -> None:
+        level = self.stack.level_of(s.value)
+        val = self.values.value(s.value)
+        if not val.text.isidentifier() or (isinstance(s.value, Load) and s.value.name in self.states):
+            val = self.values.name(val, s.name, level)
+        self.stack.forget(s.name)
+        self.stack.bound[s.name] = (val, level)
+
+    def _state(self, s: State) -> None:
+        self.states[s.name] = s
+        packs = s.tile // self.lanes if s.lanes is not None else 1
+        init = self.values.value(s.init)
+        name = self.stack.fresh(s.name)
+        val = Val(name, PACKS[s.dtype.name], s.lanes is None)
+        kind = self.values.type_of(val)
+        text = self.values.to(init, val.pack, single=val.single)
+        if packs > 1:
+            self.slots[s.name] = name
+            self.stack.emit(f"{kind} {name}[{packs}];")
+            self.stack.emit(f"for (int u = 0; u < {packs}; u++) {name}[u] = {text};")
+        else:
+            self.slots.pop(s.name, None)
+            self.stack.emit(f"{kind} {name} = {text};")
+        self.stack.forget(s.name)
+        self.stack.bound[s.name] = (val, self.stack.depth)
+
+    def _update(self, s: Update) -> None:
+        state = self.states[s.names[0]]
+        if state.lanes is not None and self.stack.lanes is None:
+            self._over_packs(state, lambda: self._assign(s))
+        else:
+            self._assign(s)
+
+    def _over_packs(self, state: State, body: object) -> None:
+        """Does something for each pack of a tile of states, outside of the loop over their lanes."""
+        packs = state.tile // self.lanes
+        assert state.lanes is not None
+        self.stack.open({}, frozenset(), False)
+        self.stack.lanes = Lanes(state.lanes, "", self.stack.depth, None, "[u]" if packs > 1 else "")
+        self._bind_slots()
+        body()  # type: ignore[operator]
+        self.stack.lanes = None
+        lines = self.stack.close()
+        self.stack.emit_all([f"for (int u = 0; u < {packs}; u++) {{", *lines, "}"] if packs > 1 else ["{", *lines, "}"])
+        self._bind_slots()
+
+    def _assign(self, s: Update) -> None:
+        """All new values first, then the assignments; lanes past the end of the axis keep what they have."""
+        old = [self.stack.bound[n][0] for n in s.names]
+        live = self.memory.live() if not old[0].single else None
+        texts: list[str] = []
+        for name, before, value in zip(s.names, old, s.values, strict=True):
+            val = self.values.value(value)
+            text = self.values.to(val, before.pack, single=None if before.single else False)
+            if live is not None:
+                text = f"{self.values.need(f'sel_{before.pack}')}({live}, {strip(text)}, {before.text})"
+            if len(s.names) > 1:
+                text = self.values.name(Val(text, before.pack, before.single), f"{name}_new", self.stack.depth).text
+            texts.append(text)
+        for name, before, text in zip(s.names, old, texts, strict=True):
+            self.stack.emit(f"{before.text} = {strip(text)};")
+            self.stack.forget(name)
+
+    def _fold(self, s: Fold) -> None:
+        """The lanes of a tile of states as one value."""
+        states = [self.states[n] for n in s.names]
+        packs = states[0].tile // self.lanes
+        packed = [
+            Val(self.slots.get(n, self.stack.bound[n][0].text), PACKS[self.states[n].dtype.name], False)
+            for n in s.names
+        ]
+        if packs > 1:
+            packed = self._fold_packs(s, packed, packs)
+        row = STATES[s.state]
+        function = {"sum": "hsum", "prod": "hprod", "min": "hmin", "max": "hmax", "any": "hany", "all": "hall"}.get(
+            row.name
+        )
+        if function is not None:
+            call = self.values.need(f"{function}_{packed[0].pack}")
+            folded = [Val(f"{call}({packed[0].text})", packed[0].pack)]
+            folded = [self.values.name(folded[0], f"{s.names[0]}_all", self.stack.depth)]
+        else:
+            folded = self._fold_lanes(s, packed)
+        for n, val in zip(s.names, folded, strict=True):
+            self.stack.forget(n)
+            self.stack.bound[n] = (val, self.stack.depth)
+            self.slots.pop(n, None)
+
+    def _fold_packs(self, s: Fold, packed: list[Val], packs: int) -> list[Val]:
+        """Joins the packs of a tile, halves first."""
+        groups = [[Val(f"{v.text}[{u}]", v.pack, False) for v in packed] for u in range(packs)]
+        while len(groups) > 1:
+            half = len(groups) // 2
+            groups = [self._join(s, groups[u], groups[u + half]) for u in range(half)]
+        return groups[0]
+
+    def _join(self, s: Fold, a: list[Val], b: list[Val]) -> list[Val]:
+        """The states of one row combined, as values with names."""
+        dtypes = [self.states[n].dtype for n in s.names]
+        sides: list[tuple[Expr, ...]] = []
+        for side, vals in (("left", a), ("right", b)):
+            for n, v in zip(s.names, vals, strict=True):
+                self.stack.forget(f"{n} {side}")
+                self.stack.bound[f"{n} {side}"] = (v, self.stack.depth)
+            sides.append(tuple(Load(f"{n} {side}", (), d) for n, d in zip(s.names, dtypes, strict=True)))
+        axis = self.states[s.names[0]].lanes
+        before, self.stack.lanes = self.stack.lanes, None
+        if not a[0].single:
+            assert axis is not None
+            self.stack.lanes = Lanes(axis, "", self.stack.depth)
+        vals = [self.values.value(v) for v in STATES[s.state].combine(*sides)]
+        named = [self.values.name(v, n, self.stack.depth) for n, v in zip(s.names, vals, strict=True)]
+        self.stack.lanes = before
+        return named
+
+    def _fold_lanes(self, s: Fold, packed: list[Val]) -> list[Val]:
+        """Combines the lanes one by one, for states that have no function across lanes."""
+        firsts: list[Val] = []
+        for n, v in zip(s.names, packed, strict=True):
+            at = self.values.need(f"at_{v.pack}")
+            name = self.stack.fresh(f"{n}_all")
+            self.stack.emit(f"{self.values.type_of(Val('', v.pack))} {name} = {at}({v.text}, 0);")
+            firsts.append(Val(name, v.pack))
+        self.stack.open({}, frozenset(s.names), False)
+        others = [Val(f"{self.values.need(f'at_{v.pack}')}({v.text}, i)", v.pack) for v in packed]
+        others = [self.values.name(v, f"{n}_lane", self.stack.depth) for n, v in zip(s.names, others, strict=True)]
+        for first, new in zip(firsts, self._join(s, firsts, others), strict=True):
+            self.stack.emit(f"{first.text} = {new.text};")
+        lines = self.stack.close()
+        self.stack.emit_all([f"for (int i = 1; i < {self.lanes}; i++) {{", *lines, "}"])
+        return firsts
+
+    def _scan(self, s: Scan) -> None:
+        """Within a pack by the prelude, from pack to pack by a single carried value."""
+        carry, depth = self.stack.bound[s.carry][0], self.stack.depth
+        pack = PACKS[s.value.dtype.name]
+        value = self.values.to(self.values.value(s.value), pack, single=False)
+        short = {"sum": "add", "prod": "mul"}.get(s.state, s.state)
+        within = self.values.name(
+            Val(f"{self.values.need(f'scan_{short}_{pack}')}({strip(value)})", pack, False), "run", depth
+        )
+        start = carry.text if carry.pack == pack else f"(f32){carry.text}"
+        if short in ("add", "mul"):
+            sign = "+" if short == "add" else "*"
+            text = f"{within.text} {sign} {start}"
+        else:
+            text = f"{self.values.need(f'{short}_{pack}')}({within.text}, {self.values.need(f'sp_{pack}')}({start}))"
+        out = self.values.name(Val(text, pack, False), s.name, depth)
+        last = self.values.need(f"last_{pack}")
+        if carry.pack == "D" and pack == "F":
+            self.stack.emit(f"{carry.text} += {last}({within.text});")
+        else:
+            self.stack.emit(f"{carry.text} = {last}({out.text});")
+        self.stack.forget(s.name)
+        self.stack.bound[s.name] = (out, depth)
+
+    def _put(self, s: Put) -> None:
+        value, pack = s.value, PACKS[s.value.dtype.name]
+        storage = self.memory.places[s.target].storage
+        rounds = isinstance(value, Op) and value.name == "cast" and value.dtype.name == storage
+        if rounds and PACKS[value.args[0].dtype.name] == pack:  # the store rounds
+            value = value.args[0]
+        self.memory.put(s, self.values.value(value))
+
+    def _stage(self, s: Stage) -> None:
+        raise LoweringError("staging is not printed yet", where=s.target)
+
+    # --- loops ---------------------------------------------------------------------------------------------------
+
+    def _loop(self, s: Loop) -> None:
+        if s.axis.extent == 0:
+            return
+        if s.kind == "lanes":
+            self._lanes_loop(s)
+        else:
+            self._serial_loop(s)
+
+    def _serial_loop(self, s: Loop) -> None:
+        first, last = self._limits(s)
+        var = self._open(s)
+        self.statements(s.body)
+        lines = self.stack.close()
+        if s.reverse:
+            head = f"for (long {var} = {last} - 1; {var} >= {first}; {var}--) {{"
+        else:
+            head = f"for (long {var} = {first}; {var} < {last}; {var}++) {{"
+        self.stack.emit_all([head, *lines, "}"])
+
+    def _open(self, s: Loop) -> str:
+        """A scope for the loop's body; the name of its variable."""
+        self.stack.open({}, writes_of(s), may_be_empty(s))
+        var = self.stack.scopes[-1].axes[s.axis] = self.stack.fresh(s.axis.name)
+        return var
+
+    def _limits(self, s: Loop) -> tuple[str, str]:
+        """The first point and the one after the last."""
+        begin = "0" if s.begin is None else self.values.index_text(s.begin)
+        end = print_dim(s.axis.extent)
+        if s.axis.begin is not None and s.axis.end is not None:
+            begin, end = (self.values.to(self.values.value(e), "L") for e in (s.axis.begin, s.axis.end))
+        if s.end is not None:
+            limit = self.values.index_text(s.end)
+            if self._is_cut(s):
+                name = self.stack.fresh(f"{s.axis.name}_end")
+                self.stack.emit(f"const long {name} = {limit} < {end} ? {limit} : {end};")
+                return begin, name
+            end = limit
+        return begin, end
+
+    def _is_cut(self, s: Loop) -> bool:
+        """False where the blocks of a loop divide its axis."""
+        if s.begin is None or s.end is None:
+            return True
+        size = (s.end - s.begin).const
+        return not (isinstance(size, int) and isinstance(s.axis.extent, int) and s.axis.extent % size == 0)
+
+    def _lanes_loop(self, s: Loop) -> None:
+        first, last = self._limits(s)
+        points = self._count(s)
+        aligned = first == "0" or (s.begin is not None and self._is_multiple(s.begin))
+        packs = s.tile // self.lanes
+        known = isinstance(points, int)
+        if not known or points >= s.tile:  # type: ignore[operator]
+            self._lanes_part(s, (first, f"{last} - {s.tile}" if s.tile > 1 else last), packs, None, aligned)
+        if s.tile == 1 or (known and points % s.tile == 0):  # type: ignore[operator]
+            return
+        done = str(points // s.tile * s.tile) if known else f"({last} - {first}) / {s.tile} * {s.tile}"  # type: ignore[operator]
+        first = done.replace(f"({last} - 0)", last) if first == "0" else f"{first} + {done}"
+        whole = known and points % self.lanes == 0  # type: ignore[operator]
+        self._lanes_part(s, (first, last), 0, None if whole else last, aligned)
+
+    def _is_multiple(self, begin: Index) -> bool:
+        return all(isinstance(c, int) and c % self.lanes == 0 for c in (*(c for _, c in begin.terms), begin.const))
+
+    def _count(self, s: Loop) -> Dim | None:
+        """How many points the loop has, where that is the same each time (or a multiple of it that is as good)."""
+        if s.axis.begin is not None:
+            return None
+        if s.begin is None and s.end is None:
+            return s.axis.extent
+        if s.begin is not None and s.end is not None and not self._is_cut(s):
+            return as_dim((s.end - s.begin).const)
+        return None
+
+    def _lanes_part(self, s: Loop, limits: tuple[str, str], packs: int, last: str | None, aligned: bool) -> None:
+        """Whole tiles (packs > 0: up to and with the last start), or the rest pack by pack (packs = 0)."""
+        var = self._open(s)
+        start = self.stack.fresh(f"{s.axis.name}_t") if packs > 1 else var
+        slot = "[u]" if packs > 1 else "[0]" if s.tile > self.lanes else ""
+        self.stack.lanes = Lanes(s.axis, var, self.stack.depth, None if last is None else "n", slot, aligned)
+        self._bind_slots()
+        if packs > 1:
+            self.stack.emit(f"const long {var} = {start} + {self.lanes} * u;")
+        if last is not None:
+            self.stack.emit(f"const long n = {last} - {var};")
+        self.statements(s.body)
+        self.stack.lanes = None
+        self._bind_slots()
+        lines = self.stack.close()
+        step = s.tile if packs else self.lanes
+        compare = "<=" if packs and s.tile > 1 else "<"
+        head = f"for (long {start} = {limits[0]}; {start} {compare} {limits[1]}; {start} += {step})"
+        if packs > 1:
+            unroll = [f"{head}", f"#pragma GCC unroll {packs}", f"  for (int u = 0; u < {packs}; u++) {{"]
+            self.stack.emit_all([*unroll, *(f"  {line}" for line in lines), "  }"])
+        else:
+            self.stack.emit_all([f"{head} {{", *lines, "}"])
+
+    def _bind_slots(self) -> None:
+        """Points the names of tiled states to the accumulator of the pack at hand."""
+        slot = self.stack.lanes.slot if self.stack.lanes is not None else ""
+        for n, text in self.slots.items():
+            val, level = self.stack.bound[n]
+            self.stack.bound[n] = (Val(f"{text}{slot}", val.pack, val.single), level)
+
+
+# --- what a program contains -------------------------------------------------------------------------------------
+
+
+def walk_statements(body: Sequence[Statement]) -> Iterator[Statement]:
+    for s in body:
+        yield s
+        if isinstance(s, Loop):
+            yield from walk_statements(s.body)
+
+
+def expressions_of(s: Statement) -> list[Expr]:
+    """The expressions that a statement computes, without those of the statements inside it."""
+    if isinstance(s, Let | Scan | Stage):
+        return [s.value]
+    if isinstance(s, State):
+        return [s.init]
+    if isinstance(s, Update):
+        return list(s.values)
+    if isinstance(s, Put):
+        datas = [d.value for i in s.index for d in data_in(i)]
+        return [s.value, *datas, *([s.guard] if s.guard is not None else [])]
+    if isinstance(s, Loop) and s.axis.begin is not None and s.axis.end is not None:
+        return [s.axis.begin, s.axis.end]
+    return []
+
+
+def writes_of(s: Loop) -> frozenset[str]:
+    """The names whose values change while the loop runs."""
+    names: set[str] = set()
+    for inner in walk_statements(s.body):
+        if isinstance(inner, Update):
+            names.update(inner.names)
+        elif isinstance(inner, Scan):
+            names.add(inner.carry)
+        elif isinstance(inner, Put | Stage):
+            names.add(inner.target)
+    return frozenset(names)
+
+
+def may_be_empty(s: Loop) -> bool:
+    """False where the loop surely runs at least once."""
+    if s.axis.begin is not None or (s.begin is not None and s.end is None):
+        return True
+    return not is_nonnegative(plus(s.axis.extent, -1))

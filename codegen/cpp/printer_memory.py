@@ -1,0 +1,343 @@
+"""Loads, stores and their addresses in C++.
+
+An address is a pointer that is moved once per loop level, plus a distance along the lanes: none (one value for all),
+1 (neighbours), a constant stride, or a pack of offsets (a gather).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from ...ir.expr import Expr, Load, data_in
+from ...ir.index import Axis, Data, Div, Index, Mod, axes_of, axis_coefficient, linearize
+from ...ir.tiles import Program, Put
+from ...ir.types import Dim, contiguous_strides, plus
+from .printer_dims import identifier, print_dim
+from .printer_scope import Stack, Val, names_in, names_in_index
+from .width import PACKS, fits_32, index_fits_32
+
+if TYPE_CHECKING:
+    from .printer_values import Values
+
+STORAGE = {"bool": "b8"}
+SCRATCH = {"F": "f32", "D": "f64", "I": "i32", "L": "i64", "M": "b8"}
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """An array: its C++ name, storage type, and strides of its indices."""
+
+    name: str
+    storage: str
+    strides: tuple[Dim, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """`pointer` is at the first lane; the others follow at `stride`, or stand at `offsets` (a pack I or L) from it."""
+
+    pointer: str
+    stride: Dim
+    offsets: Val | None = None
+
+
+class Memory:
+    """Prints accesses. `checks` are the data indices that the kernel tests, in the order of its error codes."""
+
+    def __init__(self, program: Program, stack: Stack, values: Values) -> None:
+        self.stack = stack
+        self.values = values
+        self.prefetch = program.prefetch
+        self.checks: list[str] = []
+        self.places: dict[str, Place] = {}
+        for b in (*program.inputs, *program.outputs):
+            if b.name not in self.places:
+                storage = STORAGE.get(b.dtype.name, b.dtype.name)
+                self.places[b.name] = Place(identifier(b.name, stack.taken), storage, (1,))
+        for s in program.scratch:
+            storage = SCRATCH[PACKS[s.dtype.name]]
+            self.places[s.name] = Place(identifier(s.name, stack.taken), storage, contiguous_strides(s.shape))
+
+    # --- loads ---------------------------------------------------------------------------------------------------
+
+    def load(self, e: Load) -> Val:
+        place, pack = self.places[e.name], PACKS[e.dtype.name]
+        index = self._flat(e.index, place)
+        self.check(index, e.guard)
+        guard = None if e.guard is None else self.values.value(e.guard)
+        address = self.address(place, index, names_in(e))
+        if address.stride == 0 and address.offsets is None:
+            return self._load_single(place, pack, address.pointer, guard)
+        suffix, arguments = self._way(address, guard)
+        call = self.values.need(f"ld_{place.storage}{suffix}")
+        self._prefetch(place, address, e)
+        return Val(f"{call}({', '.join([address.pointer, *arguments])})", pack, False)
+
+    def _load_single(self, place: Place, pack: str, pointer: str, guard: Val | None) -> Val:
+        text = self._read_one(place, pointer)
+        if guard is None:
+            return Val(text, pack)
+        if guard.single:
+            zero = {"F": "0.0f", "D": "0.0", "M": "false"}.get(pack, "0")
+            return Val(f"({guard.text} ? {text} : {zero})", pack)
+        # one element for all lanes, of which some do not read it
+        self.values.need("any_M")
+        value = Val(f"(any_M({guard.text}) ? {text} : 0)", pack)
+        zero = self.values.to(Val("0", pack), pack, single=False)
+        sel = self.values.need(f"sel_{pack}")
+        return Val(f"{sel}({guard.text}, {self.values.to(value, pack, single=False)}, {zero})", pack, False)
+
+    def _read_one(self, place: Place, pointer: str) -> str:
+        if place.storage in ("bf16", "f16"):
+            return f"{self.values.need(f'ld_{place.storage}', single=True)}({pointer})"
+        base, _, rest = pointer.partition(" + ")
+        text = f"{base}[{rest or 0}]"
+        return f"({text} != 0)" if place.storage == "b8" else text
+
+    def _prefetch(self, place: Place, address: Address, e: Load) -> None:
+        lanes = self.stack.lanes
+        if not self.prefetch or lanes is None or lanes.n is not None or address.stride != 1 or e.index[0].is_constant:
+            return
+        if e.name.endswith("_all"):
+            return
+        self.stack.emit(f"__builtin_prefetch((const char*)({address.pointer}) + {self.prefetch});")
+
+    # --- stores --------------------------------------------------------------------------------------------------
+
+    def put(self, s: Put, value: Val) -> None:
+        """Prints a store."""
+        place = self.places[s.target]
+        index = self._flat(s.index, place)
+        self.check(index, s.guard)
+        guard = None if s.guard is None else self.values.value(s.guard)
+        names = names_in_index(index) | {s.target}
+        address = self.address(place, index, names)
+        if address.stride == 0 and address.offsets is None:
+            self._put_single(place, address.pointer, value, guard)
+        else:
+            suffix, arguments = self._way(address, guard)
+            call = self.values.need(f"st_{place.storage}{suffix}")
+            pack = {"f32": "F", "bf16": "F", "f16": "F", "f64": "D", "i64": "L", "b8": "M"}.get(place.storage, "I")
+            text = self.values.to(value, pack, single=False)
+            self.stack.emit(f"{call}({', '.join([address.pointer, text, *arguments])});")
+        self.stack.forget(s.target)
+
+    def _put_single(self, place: Place, pointer: str, value: Val, guard: Val | None) -> None:
+        if not value.single:
+            raise AssertionError("lanes collide in one element")
+        prefix = "" if guard is None else f"if ({guard.text}) "
+        if place.storage in ("bf16", "f16"):
+            call = self.values.need(f"st_{place.storage}", single=True)
+            self.stack.emit(f"{prefix}{call}({pointer}, {value.text});")
+            return
+        base, _, rest = pointer.partition(" + ")
+        self.stack.emit(f"{prefix}{base}[{rest or 0}] = {value.text};")
+
+    def _way(self, address: Address, guard: Val | None) -> tuple[str, list[str]]:
+        """(suffix, further arguments) of the prelude's load or store for an address under a guard, at this loop's end."""
+        lanes = self.stack.lanes
+        assert lanes is not None
+        mask = self._mask(guard)
+        if address.offsets is not None:
+            kind = "_gi" if address.offsets.pack == "I" else "_g"
+            return (kind, [address.offsets.text]) if mask is None else (f"{kind}m", [address.offsets.text, mask])
+        if address.stride != 1:
+            if guard is not None:
+                offsets = f"{self.values.need('iota_I')}() * {print_dim(address.stride)}"
+                return "_gim", [offsets, str(mask)]
+            step = print_dim(address.stride)
+            return ("_s", [step]) if lanes.n is None else ("_sn", [step, lanes.n])
+        if guard is not None:
+            return "_m", [str(mask)]
+        return ("", []) if lanes.n is None else ("_n", [lanes.n])
+
+    def _mask(self, guard: Val | None) -> str | None:
+        """The lanes that are in the axis and pass the guard; None: all."""
+        live = self.live()
+        if guard is None:
+            return live
+        text = self.values.to(guard, "M", single=False)
+        return text if live is None else f"{self.values.need('and_M')}({text}, {live})"
+
+    def live(self) -> str | None:
+        """The mask of lanes before the end of the axis; None in a full pack."""
+        lanes = self.stack.lanes
+        if lanes is None or lanes.n is None:
+            return None
+        found = self.stack.find("live", lanes.level)
+        if found is None:
+            found = self.values.name(
+                Val(f"{self.values.need('first_n_M')}({lanes.n})", "M", False), "live", lanes.level
+            )
+            self.stack.keep("live", found, lanes.level, frozenset())
+        return found.text
+
+    # --- addresses -----------------------------------------------------------------------------------------------
+
+    def _flat(self, index: tuple[Index, ...], place: Place) -> Index:
+        return linearize(index, place.strides)
+
+    def address(self, place: Place, index: Index, names: frozenset[str]) -> Address:
+        single, stride, varying = self.split(index)
+        pointer = self._pointer(place, single)
+        if not varying:
+            return Address(pointer, stride)
+        whole = Index(tuple(varying))
+        narrow = index_fits_32(whole) and all(fits_32(d.value) for d in data_in(whole))
+        pack = "I" if narrow else "L"
+        parts = [self.values.varying_term(a, c, pack) for a, c in varying]
+        if stride != 0:
+            parts.append(f"{self.values.need(f'iota_{pack}')}() * {print_dim(stride)}")
+        return Address(pointer, stride, Val(" + ".join(parts), pack, False))
+
+    def split(self, i: Index) -> tuple[Index, Dim, list[tuple[object, Dim]]]:
+        """(the index at the first lane, its step from lane to lane, terms that differ between lanes irregularly)."""
+        lanes = self.stack.lanes
+        if lanes is None:
+            return i, 0, []
+        single: list[tuple[object, Dim]] = []
+        varying: list[tuple[object, Dim]] = []
+        stride: Dim = 0
+        for atom, c in i.terms:
+            step = self._step(atom)
+            if step is None:
+                varying.append((atom, c))
+                continue
+            single.append((atom, c))
+            stride = plus(stride, c if step else 0)
+        return Index(tuple(single), i.const), stride, varying  # type: ignore[arg-type]
+
+    def _step(self, atom: object) -> int | None:
+        """0 where the atom is one value for the lanes of a pack, 1 where it grows by one from lane to lane, else None."""
+        lanes = self.stack.lanes
+        assert lanes is not None
+        if atom is lanes.axis:
+            return 1
+        if isinstance(atom, Data):
+            return None if self.stack.varies(atom.value) else 0
+        if isinstance(atom, Axis) or lanes.axis not in axes_of(Index(((atom, 1),))):  # type: ignore[arg-type]
+            return 0
+        assert isinstance(atom, Div | Mod)
+        if not self._is_aligned(atom):
+            return None
+        return 0 if isinstance(atom, Div) else 1
+
+    def _is_aligned(self, atom: Div | Mod) -> bool:
+        """True when no pack crosses a multiple of the divisor: it divides pack starts, and the pack divides it."""
+        lanes, n = self.stack.lanes, self.values.lanes
+        assert lanes is not None
+        if (
+            not lanes.aligned
+            or not isinstance(atom.by, int)
+            or atom.by % n
+            or axis_coefficient(atom.index, lanes.axis) != 1
+        ):
+            return False
+        rest = [c for a, c in atom.index.terms if a is not lanes.axis] + [atom.index.const]
+        return all(isinstance(c, int) and c % n == 0 for c in rest)
+
+    def _pointer(self, place: Place, index: Index) -> str:
+        """The address at the first lane: what outer loops know is added there, once."""
+        by_level: dict[int, list[tuple[object, Dim]]] = {}
+        for atom, c in index.terms:
+            by_level.setdefault(self._level(atom), []).append((atom, c))
+        pointer, done = place.name, []
+        const = index.const
+        for level in sorted(by_level):
+            if level >= self.values.here:
+                rest = [t for t in index.terms if t not in done]
+                return f"{pointer} + {self.values.index_text(Index(tuple(rest), const))}"
+            terms = by_level[level]
+            done += terms
+            part = Index(tuple(terms), const)  # type: ignore[arg-type]
+            key = ("pointer", place.name, tuple(done), index.const)
+            found = self.stack.find(key, level)
+            if found is None:
+                name = self.stack.fresh(f"{place.name}_{'_'.join(self._axis_names(terms))}", level)
+                self.stack.emit(f"{place.storage}* const {name} = {pointer} + {self.values.index_text(part)};", level)
+                found = Val(name, "L")
+                self.stack.keep(key, found, level, names_in_index(Index(tuple(done))))  # type: ignore[arg-type]
+            pointer, const = found.text, 0
+        return pointer if const == 0 else f"{pointer} + {print_dim(const)}"
+
+    def _axis_names(self, terms: list[tuple[object, Dim]]) -> list[str]:
+        return [a.name if isinstance(a, Axis) else "at" for a, _ in terms]
+
+    def _level(self, atom: object) -> int:
+        level = max((self.stack.level_of_axis(a) for a in axes_of(Index(((atom, 1),)))), default=0)  # type: ignore[arg-type]
+        for d in data_in(Index(((atom, 1),))):  # type: ignore[arg-type]
+            level = max(level, self.stack.level_of(d.value))
+        return level
+
+    # --- data indices --------------------------------------------------------------------------------------------
+
+    def data(self, atom: Data) -> Val:
+        """An index read from data, negative ones counted from the end."""
+        level = self.stack.level_of(atom.value)
+        found = self.stack.find(atom, level)
+        if found is not None:
+            return found
+        val = self.values.value(atom.value)
+        if val.single:
+            val = Val(self.values.to(val, "L"), "L")
+        name = self.stack.fresh("at", level)
+        kind = self.values.type_of(val)
+        self.stack.emit(f"{kind} {name} = {val.text};", level)
+        if atom.wrap:
+            self.stack.emit(self._wrap(name, val, atom), level)
+        found = Val(name, val.pack, val.single)
+        self.stack.keep(atom, found, level, names_in(atom.value))
+        return found
+
+    def _wrap(self, name: str, val: Val, atom: Data) -> str:
+        size = print_dim(atom.size)
+        if val.single:
+            return f"if ({name} < 0) {name} += {size};"
+        zero = self._zero(val.pack)
+        sel, lt = self.values.need(f"sel_{val.pack}"), self.values.need(f"lt_{val.pack}")
+        return f"{name} = {sel}({lt}({name}, {zero}), {name} + {self._size(atom, val.pack)}, {name});"
+
+    def _zero(self, pack: str) -> str:
+        return f"{self.values.need(f'sp_{pack}')}(0)"
+
+    def _size(self, atom: Data, pack: str) -> str:
+        """The size of the indexed dimension; a dynamic one is far below 2^31 where 32-bit indices reach it."""
+        size = print_dim(atom.size)
+        return size if pack == "L" or size.isdigit() else f"(i32){size}"
+
+    def check(self, index: Index, guard: Expr | None) -> None:
+        """Leaves the kernel with a code where an index read from data is out of range, before anything is accessed."""
+        for atom in data_in(index):
+            self._check_atom(atom, guard)
+
+    def _check_atom(self, atom: Data, guard: Expr | None) -> None:
+        level = self.stack.level_of(atom.value)
+        if guard is not None:
+            level = max(level, self.stack.level_of(guard))
+        key = ("check", atom, guard)
+        if self.stack.find(key, level) is not None:
+            return
+        val = self.data(atom)
+        if str(atom) not in self.checks:
+            self.checks.append(str(atom))
+        code = self.checks.index(str(atom)) + 1
+        condition = None if guard is None else self.values.value(guard)
+        self.stack.emit(f"if ({self._is_bad(atom, val, condition)}) return {code};", level)
+        names = names_in(atom.value) if guard is None else names_in(atom.value) | names_in(guard)
+        self.stack.keep(key, val, level, names)
+
+    def _is_bad(self, atom: Data, val: Val, guard: Val | None) -> str:
+        if val.single:
+            bad = f"(unsigned long){val.text} >= (unsigned long){print_dim(atom.size)}"
+            if guard is None:
+                return bad
+            passes = guard.text if guard.single else f"{self.values.need('any_M')}({guard.text})"
+            return f"{passes} && {bad}"
+        ge, lt, either = (self.values.need(f) for f in (f"ge_{val.pack}", f"lt_{val.pack}", "or_M"))
+        limit = f"{self.values.need(f'sp_{val.pack}')}({self._size(atom, val.pack)})"
+        bad = f"{either}({lt}({val.text}, {self._zero(val.pack)}), {ge}({val.text}, {limit}))"
+        mask = self._mask(guard)
+        if mask is not None:
+            bad = f"{self.values.need('and_M')}({bad}, {mask})"
+        return f"{self.values.need('any_M')}({bad})"

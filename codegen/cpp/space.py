@@ -1,0 +1,54 @@
+"""The schedule space of the C++ target: its knobs, a default for each kernel, and the candidates worth trying."""
+
+from __future__ import annotations
+
+from itertools import product as combinations
+
+from ...ir.loops import Equation, Kernel
+from ...ir.schedule import Knob, Schedule
+from ..tiling import Choices
+from .isa import Isa
+
+UNROLL = Knob("unroll", 4, (1, 2, 4, 8), "packs of one tile: independent accumulators, fewer loop ends")
+ROWS = Knob("rows", 8, (1, 2, 4, 8, 16), "rows that a column reduction joins at once")
+CHUNK = Knob("chunk", 4096, (512, 1024, 2048, 4096, 8192), "columns whose accumulators are kept at once")
+STREAM = Knob("stream", False, (False, True), "stores bypass the caches")
+PREFETCH = Knob("prefetch", 0, (0, 512, 1024, 4096), "bytes that loads are asked for ahead")
+KNOBS = (UNROLL, ROWS, CHUNK, STREAM, PREFETCH)
+
+
+def choices_of(schedule: Schedule, lanes: int) -> Choices:
+    """The loop choices that a schedule makes, for packs of `lanes`."""
+    schedule.check_names(KNOBS)
+    return Choices(
+        lanes=lanes,
+        unroll=int(schedule.get(UNROLL)),
+        rows=int(schedule.get(ROWS)),
+        chunk=int(schedule.get(CHUNK)),
+        stream=bool(schedule.get(STREAM)),
+        prefetch=int(schedule.get(PREFETCH)),
+    )
+
+
+def strategy_of(kernel: Kernel) -> str:
+    """The family of a kernel: which knobs mean something for it."""
+    equations = [s for s in kernel.body if isinstance(s, Equation)]
+    if any(e.scan for e in equations):
+        return "scan"
+    return "reduce" if any(e.state for e in equations) else "points"
+
+
+def default_schedule(kernel: Kernel, isa: Isa) -> Schedule:
+    """What is run where nothing was measured."""
+    strategy = strategy_of(kernel)
+    return Schedule(strategy, (("unroll", 1),) if strategy == "points" else ())
+
+
+def candidates(kernel: Kernel, isa: Isa) -> list[Schedule]:
+    """The schedules worth measuring for a kernel, the default first."""
+    default = default_schedule(kernel, isa)
+    knobs = (UNROLL, PREFETCH, *((ROWS, CHUNK) if default.strategy == "reduce" else ()))
+    found = [default]
+    for values in combinations(*(k.candidates[-3:] for k in knobs)):
+        found.append(default.choose(**{k.name: v for k, v in zip(knobs, values, strict=True)}))
+    return list(dict.fromkeys(found))[:48]

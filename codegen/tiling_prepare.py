@@ -1,0 +1,322 @@
+"""Kernels made ready for tiling: flat buffers, fewest axes, no tiny reductions, no states that two plain passes serve better.
+
+y[t, c] <- x[t, c] + b[t, c]     with t:64, c:4096, all contiguous     ->     y[i] <- x[i] + b[i]     with i:262144
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+
+from ..ir.expr import Expr, Iota, Load, Op, Rewriter, const, indices, walk
+from ..ir.index import ZERO, Axis, Index, add, as_index, axes_of, axis_coefficient, linearize, of_atom
+from ..ir.loops import Buffer, Equation, Kernel, Statement, Store, reads_of, statement_expressions
+from ..ir.scalar import cast, op
+from ..ir.states import STATES, Values, lowest
+from ..ir.types import Dim, multiply, plus, product
+
+UNROLLED_POINTS = 8  # a reduction of so few points is written out ..
+UNROLLED_NODES = 96  # .. if that stays short
+PLAIN = ("sum", "prod", "max", "min", "any", "all")  # states of one component whose lift is the identity
+
+
+def prepare(kernel: Kernel) -> Kernel:
+    """The same computation in the form that tiling works on."""
+    kernel = drop_units(flatten_buffers(drop_dead(kernel)))
+    kernel = split_states(kernel)
+    kernel = unroll_reductions(kernel)
+    return collapse_axes(kernel)
+
+
+def rewrite_statement(s: Statement, rewrite: Rewriter) -> Statement:
+    if isinstance(s, Equation):
+        return replace(s, args=tuple([rewrite(a) for a in s.args]))
+    guard = None if s.guard is None else rewrite(s.guard)
+    return replace(s, index=tuple([rewrite.index(i) for i in s.index]), value=rewrite(s.value), guard=guard)
+
+
+def drop_dead(kernel: Kernel) -> Kernel:
+    """Without the stores to no element and the equations that nothing reads: those may load from what is not there."""
+    live: list[Statement] = []
+    read: set[str] = set()
+    for s in reversed(kernel.body):
+        stores = isinstance(s, Store) and all(a.extent != 0 or a.begin is not None for a in s.axes)
+        if stores or (isinstance(s, Equation) and read & set(s.names)):
+            live.append(s)
+            read |= reads_of(s)
+    return kernel if len(live) == len(kernel.body) else replace(kernel, body=tuple(reversed(live)))
+
+
+# --- buffers -----------------------------------------------------------------------------------------------------
+
+
+def flatten_buffers(kernel: Kernel) -> Kernel:
+    """x[t, c] of strides (4096, 1) -> x[4096*t + c]: one index, the distance from element 0 of the storage."""
+    buffers = kernel.buffers
+
+    def place(name: str, index: tuple[Index, ...]) -> tuple[Index, ...]:
+        b = buffers[name]
+        return (add(linearize(index, b.strides), as_index(b.offset)),)
+
+    def load(e: Load) -> Expr:
+        return Load(e.name, place(e.name, e.index), e.dtype, e.guard) if e.name in buffers else e
+
+    rewrite = Rewriter(load=load)
+    body: list[Statement] = []
+    for s in kernel.body:
+        new = rewrite_statement(s, rewrite)
+        body.append(replace(new, index=place(new.buffer, new.index)) if isinstance(new, Store) else new)
+    flat = {name: Buffer(name, b.dtype, (_span(b),), (1,)) for name, b in buffers.items()}
+    inputs, outputs = (tuple(flat[b.name] for b in side) for side in (kernel.inputs, kernel.outputs))
+    return replace(kernel, inputs=inputs, outputs=outputs, body=tuple(body))
+
+
+def _span(b: Buffer) -> Dim:
+    """One more than the distance of the last element from element 0 of the storage."""
+    if product(b.shape) == 0:
+        return 0
+    last: Dim = plus(b.offset, 1)
+    for n, stride in zip(b.shape, b.strides, strict=True):
+        last = plus(last, multiply(plus(n, -1), stride))
+    return last
+
+
+# --- axes of one point -------------------------------------------------------------------------------------------
+
+
+def drop_units(kernel: Kernel) -> Kernel:
+    """y[u, c] <- s[u] with u:1  ->  y[c] <- s[]; nothing is reduced or scanned over one point."""
+    if not any(_is_unit(a) for s in kernel.body for a in s.domain):
+        return kernel
+    local = kernel.equations
+
+    def load(e: Load) -> Expr:
+        equation = local.get(e.name)
+        if equation is None:
+            return e
+        kept = tuple(i for a, i in zip(equation.axes, e.index, strict=True) if not _is_unit(a))
+        return Load(e.name, kept, e.dtype, e.guard)
+
+    rewrite = Rewriter(load=load)
+    body: list[Statement] = []
+    for s in kernel.body:
+        new = replace(rewrite_statement(s, rewrite), axes=_not_units(s.axes))
+        if isinstance(new, Equation) and new.scan and _not_units(new.reduce) != new.reduce:
+            body += _scan_of_one(new)
+        else:
+            body.append(replace(new, reduce=_not_units(new.reduce)) if isinstance(new, Equation) else new)
+    return replace(kernel, body=tuple(body))
+
+
+def _is_unit(axis: Axis) -> bool:
+    return axis.extent == 1 and axis.begin is None
+
+
+def _not_units(axes: tuple[Axis, ...]) -> tuple[Axis, ...]:
+    return tuple(a for a in axes if not _is_unit(a))
+
+
+def _scan_of_one(e: Equation) -> list[Statement]:
+    row = STATES[e.state]
+    lifted = row.lift(e.args)
+    state = lifted if e.scan == "inclusive" else row.identity(tuple(v.dtype for v in lifted))
+    return pointwise(e, row.project(state))
+
+
+def pointwise(e: Equation, values: Values) -> list[Statement]:
+    """One equation for each component of `e` that is read."""
+    parts = zip(e.names, values, e.dtypes, strict=False)
+    return [Equation((n,), e.axes, (v,), (d,), source=e.source) for n, v, d in parts if n != "_"]
+
+
+# --- states ------------------------------------------------------------------------------------------------------
+
+
+def split_states(kernel: Kernel) -> Kernel:
+    """(m, l) = max_sum_exp x  ->  m = max x, l = sum exp(x - m); welford likewise: a second look beats a rescaled state."""
+    splitters: dict[str, Callable[[Equation], list[Statement]]] = {
+        "max_sum_exp": _split_max_sum_exp,
+        "welford": _split_welford,
+    }
+    body: list[Statement] = []
+    for s in kernel.body:
+        split = splitters.get(s.state) if isinstance(s, Equation) and not s.scan else None
+        ragged = any(a.begin is not None for a in s.domain)
+        body += [s] if split is None or ragged or not isinstance(s, Equation) else split(s)
+    return replace(kernel, body=tuple(body))
+
+
+def _name(e: Equation, k: int) -> str:
+    """The name of component k, also where nobody reads it."""
+    known = next(n for n in e.names if n != "_")
+    return e.names[k] if k < len(e.names) and e.names[k] != "_" else f"{known}_{k}"
+
+
+def _read(name: str, e: Equation, k: int = 0) -> Load:
+    return Load(name, tuple(of_atom(a) for a in e.axes), e.dtypes[k])
+
+
+def _split_max_sum_exp(e: Equation) -> list[Statement]:
+    x, dtype = e.args[0], e.args[0].dtype
+    top = replace(e, names=(_name(e, 0),), state="max", dtypes=(dtype,))
+    if e.names[1] == "_":
+        return [top]
+    m = _read(_name(e, 0), top)
+    shift = op("where", op("eq", m, lowest(dtype)), const(0.0, dtype), m)
+    total = replace(e, names=(e.names[1],), args=(op("exp", op("sub", x, shift)),), state="sum", dtypes=(dtype,))
+    return [top, total]
+
+
+def _split_welford(e: Equation) -> list[Statement]:
+    x, dtype = e.args[0], e.args[0].dtype
+    size = product(a.extent for a in e.reduce)
+    count = const(float(size), dtype) if isinstance(size, int) else cast(Iota(Index((), size)), dtype)
+    made: list[Statement] = []
+    if e.names[0] != "_":
+        made.append(Equation((e.names[0],), e.axes, (count,), (dtype,), source=e.source))
+    total = replace(e, names=(f"{_name(e, 1)}_sum",), state="sum", dtypes=(dtype,))
+    read = _read(total.names[0], total)
+    quotient = const(0.0, dtype) if size == 0 else op("div", read, count)
+    mean = Equation((_name(e, 1),), e.axes, (quotient,), (dtype,), source=e.source)
+    made += [total, mean]
+    if e.names[2] != "_":
+        away = op("sub", x, _read(_name(e, 1), mean))
+        made.append(replace(e, names=(e.names[2],), args=(op("mul", away, away),), state="sum", dtypes=(dtype,)))
+    return made
+
+
+# --- tiny reductions ---------------------------------------------------------------------------------------------
+
+
+def unroll_reductions(kernel: Kernel) -> Kernel:
+    """s[c] = sum(k:3) x[k, c]  ->  s[c] = (x[0, c] + x[1, c]) + x[2, c]; axes along which memory is dense stay."""
+    body: list[Statement] = []
+    for s in kernel.body:
+        body += unroll_equation(s) if isinstance(s, Equation) and s.state and not s.scan else [s]
+    return replace(kernel, body=tuple(body))
+
+
+def unroll_equation(e: Equation) -> list[Statement]:
+    """Pointwise equations, one for each component that is read, or the equation itself."""
+    if e.state not in PLAIN and len(e.reduce) > 1:
+        return [e]
+    while e.reduce and _is_tiny(e, e.reduce[-1]):
+        axis = e.reduce[-1]
+        rows = [tuple(Rewriter({axis: as_index(k)})(a) for a in e.args) for k in range(int(axis.extent))]
+        states = [STATES[e.state].lift(r) for r in rows]
+        total = combine_tree(e.state, states)
+        if len(e.reduce) == 1:
+            return pointwise(e, STATES[e.state].project(total))
+        e = replace(e, args=total, reduce=e.reduce[:-1])
+    if not e.reduce:
+        return pointwise(e, STATES[e.state].project(STATES[e.state].lift(e.args)))
+    return [e]
+
+
+def combine_tree(state: str, states: list[Values]) -> Values:
+    """The states joined pairwise, neighbours first."""
+    while len(states) > 1:
+        pairs = [STATES[state].combine(a, b) for a, b in zip(states[::2], states[1::2], strict=False)]
+        states = pairs + ([states[-1]] if len(states) % 2 else [])
+    return states[0]
+
+
+def _is_tiny(e: Equation, axis: Axis) -> bool:
+    extent = axis.extent
+    if axis.begin is not None or not isinstance(extent, int) or not 1 <= extent <= UNROLLED_POINTS:
+        return False
+    nodes = list(walk(*e.args))
+    if extent * len(nodes) > UNROLLED_NODES:
+        return False
+    return not any(axis_coefficient(i, axis) == 1 for n in nodes if isinstance(n, Load) for i in n.index[-1:])
+
+
+# --- axes --------------------------------------------------------------------------------------------------------
+
+
+def collapse_axes(kernel: Kernel) -> Kernel:
+    """Two axes that every index takes as one become one axis: 64*i + j with i:8, j:64 -> ij with ij:512."""
+    done = False
+    while not done:
+        done = True
+        for outer, inner in _neighbours(kernel):
+            if _move_together(kernel, outer, inner):
+                kernel = _join(kernel, outer, inner)
+                done = False
+                break
+    return kernel
+
+
+def _neighbours(kernel: Kernel) -> list[tuple[Axis, Axis]]:
+    """Pairs that could be one axis: always mentioned together, one after the other, both kept or both reduced."""
+    pairs: list[tuple[Axis, Axis]] = []
+    for s in kernel.body:
+        for order in (s.axes, *([s.reduce] if isinstance(s, Equation) and not s.scan else [])):
+            pairs += [(a, b) for a, b in zip(order, order[1:], strict=False) if a.begin is None and b.begin is None]
+    return [p for p in dict.fromkeys(pairs) if all(_adjacent(s, *p) for s in kernel.body)]
+
+
+def _adjacent(s: Statement, outer: Axis, inner: Axis) -> bool:
+    if outer not in s.domain and inner not in s.domain:
+        return True
+    if isinstance(s, Equation) and s.scan and (outer in s.reduce or inner in s.reduce):
+        return False
+    orders = (s.axes, s.reduce) if isinstance(s, Equation) and not s.scan else (s.axes,)
+    return any((outer, inner) in zip(o, o[1:], strict=False) for o in orders)
+
+
+def _move_together(kernel: Kernel, outer: Axis, inner: Axis) -> bool:
+    local = kernel.equations
+    for s in kernel.body:
+        if isinstance(s, Store) and not all(_takes_as_one(i, outer, inner) for i in s.index):
+            return False
+        for e in walk(*statement_expressions(s)):
+            if isinstance(e, Load) and e.name in local:
+                if not _loads_as_one(e, local[e.name], outer, inner):
+                    return False
+            elif not all(_takes_as_one(i, outer, inner) for i in indices(e)):
+                return False
+    return True
+
+
+def _takes_as_one(i: Index, outer: Axis, inner: Axis) -> bool:
+    a, b = axis_coefficient(i, outer), axis_coefficient(i, inner)
+    return a is not None and b is not None and a == multiply(b, inner.extent)
+
+
+def _loads_as_one(e: Load, equation: Equation, outer: Axis, inner: Axis) -> bool:
+    """A local value is read at the very point (outer, inner), or does not depend on either."""
+    for axis, i in zip(equation.axes, e.index, strict=True):
+        mentioned = axes_of(i) & {outer, inner}
+        if axis in (outer, inner):
+            if i.single_axis is not axis:
+                return False
+        elif mentioned:
+            return False
+    return outer in equation.axes or not any(axes_of(i) & {outer, inner} for i in e.index)
+
+
+def _join(kernel: Kernel, outer: Axis, inner: Axis) -> Kernel:
+    joined = Axis(f"{outer.name}{inner.name}", multiply(outer.extent, inner.extent))
+    local = kernel.equations
+
+    def load(e: Load) -> Expr:
+        equation = local.get(e.name)
+        if equation is None or outer not in equation.axes:
+            return e
+        return Load(e.name, _without(equation.axes, e.index, outer), e.dtype, e.guard)
+
+    rewrite = Rewriter({outer: ZERO, inner: of_atom(joined)}, load)
+
+    def rename(axes: Iterable[Axis]) -> tuple[Axis, ...]:
+        return tuple(joined if a is inner else a for a in axes if a is not outer)
+
+    body: list[Statement] = []
+    for s in kernel.body:
+        new = replace(rewrite_statement(s, rewrite), axes=rename(s.axes))
+        body.append(replace(new, reduce=rename(new.reduce)) if isinstance(new, Equation) else new)
+    return replace(kernel, body=tuple(body))
+
+
+def _without(axes: tuple[Axis, ...], index: tuple[Index, ...], dropped: Axis) -> tuple[Index, ...]:
+    return tuple(i for a, i in zip(axes, index, strict=True) if a is not dropped)

@@ -1,0 +1,195 @@
+"""Builds printed kernels and compares them with the interpreter: many kernels in one file, memory fenced by forbidden pages.
+
+cases = [Case("rms", kernel, {"x": x})]
+check_cases(cases, ISAS["avx512"])              raises AssertionError with the case and the first wrong elements
+"""
+
+from __future__ import annotations
+
+import ctypes
+import mmap
+import subprocess
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+
+from treadle.codegen.cpp.emit import KernelSource, default_schedule, emit_kernel, emit_unit
+from treadle.codegen.cpp.isa import ISAS, LINK_LIBRARIES, Isa, read_cpu_flags
+from treadle.ir.interp import error_bound, run_kernel
+from treadle.ir.interp_numbers import torch_dtype
+from treadle.ir.loops import Buffer, Kernel
+from treadle.ir.schedule import Schedule
+from treadle.ir.types import evaluate
+
+HERE = [name for name, isa in ISAS.items() if read_cpu_flags().issuperset(isa.needs)]
+"""The instruction sets that this machine runs."""
+
+PAGE = mmap.PAGESIZE
+BOUND = 4.0  # times the error that correct rounding of each step may cause: functions of the prelude are not that exact
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+@dataclass
+class Case:
+    """A kernel with its buffers: tensors of the declared shapes, for every input; outputs that are no inputs are made here."""
+
+    name: str
+    kernel: Kernel
+    buffers: Mapping[str, torch.Tensor]
+    sizes: dict[str, int] = field(default_factory=dict)
+    schedule: Schedule | None = None
+    threads: int = 1
+    error: int = 0  # the code expected from the kernel
+
+
+class Fenced:
+    """Storage that ends at a page nobody may touch, and starts `lead` bytes after one."""
+
+    def __init__(self, count: int, dtype: torch.dtype) -> None:
+        size = torch.empty((), dtype=dtype).element_size()
+        pages = -(-count * size // PAGE) + 2
+        self.map = mmap.mmap(-1, pages * PAGE)
+        base = ctypes.addressof(ctypes.c_char.from_buffer(self.map))
+        for page in (0, pages - 1):
+            if _libc.mprotect(ctypes.c_void_p(base + page * PAGE), PAGE, 0):
+                raise OSError(ctypes.get_errno(), "mprotect")
+        self.address = base + (pages - 1) * PAGE - count * size
+        start = self.address - base
+        raw = torch.frombuffer(self.map, dtype=torch.uint8)[start : start + count * size] if count else None
+        self.flat = torch.empty(0, dtype=dtype) if raw is None else raw.view(dtype)
+
+
+def span(b: Buffer, sizes: dict[str, int]) -> int:
+    shape, strides = [evaluate(n, sizes) for n in b.shape], [evaluate(s, sizes) for s in b.strides]
+    if 0 in shape:
+        return 0
+    return 1 + evaluate(b.offset, sizes) + sum((n - 1) * s for n, s in zip(shape, strides, strict=True))
+
+
+def view(b: Buffer, flat: torch.Tensor, sizes: dict[str, int]) -> torch.Tensor:
+    shape = [evaluate(n, sizes) for n in b.shape]
+    if 0 in shape:
+        return flat.new_empty(shape)
+    start = flat.storage_offset() + evaluate(b.offset, sizes)
+    return flat.as_strided(shape, [evaluate(s, sizes) for s in b.strides], start)
+
+
+def poison(flat: torch.Tensor) -> None:
+    if flat.dtype.is_floating_point:
+        flat.fill_(float("nan"))
+    else:
+        flat.fill_(True if flat.dtype is torch.bool else 85)
+
+
+def compile_unit(sources: Sequence[KernelSource], isa: Isa) -> ctypes.CDLL:
+    folder = Path(tempfile.mkdtemp(prefix="treadle-cpp-"))
+    text = emit_unit(sources, isa)
+    (folder / "k.cpp").write_text(text)
+    command = ["g++", "k.cpp", "-o", "k.so", *isa.compile_flags, "-Wall", "-Wno-psabi", *LINK_LIBRARIES]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True)
+    assert done.returncode == 0, f"{folder}/k.cpp\n{done.stderr[:6000]}"
+    return ctypes.CDLL(str(folder / "k.so"))
+
+
+def check_cases(cases: Sequence[Case], isa: Isa) -> None:
+    sources = []
+    for k, case in enumerate(cases):
+        schedule = case.schedule or default_schedule(case.kernel, isa)
+        try:
+            sources.append(
+                emit_kernel(case.kernel, schedule, isa, f"k{k}_{''.join(c if c.isalnum() else '_' for c in case.name)}")
+            )
+        except Exception as error:
+            raise AssertionError(f"{case.name} on {isa.name}: {type(error).__name__}: {error}") from error
+    library = compile_unit(sources, isa)
+    problems = [p for case, source in zip(cases, sources, strict=True) for p in run_case(case, source, library)]
+    assert not problems, "\n\n".join(f"[{isa.name}] {p}" for p in problems[:6]) + f"\n({len(problems)} in all)"
+
+
+def run_case(case: Case, source: KernelSource, library: ctypes.CDLL) -> list[str]:
+    """What is wrong with one kernel's outputs, in words."""
+    storages: dict[str, Fenced] = {}
+    written = {b.name for b in case.kernel.outputs}
+    read = {b.name for b in case.kernel.inputs}
+    before: dict[str, torch.Tensor] = {}
+    for name in source.buffers:
+        b = case.kernel.buffers[name]
+        s = storages[name] = Fenced(span(b, case.sizes), torch_dtype(b.dtype))
+        poison(s.flat)
+        if name in read:
+            view(b, s.flat, case.sizes).copy_(case.buffers[name])
+        before[name] = s.flat.clone()
+    code = call(source, library, storages, case)
+    if code != case.error:
+        return [f"{case.name}: returned {code}, expected {case.error}\n{source.text}"]
+    if case.error:
+        return []
+    problems: list[str] = []
+    for name in source.buffers:
+        if name not in written and not torch.equal(_bits(storages[name].flat), _bits(before[name])):
+            problems.append(f"{case.name}: input {name} was written to")
+    if all(storages[b.name].flat.numel() == 0 for b in case.kernel.outputs):
+        return problems
+    given = {n: case.buffers[n] for n in read}
+    want = run_kernel(case.kernel, given, case.sizes, float64=True)
+    plain = run_kernel(case.kernel, given, case.sizes)
+    bound = error_bound(case.kernel, given, case.sizes)
+    for b in case.kernel.outputs:
+        got = view(b, storages[b.name].flat, case.sizes)
+        problems += compare(f"{case.name}: {b.name}", got, want[b.name], plain[b.name], bound[b.name], source)
+        problems += check_gaps(f"{case.name}: {b.name}", b, storages[b.name].flat, before[b.name], case.sizes)
+    return problems
+
+
+def call(source: KernelSource, library: ctypes.CDLL, storages: dict[str, Fenced], case: Case) -> int:
+    pointers = (ctypes.c_void_p * max(1, len(source.buffers)))(*[storages[n].address for n in source.buffers])
+    symbols = case.kernel.symbols
+    sizes = (ctypes.c_long * max(1, len(symbols)))(*[case.sizes[n] for n in symbols])
+    each = evaluate(source.workspace, case.sizes)
+    space = torch.full((case.threads * each + 64,), 255, dtype=torch.uint8)
+    function = getattr(library, source.symbol)
+    function.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_long]
+    aligned = -(-space.data_ptr() // 64) * 64
+    return function(pointers, sizes, aligned, case.threads)
+
+
+def _bits(t: torch.Tensor) -> torch.Tensor:
+    return t.view(torch.uint8) if t.numel() else t
+
+
+def check_gaps(where: str, b: Buffer, flat: torch.Tensor, before: torch.Tensor, sizes: dict[str, int]) -> list[str]:
+    """Elements of the storage that the buffer does not cover are as they were."""
+    outside = torch.ones(flat.numel(), dtype=torch.bool)
+    view(b, outside, sizes).fill_(False)
+    size = flat.element_size()
+    changed = (_bits(flat).view(-1, size) != _bits(before).view(-1, size)).any(1) if flat.numel() else outside
+    return [f"{where}: written between its elements"] if bool((changed & outside).any()) else []
+
+
+def compare(
+    where: str, got: torch.Tensor, want: torch.Tensor, plain: torch.Tensor, bound: torch.Tensor, source: KernelSource
+) -> list[str]:
+    """Integers as the interpreter has them; floats within a few times what rounding may do to the float64 result."""
+    if not got.dtype.is_floating_point:
+        wrong = (got != plain) & (
+            bound == 0 if bound.dtype.is_floating_point else torch.ones_like(got, dtype=torch.bool)
+        )
+    else:
+        g, w = got.double(), want.double()
+        low = torch.finfo(got.dtype).tiny
+        room = BOUND * bound.double() + low
+        wrong = ~(
+            ((g - w).abs() <= room) | (g == w) | (g.isnan() & (w.isnan() | plain.isnan())) | (g == plain.double())
+        )
+        wrong &= ~(room.isnan() | room.isinf())
+    if not bool(wrong.any()):
+        return []
+    at = wrong.nonzero()[:4].tolist()
+    shown = [
+        f"  {tuple(i)}: got {got[tuple(i)].item()!r}, want {want[tuple(i)].item()!r}, plain {plain[tuple(i)].item()!r}, bound {bound[tuple(i)].item()!r}"
+        for i in at
+    ]
+    return [f"{where}: {int(wrong.sum())} of {wrong.numel()} wrong\n" + "\n".join(shown) + f"\n{source.text}"]
