@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from typing import ClassVar
 
 from .index import Axis, Data, Div, Index, Mod, axes_of, substitute
 from .intern import Interned
@@ -39,6 +40,8 @@ class Expr:
 
 @dataclass(frozen=True, eq=False, slots=True, weakref_slot=True, repr=False)
 class Const(Expr, metaclass=Interned):
+    values_need_care: ClassVar[bool] = True
+
     value: bool | int | float
     dtype: DType
 

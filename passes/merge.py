@@ -20,6 +20,8 @@ from ..ir.types import Dim
 from .inline import Assembly, Lowered
 from .reinplace import store_changes
 
+MEMBERS = 12  # values that one kernel stores: more streams than that defeat the prefetcher, and compilers slow down
+
 BufferOf = Callable[[str], Buffer]
 
 
@@ -78,7 +80,11 @@ class Merger:
         if OPS[self.lowered.node(name).op].kind == "scatter":
             return False
         for k, group in enumerate(groups):
-            if name not in group.reads or self._would_cycle(name, group, groups, stored):
+            if (
+                name not in group.reads
+                or len(group.members) >= MEMBERS
+                or self._would_cycle(name, group, groups, stored)
+            ):
                 continue
             grown = self._make(group.sinks, (name, *group.absorbed), stored)
             if grown is not None:
@@ -93,7 +99,8 @@ class Merger:
             return False
         for k, group in enumerate(groups):
             sink = self.lowered.node(group.sinks[0])
-            if OPS[sink.op].kind == "scatter" or not _same_domain(node.shape, sink.shape):
+            fits = OPS[sink.op].kind != "scatter" and len(group.members) < MEMBERS
+            if not fits or not _same_domain(node.shape, sink.shape):
                 continue
             alone = self._make((name,), (), stored)
             if alone is None or not alone.reads & group.reads or not _same_reductions(alone.kernel, group.kernel):

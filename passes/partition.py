@@ -8,9 +8,10 @@ combinations where they are few, one after the other beyond that.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import combinations
 
+from ..ir.errors import LoweringError
 from ..ir.loops import Kernel
 from ..ir.ops import OPS
 from ..ir.scalar import SCALAR_OPS
@@ -19,8 +20,10 @@ from .merge import Group, Merger
 from .regions import Region, Regions
 
 EXACT_LIMIT = 4  # candidates that are searched in all combinations
-CHAIN_LIMIT = 96  # nested values that one expression may pull in
-SIZE_LIMIT = 400  # operations of one stored value: beyond, a compiler needs longer than a pass over memory saves
+SEARCH_LIMIT = 80  # nodes of a region whose alternatives are tried; larger ones take the first guess
+CHAIN_LIMIT = 64  # nested values that one expression may pull in
+SIZE_LIMIT = 300  # operations of one stored value: beyond, a compiler needs longer than a pass over memory saves
+LIGHT = 10.0  # cycles an element that are cheaper to spend again in a second reader than to store and load
 
 Cost = Callable[[Kernel], float]
 
@@ -38,11 +41,14 @@ class Partition:
 def partition_region(region: Region, regions: Regions, merger: Merger, cost: Cost) -> Partition:
     """The cheapest partition of a region under `cost` (seconds of one kernel)."""
     search = _Search(region, merger, cost)
-    always = region.required | _too_large(region, regions)
+    always = region.required | _too_large(region, regions, region.required)
     while search.evaluate(always) is None and merger.unpullable - always:
         always |= merger.unpullable
-    candidates = _candidates(region, regions, always)
-    return search.best(always, candidates)
+    guess = always | _too_large(region, regions, always | _read_twice(region, regions, always))
+    search.evaluate(guess)
+    if len(region.nodes) <= SEARCH_LIMIT:
+        search.explore(always, guess, _candidates(region, regions, always))
+    return search.best()
 
 
 class _Search:
@@ -69,43 +75,66 @@ class _Search:
             self._costs[key] = self.cost(group.kernel)
         return self._costs[key]
 
-    def best(self, always: frozenset[str], candidates: list[str]) -> Partition:
+    def explore(self, always: frozenset[str], guess: frozenset[str], candidates: list[str]) -> None:
+        """All combinations of few candidates; else each in turn, in and out, from the guess."""
         if len(candidates) <= EXACT_LIMIT:
             for count in range(1, len(candidates) + 1):
                 for chosen in combinations(candidates, count):
                     self.evaluate(always | set(chosen))
-        else:
-            self._descend(always, candidates)
-        found = sorted((p for p in self.seen.values() if p is not None), key=lambda p: (p.seconds, len(p.stored)))
-        first = found[0]
-        second = (found[1].stored, found[1].seconds) if len(found) > 1 else None
-        return Partition(first.groups, first.stored, first.seconds, second)
-
-    def _descend(self, always: frozenset[str], candidates: list[str]) -> None:
-        current = always
+            return
+        current = guess
         for name in candidates:
-            here, trial = self.evaluate(current), self.evaluate(current | {name})
+            here, trial = self.evaluate(current), self.evaluate(current ^ {name})
             if trial is not None and (here is None or trial.seconds < here.seconds):
-                current = current | {name}
+                current = current ^ {name}
+
+    def best(self) -> Partition:
+        found = sorted((p for p in self.seen.values() if p is not None), key=lambda p: (p.seconds, len(p.stored)))
+        if not found:
+            raise LoweringError("no partition", where=self.region.nodes[0], hint="report this graph")
+        second = (found[1].stored, found[1].seconds) if len(found) > 1 else None
+        return replace(found[0], second=second)
 
 
-def _too_large(region: Region, regions: Regions) -> set[str]:
-    """Values at which growing expressions are cut."""
-    cut: set[str] = set()
+def _too_large(region: Region, regions: Regions, stored: frozenset[str]) -> frozenset[str]:
+    """`stored`, and the largest operands of expressions that would grow beyond the limits."""
+    cut = set(stored)
     size: dict[str, int] = {}
     depth: dict[str, int] = {}
     inside = set(region.nodes)
     for name in region.nodes:
-        pulled = [s for s in regions.sources(name) if s in inside and s not in cut and s not in region.required]
+        pulled = sorted((s for s in regions.sources(name) if s in inside and s not in cut), key=lambda s: size[s])
+        while pulled and (sum(size[s] for s in pulled) > SIZE_LIMIT or max(depth[s] for s in pulled) > CHAIN_LIMIT):
+            largest = pulled.pop()
+            cut.add(largest)
         size[name] = 1 + sum(size[s] for s in pulled)
         depth[name] = 1 + max((depth[s] for s in pulled), default=0)
-        if size[name] > SIZE_LIMIT or depth[name] > CHAIN_LIMIT:
-            cut.add(name)
-    return cut
+    return frozenset(cut)
+
+
+def _read_twice(region: Region, regions: Regions, stored: frozenset[str]) -> frozenset[str]:
+    """A first guess: values with several readers that cost more to compute again than to store and load."""
+    inside = set(region.nodes)
+    readers: dict[str, int] = dict.fromkeys(region.nodes, 0)
+    for name in region.nodes:
+        for source in regions.sources(name):
+            if source in inside:
+                readers[source] += 1
+    work: dict[str, float] = {}
+    kept: set[str] = set()
+    for name in region.nodes:
+        op = regions.graph.by_name[name].op
+        own = SCALAR_OPS[op].cost if op in SCALAR_OPS else 2.0
+        below = [s for s in regions.sources(name) if s in inside and s not in stored and s not in kept]
+        work[name] = own + sum(work[s] for s in below)
+        reduces = OPS[op].kind in ("reduce", "scan")
+        if readers[name] > 1 and work[name] > LIGHT and not reduces and len(inside) > SEARCH_LIMIT:
+            kept.add(name)
+    return frozenset(kept)
 
 
 def _candidates(region: Region, regions: Regions, always: frozenset[str]) -> list[str]:
-    """Values with work behind them that more than one stored value, or one and a reduction, would recompute."""
+    """Values with work behind them that more than one stored value would recompute."""
     inside = set(region.nodes)
     pullers: dict[str, set[str]] = {n: set() for n in region.nodes}
     for name in reversed(region.nodes):
