@@ -158,7 +158,7 @@ class GraphBuilder:
         `layouts` are the traced strides of the tensors among `inputs`: what an opaque callee may look at.
         """
         attrs: Attrs = (("args", args), ("kind", kind), ("layouts", layouts), ("target", target))
-        unique = kind == "library"
+        unique = kind in ("library", "view")
         return self._add("call", tuple(v.node for v in inputs), attrs, shape, dtype, strides, unique)
 
     def result(
@@ -219,7 +219,9 @@ class GraphBuilder:
         return self.apply("where", p, a, b)
 
     def full(self, shape: Shape, value: Number, dtype: DType) -> Value:
-        typed: Number = bool(value) if dtype is BOOL else round_to(float(value), dtype) if dtype.is_float else int(value)
+        typed: Number = (
+            bool(value) if dtype is BOOL else round_to(float(value), dtype) if dtype.is_float else int(value)
+        )
         return self.emit("full", [], shape=tuple(shape), value=typed, dtype=dtype)
 
     def iota(self, size: Dim) -> Value:

@@ -8,7 +8,7 @@ from functools import partial
 from typing import Any
 
 import torch
-from torch._functorch.aot_autograd import aot_function
+from torch._functorch.aot_autograd import aot_function, aot_module_simplified
 from torch.fx import GraphModule
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
@@ -98,3 +98,16 @@ def run(function: Callable[..., Any], tensors: list[torch.Tensor], train: bool) 
 
 def _widen(t: torch.Tensor) -> torch.Tensor:
     return t.double() if t.dtype in NARROW else t
+
+
+def interpreting_backend(imported: list[Imported]) -> Callable[..., Any]:
+    """A torch.compile backend that runs every graph by the graph interpreter."""
+
+    def backend(gm: GraphModule, example_inputs: list[Any]) -> Callable[..., Any]:
+        compile_ = partial(interpreted, imported)
+        return aot_module_simplified(
+            gm, example_inputs, fw_compiler=compile_, bw_compiler=compile_, inference_compiler=compile_,
+            decompositions=build_decompositions(), keep_inference_input_mutations=True,
+        )  # fmt: skip
+
+    return backend

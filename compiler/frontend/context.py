@@ -143,6 +143,8 @@ class Context:
 
     def position(self, at: Dim, size: Dim) -> Dim:
         """An index into a dimension of `size`, counted from the start."""
+        if isinstance(at, Value):
+            raise Unsupported("a position known only at run time")
         if isinstance(at, int):
             return plus(at, size) if at < 0 else at
         if is_nonnegative(at):

@@ -19,7 +19,7 @@ from ...ir.builder import GraphBuilder, Value
 from ...ir.errors import LoweringError, TreadleError, UnsupportedOp
 from ...ir.graph import Graph
 from ...ir.ops import OPS
-from ...ir.types import contiguous_strides
+from ...ir.types import F64, I64, contiguous_strides
 from . import lowerings
 from .calls import Encoder, name_target
 from .context import LOWERINGS, Context, Unsupported
@@ -30,7 +30,7 @@ from .sources import find_source
 VIEWS = frozenset({"reshape", "permute", "expand", "slice"})
 # Checks of what tracing has fixed already: metadata is static, sizes are guarded.
 DROPPED = frozenset({"aten._assert_tensor_metadata.default"})
-NUMBERS = (torch.SymInt, torch.SymFloat, torch.SymBool, int, float, bool)
+KEEPS_LAYOUT = frozenset({"aten.alias.default", "aten.detach.default"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,6 +166,8 @@ class _Importer:
             return self._foreign_call(node, "" if name in lowerings.LIBRARY else "not in the op table")
         metas, reason = self._metas(val)
         args, kwargs = self._value(node.args), self._value(node.kwargs)
+        if lowering.__module__ in lowerings.TAKES_NUMBERS:
+            args = tuple(self._as_tensor(given, a) for given, a in zip(node.args, args, strict=True))
         if not reason and any(isinstance(v, Value) and v.node.dtype is None for v in _flatten((args, kwargs))):
             reason = "an operand that treadle does not hold"
         if reason:
@@ -181,6 +183,15 @@ class _Importer:
             return self._foreign_call(node, f"its lowering failed: {e}")
         self.native += name not in lowerings.FREE
         return result
+
+    def _as_tensor(self, given: Any, value: Any) -> Any:
+        """A Python number that is only known at run time, as a 0-d tensor."""
+        val = given.meta.get("val") if isinstance(given, fx.Node) else None
+        if not isinstance(value, Value) or not isinstance(val, (torch.SymInt, torch.SymFloat)):
+            return value
+        dtype, theirs = (I64, "int64") if isinstance(val, torch.SymInt) else (F64, "float64")
+        tree = ((("tensor", 0),), (("dtype", ("dtype", theirs)),))
+        return self.g.call("aten.scalar_tensor.default", tree, [value], "opaque", (), dtype, ())
 
     def _metas(self, val: Any) -> tuple[tuple[Meta | None, ...], str]:
         """The types of a node's results, and why it cannot be native ("" where it can)."""
@@ -235,11 +246,11 @@ class _Importer:
         is_tensor = isinstance(val, torch.Tensor)
         meta = self.dims.read(val) if is_tensor else Meta((), None)
         strides = self.dims.strides(val) if meta.dtype is not None else None
-        free = target in lowerings.ANY_LAYOUT
+        free = kind == "view" or target in lowerings.ANY_LAYOUT
         layouts = () if free else tuple(self._layout(node, v) for v in encoder.tensors)
         value = self.g.call(target, tree, encoder.tensors, kind, meta.shape, meta.dtype, strides, layouts)
-        if isinstance(val, (torch.Tensor, list, tuple)) or kind != "opaque":
-            self.calls.append(CallRecord(node.name, target, kind, reason or why, self.g.source))
+        if kind != "view" and (isinstance(val, (torch.Tensor, list, tuple)) or kind != "opaque"):
+            self.calls.append(CallRecord(node.name, target, kind, why or reason, self.g.source))
         return value
 
     def _target(self, node: fx.Node) -> Any:
@@ -291,27 +302,55 @@ class _Importer:
             root = self._root(value)
             if root in written and value is not target and value.node.dtype is not None:
                 self.mutations[k] = target, self.g.copy(value)  # else it may be written before it is read
-        owners: dict[str, fx.Node] = {}
         (results,) = node.args
-        for out in results if isinstance(results, (list, tuple)) else (results,):
-            self.outputs.append(self._result(out, owners))
+        results = results if isinstance(results, (list, tuple)) else (results,)
+        bases = {out for out in results if isinstance(out, fx.Node)}
+        placed: dict[fx.Node, Any] = {}
+        owners: dict[str, fx.Node] = {}
+        for out in bases:
+            if not self._is_seen_view(out, bases):
+                placed[out] = self._place(out, owners)
+        for out in bases:
+            if out not in placed:
+                placed[out] = self._view(out, placed)
+        self.outputs = [placed[out] if isinstance(out, fx.Node) else out for out in results]
 
-    def _result(self, out: Any, owners: dict[str, fx.Node]) -> Any:
-        value = self._value(out)
-        if not isinstance(out, fx.Node):
-            return value
-        val = out.meta.get("val")
-        if isinstance(value, Value) and value.node.dtype is not None and isinstance(val, torch.Tensor):
-            return self._place(out, value, self.dims.strides(val), owners)
-        return value if not isinstance(value, bool) else int(value)
+    def _is_seen_view(self, out: fx.Node, results: set[fx.Node]) -> bool:
+        """True for a view of an input or of another result.
 
-    def _place(self, out: fx.Node, value: Value, strides: Shape | None, owners: dict[str, fx.Node]) -> Value:
+        AOTAutograd makes such a result again from the other tensor, by the strides and the offset of what the graph returned: so
+        it must be that memory itself, and is made by torch's own view operators.
+        """
         base = _strip_views(out)
-        root = self._root(value)
+        if base is out or not isinstance(self.env[out], Value) or not isinstance(self.env[base], Value):
+            return False
+        return base.op == "placeholder" or base in results
+
+    def _view(self, out: fx.Node, placed: dict[fx.Node, Any]) -> Any:
+        """`out` by the view operators that lead to it from an input or a result."""
+        if out in placed:
+            return placed[out]
+        if out.op == "placeholder":
+            return self.env[out]
+        source: Any = out.args[0]
+        above = self._view(source, placed)
+        val = out.meta.get("val")
+        if out.target is operator.getitem:
+            return self._result_of(above, out.args[1], val)  # type: ignore[arg-type]
+        if str(out.target) in KEEPS_LAYOUT:
+            return above
+        self.g.source = find_source(out)
+        return self._emit_call(out, out.target, (above, *out.args[1:]), val, kind="view")
+
+    def _place(self, out: fx.Node, owners: dict[str, fx.Node]) -> Any:
+        """A result: a tensor of ours gets its traced strides, and is copied where sharing memory would show."""
+        value, val = self.env[out], out.meta.get("val")
+        if not isinstance(value, Value) or value.node.dtype is None or not isinstance(val, torch.Tensor):
+            return value if not isinstance(value, bool) else int(value)
+        strides, base, root = self.dims.strides(val), _strip_views(out), self._root(value)
         owner = owners.setdefault(root, base)
-        is_input = self.g.is_input(root)
-        shared = owner is not base or (is_input and base.op != "placeholder")
         node = self.g.node(value.node.name)
+        shared = owner is not base or (self.g.is_input(root) and base.op != "placeholder")
         claimed = node.op in ("input", "call", "result") or node.strides is not None
         if shared or (claimed and node.strides != strides):
             value = self.g.copy(value)

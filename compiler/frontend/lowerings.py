@@ -46,6 +46,9 @@ FREE = frozenset(
     if function.__module__ == views.__name__ and "scatter" not in name or function is pointwise.identity
 )
 
+# Modules whose lowerings accept a 0-d tensor wherever a number may stand.
+TAKES_NUMBERS = frozenset({pointwise.__name__, activations.__name__})
+
 
 def is_random(node: fx.Node) -> bool:
     """True for attention with dropout, which draws random numbers."""

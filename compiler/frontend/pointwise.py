@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from functools import partial
+from collections.abc import Callable
 from typing import Any
 
 from .context import BOOL, Context, DType, Operand, Unsupported, Value, lowers
@@ -24,6 +24,13 @@ BITS = {"bitwise_and": "and", "bitwise_or": "or", "bitwise_xor": "xor"}
 SHIFTS = {"bitwise_left_shift": "shl", "bitwise_right_shift": "shr", "__lshift__": "shl", "__rshift__": "shr"}
 LOGICAL = {"logical_and": "and", "logical_or": "or", "logical_xor": "xor"}
 FLOAT_PAIRS = {"atan2": "atan2", "copysign": "copysign", "hypot": "hypot", "nextafter": "nextafter"}
+
+
+def _bind(function: Callable[..., Value], row: str) -> Callable[..., Value]:
+    def lower(cx: Context, *operands: Operand, **_: Any) -> Value:
+        return function(row, cx, *operands)
+
+    return lower
 
 
 def _unary(row: str, cx: Context, x: Value) -> Value:
@@ -51,19 +58,19 @@ def _logical(row: str, cx: Context, a: Operand, b: Operand) -> Value:
 
 
 for _name, _row in UNARY.items():
-    lowers(f"{_name}.default")(partial(_unary, _row))
+    lowers(f"{_name}.default")(_bind(_unary, _row))
 for _name in ROUNDING:
-    lowers(f"{_name}.default")(partial(_rounding, _name))
+    lowers(f"{_name}.default")(_bind(_rounding, _name))
 for _name in COMPARISONS:
-    lowers(f"{_name}.Tensor", f"{_name}.Scalar")(partial(_compare, _name))
+    lowers(f"{_name}.Tensor", f"{_name}.Scalar")(_bind(_compare, _name))
 for _name, _row in {**BITS, **SHIFTS}.items():
-    lowers(f"{_name}.Tensor", f"{_name}.Tensor_Scalar", f"{_name}.Scalar_Tensor", f"{_name}.Scalar")(partial(_pair, _row))
+    lowers(f"{_name}.Tensor", f"{_name}.Tensor_Scalar", f"{_name}.Scalar_Tensor", f"{_name}.Scalar")(_bind(_pair, _row))
 for _name, _row in LOGICAL.items():
-    lowers(f"{_name}.default")(partial(_logical, _row))
+    lowers(f"{_name}.default")(_bind(_logical, _row))
 for _name, _row in FLOAT_PAIRS.items():
-    lowers(f"{_name}.default", f"{_name}.Tensor", f"{_name}.Scalar")(partial(_pair, _row))
+    lowers(f"{_name}.default", f"{_name}.Tensor", f"{_name}.Scalar")(_bind(_pair, _row))
 for _name, _row in {"maximum": "max", "minimum": "min"}.items():
-    lowers(f"{_name}.default")(partial(_choice, _row))
+    lowers(f"{_name}.default")(_bind(_choice, _row))
 
 
 @lowers("add.Tensor", "add.Scalar")

@@ -7,6 +7,8 @@ from typing import Any
 
 from ...ir.types import plus, product
 from .context import Context, Dim, Meta, Unsupported, Value, lowers
+from .dims import LEAST
+
 
 @lowers(
     "view.default", "reshape.default", "_unsafe_view.default", "unsqueeze.default", "squeeze.default", "squeeze.dim", "squeeze.dims",
@@ -160,11 +162,18 @@ def _roll(cx: Context, x: Value, shifts: Sequence[int], dims: Sequence[int] = ()
         flat = cx.g.reshape(x, (product(x.shape),))
         return cx.g.reshape(cx.g.roll(flat, 0, shifts[0]), x.shape)
     for shift, d in zip(shifts, dims, strict=True):
-        size = x.shape[d % x.rank]
-        if not isinstance(size, int) or not isinstance(shift, int):
-            raise Unsupported("a rotation over a dynamic size")
-        x = cx.g.roll(x, d % x.rank, shift)
+        d %= x.rank
+        x = cx.g.roll(x, d, _rotation(shift, x.shape[d]))
     return x
+
+
+def _rotation(shift: Dim, size: Dim) -> Dim:
+    """The same rotation from 0 to `size`."""
+    if not isinstance(shift, int) or isinstance(size, int):
+        return shift
+    if abs(shift) > LEAST:
+        raise Unsupported("a rotation that may go round a dynamic size")
+    return plus(size, shift) if shift < 0 else shift
 
 
 @lowers("constant_pad_nd.default")
