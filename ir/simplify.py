@@ -40,6 +40,9 @@ class Simplifier:
         folded = fold_constants(name, args, dtype) if name != "cast" else _fold_cast(args[0], dtype)
         if folded is not None:
             return folded
+        decided = self._fold_branches(name, args, dtype)
+        if decided is not None:
+            return decided
         if SCALAR_OPS[name].commutative and isinstance(args[0], Const) and not isinstance(args[1], Const):
             args = (args[1], args[0])
         for rule in self._by_op[name]:
@@ -47,6 +50,20 @@ class Simplifier:
             if new is not None:
                 return new
         return Op(name, args, dtype)
+
+    def _fold_branches(self, name: str, args: Args, dtype: DType) -> Expr | None:
+        """where(p, 0, 1) == 0 -> where(p, true, false): an op on a choice of constants is a choice of results."""
+        choices = [a for a in args if isinstance(a, Op) and a.name == "where"]
+        if name in ("cast", "where") or len(choices) != 1 or not all(isinstance(c, Const) for c in choices[0].args[1:]):
+            return None
+        branches: list[Expr] = []
+        for branch in choices[0].args[1:]:
+            chosen = tuple(branch if a is choices[0] else a for a in args)
+            folded = fold_constants(name, chosen, dtype)
+            if folded is None:
+                return None
+            branches.append(folded)
+        return self("where", (choices[0].args[0], *branches), dtype)
 
 
 def make(name: str, *args: Expr) -> Expr:
@@ -178,6 +195,8 @@ def _where(args: Args, dtype: DType) -> Expr | None:
         return exact("where", (p.args[0], b, a), dtype)
     if dtype is BOOL and a is TRUE and b is FALSE:
         return p
+    if dtype is BOOL and a is FALSE and b is TRUE:
+        return exact("not", (p,), BOOL)
     if isinstance(a, Op) and a.name == "where" and a.args[0] is p:
         return exact("where", (p, a.args[1], b), dtype)
     if isinstance(b, Op) and b.name == "where" and b.args[0] is p:

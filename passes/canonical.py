@@ -35,7 +35,7 @@ class Canonical:
 def canonicalize(kernel: Kernel, simplify: Simplifier) -> Canonical:
     """The canonical kernel, the buffers that its parameters stand for, and its digest."""
     kernel = normalize(_rename_axes(kernel, simplify), simplify)
-    kernel = name_shared(stream(kernel), simplify)
+    kernel = order_statements(name_shared(stream(kernel), simplify))
     kernel, names = _rename_values(kernel, simplify)
     digest = kernel_digest(kernel)
     return Canonical(replace(kernel, name=f"k{digest[:12]}"), names, digest)
@@ -85,6 +85,27 @@ def _rename_axes(kernel: Kernel, simplify: Simplifier) -> Kernel:
 def _rewritten_store(s: Store, rewrite: Rewriter, axes: tuple[Axis, ...]) -> Store:
     guard = None if s.guard is None else rewrite(s.guard)
     return replace(s, index=tuple(rewrite.index(i) for i in s.index), value=rewrite(s.value), guard=guard, axes=axes)
+
+
+# --- statements --------------------------------------------------------------------------------------------------
+
+
+def order_statements(kernel: Kernel) -> Kernel:
+    """Stores in their order, each after the equations that it is the first to need, in the order of a walk."""
+    body: list[Statement] = []
+    placed: set[Equation] = set()
+
+    def place(s: Statement) -> None:
+        for e in loads_in(*statement_expressions(s)):
+            needed = kernel.equations.get(e.name)
+            if needed is not None and needed not in placed:
+                placed.add(needed)
+                place(needed)
+        body.append(s)
+
+    for s in kernel.stores:
+        place(s)
+    return replace(kernel, body=tuple(body))
 
 
 # --- buffers and equations ---------------------------------------------------------------------------------------

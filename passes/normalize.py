@@ -21,6 +21,7 @@ from ..ir.types import BOOL, DType
 from .keys import Keys, rewritten
 
 PRODUCT = ("mul", "div", "neg", "reciprocal")
+HALF_ULP = 2.0**-24
 LARGEST = 1e30  # constants beyond this, or below its inverse, stay where the user put them
 
 
@@ -84,6 +85,7 @@ class Normalizer(Rewriter):
         return const(scale, e.dtype) if above is None else above
 
     def _times(self, factors: list[Expr], scale: float, dtype: DType) -> Expr | None:
+        scale = shortest(scale) if dtype.name == "f32" else scale
         if not factors:
             return None if scale == 1.0 else const(scale, dtype)
         total, *rest = factors
@@ -168,9 +170,18 @@ def _collect(e: Expr, factors: list[Expr], divisors: list[Expr]) -> float | None
 
 
 def _product_of(a: float, b: float, dtype: DType) -> float | None:
-    """a * b, kept beyond the precision of `dtype` but the same in whatever order three constants are multiplied."""
-    product = a * b if dtype.name == "f64" else float(f"{a * b:.13g}")
+    """a * b; None where it is extreme."""
+    product = a * b if dtype.name == "f64" else shortest(a * b)
     return product if 1 / LARGEST < abs(product) < LARGEST else None
+
+
+def shortest(value: float) -> float:
+    """The shortest decimal that is no further from `value` than f32 rounds it: 0.25000001 and 1/4 are one constant."""
+    for digits in range(1, 10):
+        short = float(f"{value:.{digits}g}")
+        if abs(short - value) <= HALF_ULP * abs(value):
+            return short
+    return value
 
 
 def join_equal(kernel: Kernel, simplify: Simplifier) -> Kernel:

@@ -83,7 +83,8 @@ def assert_same(graph: Graph, seed: int = 0, numerics: str = "fast") -> Fused:
     for name, got in run_fused(fused, inputs).items():
         want = expected[name]
         if want.dtype.is_floating_point:
-            torch.testing.assert_close(got, want, rtol=1e-9, atol=1e-9, equal_nan=True)
+            tolerance = 1e-9 if numerics == "strict" else 1e-6  # fast keeps constants to half an ulp of f32
+            torch.testing.assert_close(got, want, rtol=tolerance, atol=tolerance, equal_nan=True)
         else:
             assert torch.equal(got, want), name
     return fused

@@ -1,0 +1,1 @@
+"""Random spellings of the same computation: what must come out as one form."""
