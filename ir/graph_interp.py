@@ -99,7 +99,8 @@ class _Run:
         assert row.reference is not None, node.op
         if row.kind != "view":
             inputs = [self.widen(t) for t in inputs]
-        return self.hold(node, row.reference(torch, inputs, node))
+        value = self.hold(node, row.reference(torch, inputs, node))
+        return self._own(value, node.strides) if node.strides is not None or node.op == "copy" else value
 
     def hold(self, node: Node, value: Any) -> Any:
         """The value in the node's type; what is no tensor of ours stays as it is."""
@@ -142,6 +143,12 @@ class _Run:
         if tuple(value.stride()) == strides:
             return value
         return torch.empty_strided(value.shape, strides, dtype=value.dtype).copy_(value)
+
+    def _own(self, value: torch.Tensor, strides: Any) -> torch.Tensor:
+        """A fresh tensor with the strides that can be seen."""
+        if strides is None:
+            return value.clone()
+        return torch.empty_strided(value.shape, self._sized(strides), dtype=value.dtype).copy_(value)
 
     def output(self, out: Any) -> Any:
         return self.values[out] if isinstance(out, str) else self._sized(out)

@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 from torch import fx
+from torch.utils._python_dispatch import _disable_current_modes
 
 from ...ir.builder import GraphBuilder, Value
 from ...ir.errors import LoweringError, TreadleError, UnsupportedOp
@@ -135,7 +136,8 @@ class _Importer:
         if not known and value.dim() == 0 and type(value) is torch.Tensor and value.device.type == "cpu":
             dtype = DTYPE_OF.get(value.dtype)
             if dtype is not None:
-                return self.g.full((), value.item(), dtype)
+                with _disable_current_modes():  # compilers are called under a mode that makes everything fake
+                    return self.g.full((), value.item(), dtype)
         if not known:
             self.constants.append(value)
         at = known[0] if known else len(self.constants) - 1
