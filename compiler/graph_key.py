@@ -17,6 +17,7 @@ import sympy
 import torch
 from torch import fx
 
+from .frontend.foreign import FOREIGN
 from .runtime.store import Store, make_key
 
 FOLDERS = ("codegen", "compiler", "costmodel", "ir", "passes")
@@ -65,6 +66,8 @@ class _Writer:
                 return ""
             raise NoKey(target)
         if isinstance(target, torch._ops.OpOverload):
+            if str(target) in FOREIGN:
+                raise NoKey(f"{target}, whose lowering is not treadle's own")
             return str(target)
         module = getattr(target, "__module__", "")
         if isinstance(target, BuiltinFunctionType) and module in PLAIN_MODULES:

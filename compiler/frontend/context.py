@@ -23,6 +23,7 @@ from ...ir.errors import UnsupportedOp
 from ...ir.scalar import round_to
 from ...ir.types import BOOL, F32, I16, I32, I64, Dim, DType, is_nonnegative, multiply, plus, product
 from .dims import DTYPE_OF, Dims, Meta, Shape
+from .foreign import note_origin
 
 Lowering = Callable[..., Any]
 LOWERINGS: dict[str, Lowering] = {}
@@ -41,7 +42,9 @@ def lowers(*names: str) -> Callable[[Lowering], Lowering]:
 
     def enter(function: Lowering) -> Lowering:
         for name in names:
-            LOWERINGS[name if name.count(".") == 2 else f"aten.{name}"] = function
+            full = name if name.count(".") == 2 else f"aten.{name}"
+            LOWERINGS[full] = function
+            note_origin(function, full)
         return function
 
     return enter
