@@ -18,15 +18,17 @@ from functools import lru_cache
 from math import gcd
 from typing import TYPE_CHECKING
 
+import sympy
+
 from .intern import Interned
-from .types import Dim, divide_exactly, is_nonnegative, multiply, plus
+from .types import Dim, as_dim, divide_exactly, is_nonnegative, multiply, plus
 
 if TYPE_CHECKING:
     from .expr import Expr
 
 
 class Atom:
-    """What an index is linear in. `span` is the number of values (all are 0 .. span-1)."""
+    """What an index is linear in."""
 
     __slots__ = ()
 
@@ -224,14 +226,18 @@ def read_index(value: Expr, size: Dim, wrap: bool) -> Index:
 
 
 def bounds(a: Index) -> tuple[Dim, Dim]:
-    """The least and greatest value over the atoms' ranges (exact when each atom occurs alone)."""
+    """Limits of the values, from the atoms' own ranges: attained where each atom varies by itself, else generous."""
     low = high = a.const
     for atom, coefficient in a.terms:
-        reach = multiply(coefficient, plus(_span(atom), -1))
+        least, most = _range(atom)
         if is_nonnegative(coefficient):
-            high = plus(high, reach)
+            ends = multiply(coefficient, least), multiply(coefficient, most)
+        elif is_nonnegative(multiply(coefficient, -1)):
+            ends = multiply(coefficient, most), multiply(coefficient, least)
         else:
-            low = plus(low, reach)
+            both = multiply(coefficient, least), multiply(coefficient, most)
+            ends = sympy.Min(*both), sympy.Max(*both)
+        low, high = plus(low, ends[0]), plus(high, ends[1])
     return low, high
 
 
@@ -340,19 +346,28 @@ def _shrink(a: Index, by: int) -> Index:
     return Index(tuple((atom, c // by) for atom, c in a.terms), a.const // by)  # type: ignore[operator]
 
 
-def _span(atom: Atom) -> Dim:
+def _range(atom: Atom) -> tuple[Dim, Dim]:
+    """The least and greatest value of an atom."""
     if isinstance(atom, Axis):
-        return atom.extent
+        return 0, plus(atom.extent, -1)
     if isinstance(atom, Mod):
-        return atom.by
+        return 0, plus(atom.by, -1)
     if isinstance(atom, Data):
-        return atom.size
+        return 0, plus(atom.size, -1)
     assert isinstance(atom, Div)
     low, high = bounds(atom.index)
-    if not is_nonnegative(low):
-        return plus(high, 1)  # conservative; negative inner ranges are normalised away before division
-    top = floor_divide(Index((), high), atom.by) if isinstance(high, int) and isinstance(atom.by, int) else None
-    return plus(top.const, 1) if top is not None else plus(high, 1)
+    return _floor(low, atom.by, sympy.Min), _floor(high, atom.by, sympy.Max)
+
+
+def _floor(value: Dim, by: Dim, outer: Callable[[Dim, Dim], Dim]) -> Dim:
+    """value // by; where no closed form is known a limit instead, below for `outer` Min and above for Max."""
+    if isinstance(value, int) and isinstance(by, int):
+        return value // by
+    for less in (0, 1):  # most limits are a multiple of the divisor, or one less
+        quotient = divide_exactly(plus(value, less), by)
+        if quotient is not None:
+            return plus(quotient, -less)
+    return as_dim(outer(0, value))
 
 
 def _substitute_atom(atom: Atom, mapping: Mapping[Axis, Index], expr: Callable[[Expr], Expr] | None) -> Index:
