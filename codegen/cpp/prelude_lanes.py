@@ -72,7 +72,7 @@ $e quotient_lane_$A($e a, $e b) { return b == 0 ? 0 : b == -1 ? -a : a / b; }
 """
 
 _DIVISIONS = """
-$A mod_trunc_$A($A a, $A b) { return a - div_trunc_$A(a, b) * b; }
+$A mod_trunc_$A($A a, $A b) { return sel_$A(ne_$A(b, $A{}), a - div_trunc_$A(a, b) * b, $A{}); }
 $A div_floor_$A($A a, $A b) {
   $A q = div_trunc_$A(a, b), r = a - q * b;
   M below = and_M(ne_$A(r, $A{}), lt_$A(r ^ b, $A{}));

@@ -138,19 +138,18 @@ class Memory:
         """(suffix, further arguments) of the prelude's load or store for an address under a guard, at this loop's end."""
         lanes = self.stack.lanes
         assert lanes is not None
-        mask = self._mask(guard)
         if address.offsets is not None:
-            kind = "_gi" if address.offsets.pack == "I" else "_g"
+            kind, mask = "_gi" if address.offsets.pack == "I" else "_g", self._mask(guard)
             return (kind, [address.offsets.text]) if mask is None else (f"{kind}m", [address.offsets.text, mask])
-        if address.stride != 1:
-            if guard is not None:
-                offsets = f"{self.values.need('iota_I')}() * {print_dim(address.stride)}"
-                return "_gim", [offsets, str(mask)]
-            step = print_dim(address.stride)
-            return ("_s", [step]) if lanes.n is None else ("_sn", [step, lanes.n])
+        if guard is not None and address.stride == 1:
+            return "_m", [str(self._mask(guard))]
         if guard is not None:
-            return "_m", [str(mask)]
-        return ("", []) if lanes.n is None else ("_n", [lanes.n])
+            offsets = f"{self.values.need('iota_I')}() * {print_dim(address.stride)}"
+            return "_gim", [offsets, str(self._mask(guard))]
+        if address.stride == 1:
+            return ("", []) if lanes.n is None else ("_n", [lanes.n])
+        step = print_dim(address.stride)
+        return ("_s", [step]) if lanes.n is None else ("_sn", [step, lanes.n])
 
     def _mask(self, guard: Val | None) -> str | None:
         """The lanes that are in the axis and pass the guard; None: all."""
