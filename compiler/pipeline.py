@@ -8,16 +8,19 @@ Nothing here is imported by a process that finds its graphs in the store.
 from __future__ import annotations
 
 import ctypes
+import logging
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import fx
+from torch._dynamo.utils import counters
 
 from ..codegen.cpp.isa import Isa
 from ..costmodel.roofline import estimate
-from ..ir.errors import StoreError
+from ..ir.errors import StoreError, VerifyError
 from ..ir.text import print_graph
 from ..passes.fuse import Call, Fused, Launch, fuse_graph
 from ..passes.memory import MemoryPlan
@@ -32,7 +35,10 @@ from .runtime.plan_writer import Choices, write_plan
 from .runtime.store import Store
 from .settings import settings
 from .stand_ins import aten_body, cut_out, make_function
+from .verify import verifying_body
 from .watch import Watch
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,21 +88,55 @@ def compile_graph(gm: fx.GraphModule, watch: Watch, store: Store, isa: Isa, sour
 def bind(plan: Plan, kernels: list[Built], values: Values, imported: Imported, tools: Toolchain) -> Executable:
     """The executable of a plan just made; kernels without a library run through ATen."""
     stash: list[BaseException] = []
-    functions, alive = [], []
-    runner = None
     first = {s.digest: s for s in reversed(values.fused.steps) if isinstance(s, Launch)}
+    functions: list[Any] = []
+    runner = None
     for b in kernels:
         if b.problem:
-            function = make_function(b.kernel, aten_body(values, first[b.digest]), stash)
-        else:
-            library = load_kernels(b.library, tools.store)
-            runner = bind_runner(library)
-            function = getattr(library, b.symbol)
-        alive.append(function)
-        functions.append(address_of(function))
+            functions.append(make_function(b.kernel, aten_body(values, first[b.digest]), stash))
+            continue
+        library = load_kernels(b.library, tools.store)
+        runner = bind_runner(library)
+        functions.append(getattr(library, b.symbol))
     if runner is None and kernels:
         runner = bind_runner(load_library(build_runner(tools)))
-    return Executable(plan, functions, runner, imported.constants, imported.objects, stash, tuple(alive))
+    addresses = [address_of(f) for f in functions]
+    executable = Executable(plan, addresses, runner, imported.constants, imported.objects, stash, tuple(functions))
+    if settings.verify:
+        for k, b in enumerate(kernels):
+            if not b.problem:
+                watch_kernel(executable, k, b, values, first[b.digest])
+    return executable
+
+
+def watch_kernel(executable: Executable, number: int, built: Built, values: Values, launch: Launch) -> None:
+    """Let a kernel's first run be checked against the interpreter; ATen takes its place where they disagree."""
+    stash, native = executable.stash, executable.functions[number]
+    otherwise = aten_body(values, launch)
+    stand_in = make_function(built.kernel, otherwise, stash)
+    forbidden = settings.fallback == "error"
+
+    def tell(problem: str) -> None:
+        executable.set_function(number, address_of(stand_in) if problem else native)
+        if not problem:
+            counters["treadle"]["verified"] += 1
+            return
+        error = VerifyError("kernel and interpreter disagree", where=describe_place(built, values), got=problem)
+        if forbidden:
+            raise error
+        counters["treadle"]["fallback"] += 1
+        log.warning("treadle: %s; ATen computes it from now on", error)
+
+    checked = make_function(built.kernel, verifying_body(built.kernel, native, otherwise, tell), stash)
+    executable.keep_alive += (stand_in, checked)
+    executable.set_function(number, address_of(checked))
+
+
+def describe_place(built: Built, values: Values) -> str:
+    """A kernel by the lines of the program that it computes."""
+    launch = next(s for s in values.fused.steps if isinstance(s, Launch) and s.digest == built.digest)
+    sources = dict.fromkeys(n.source for n in cut_out(values.graph, launch).nodes if n.source)
+    return f"kernel {built.digest[:12]} of {values.graph.name} ({', '.join(list(sources)[:3])})"
 
 
 def load_kernels(library: str, store: Store) -> ctypes.CDLL:

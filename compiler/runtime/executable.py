@@ -88,6 +88,7 @@ class Executable:
             "_run": self.runner, "_fail": self._fail, "_free": self.free, "_new_fit": self.new_fit,
             "_struct": struct.Struct, "_threads": torch.get_num_threads,
             "_empty": _guards._empty_strided_cpu, "_view": _guards._reinterpret_tensor,
+            "_copy": copy_as,
             "objects": self.objects, "aten": torch.ops.aten, "ops": torch.ops,
             "torch": torch, "operator": operator, "math": math,
         }  # fmt: skip
@@ -159,6 +160,11 @@ class Frame(dict[tuple[int, ...], Fit]):
 def bind_runner(library: ctypes.CDLL) -> Callable[[Any, Any], int]:
     """The function of a library that runs segments; it is given arrays, so no argument is converted."""
     return getattr(library, RUNNER)
+
+
+def copy_as(tensor: torch.Tensor, shape: tuple[int, ...], strides: tuple[int, ...]) -> torch.Tensor:
+    """A copy with other strides."""
+    return _guards._empty_strided_cpu(shape, strides, tensor.dtype).copy_(tensor)
 
 
 def read_attribute(module: Any, path: str) -> Any:

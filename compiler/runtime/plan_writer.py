@@ -14,11 +14,12 @@ from __future__ import annotations
 import keyword
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from ...ir.errors import LoweringError
 from ...ir.graph import Node
 from ...ir.loops import Buffer
-from ...ir.types import Dim
+from ...ir.types import Dim, contiguous_strides
 from ...passes.fuse import Call, Launch
 from ...passes.memory import MemoryPlan, plan_memory
 from ...passes.regions import View
@@ -34,6 +35,7 @@ TORCH_NAMES = {
 }  # fmt: skip
 RESERVED = {"args", "at", "fit", "frame", "e", "T", "torch", "aten", "ops", "operator", "math", "objects"}
 RESERVED |= {"max", "min", "float", "complex", "slice"}
+ANY = object()  # a layout: whatever it is
 DYNAMIC = ("input", "fresh", "call")  # homes whose address each call sets anew
 
 
@@ -182,7 +184,8 @@ class _Writer:
     def _call_step(self, step: Call) -> None:
         node = self.graph.by_name[step.node]
         target = node.attr("target")
-        texts = [self._tensor(n) for n in node.inputs]
+        layouts = node.attr("layouts") or (ANY,) * len(node.inputs)
+        texts = [self._laid_out(n, layout) for n, layout in zip(node.inputs, layouts, strict=True)]
         source = call_source(target, node.attr("args"), texts, dim_text)
         if self.values.homes[node.name] == "arena":
             function = OUT_CALLS[target]
@@ -233,6 +236,19 @@ class _Writer:
             self.viewed[name] = memory
             self.lines.append(f"{self.variable(name)} = {self._view(memory, view)}")
         return self.variable(name)
+
+    def _laid_out(self, name: str, layout: Any) -> str:
+        """The tensor with the strides that a callee was traced with: a copy where it is stored in other ones."""
+        text = self._tensor(name)
+        node = self.graph.by_name[name]
+        if layout is ANY or node.dtype is None:
+            return text
+        wanted = contiguous_strides(node.shape) if layout is None else layout
+        memory = self.values.memory_of(name)
+        view = self.values.fused.views.get(name)
+        strides = self.values.buffer(memory).strides if view is None else view.strides
+        same = all(n == 1 or a == b for n, a, b in zip(node.shape, strides, wanted, strict=True))
+        return text if same or 0 in node.shape else f"_copy({text}, {tuple_text(node.shape)}, {tuple_text(wanted)})"
 
     def _view(self, memory: str, view: View) -> str:
         place = f"{tuple_text(view.shape)}, {tuple_text(view.strides)}, {dim_text(view.offset)}"
