@@ -1,9 +1,10 @@
-"""The examples: each runs as a script; what 06 and 07 teach (an op, a law) is proved here."""
+"""The examples: each runs as a script; what 06, 07 and 08 teach (an op, a law, a target) is proved here."""
 
 from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 
@@ -15,12 +16,16 @@ from sources import ROOT
 from treadle.compiler.frontend.context import LOWERINGS
 from treadle.compiler.model_file import load_file
 from treadle.compiler.reference import check
+from treadle.ir.builder import GraphBuilder, Value
+from treadle.ir.errors import LoweringError, ScheduleError
 from treadle.ir.expr import Const, Load, Op, const
 from treadle.ir.index import Axis, of_atom
 from treadle.ir.interp import run_kernel
 from treadle.ir.loops import Equation, Kernel, Store, contiguous
-from treadle.ir.types import F32
+from treadle.ir.schedule import Schedule
+from treadle.ir.types import BF16, F32, symbol
 from treadle.ir.verify import verify_kernel
+from treadle.passes.fuse import Launch, fuse_graph
 
 EXAMPLES = sorted(path.name for path in (ROOT / "examples").glob("[0-9]*.py"))
 OP = "example.soft_clip.default"
@@ -111,3 +116,58 @@ def test_the_law_finds_its_case_in_a_fused_kernel(law: ModuleType):
     after = law.HoistScale().run(before)
     assert len(after.body) == len(before.body) + 1
     assert law.HoistScale().run(after) is after
+
+
+# --- 08: a target --------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def target() -> ModuleType:
+    return load_example("08_add_a_target.py")
+
+
+def fuse_one(build: Callable[[GraphBuilder, Value, Value], Value], shape: tuple = (7, 6)) -> Kernel:
+    """The one kernel of a function of x [7, 6] and w [6], as the laws leave it."""
+    g = GraphBuilder("k")
+    graph = g.finish([build(g, g.input("x", shape, F32), g.input("w", shape[1:], BF16))])
+    [launch] = fuse_graph(graph, lambda kernel: 0.0).steps
+    assert isinstance(launch, Launch)
+    return launch.original
+
+
+CASES: dict[str, Callable[[GraphBuilder, Value, Value], Value]] = {
+    "chain": lambda g, x, w: g.tanh(x * 2.0) + g.cast(w, F32),
+    "mask": lambda g, x, w: g.where(x > 0.5, float("-inf"), x),
+    "turned": lambda g, x, w: g.exp(g.permute(x, (1, 0))),
+    "folded": lambda g, x, w: g.sum(g.reshape(x, (7, 2, 3)), (2,)),
+    "columns": lambda g, x, w: g.reduce("max", x, (0,)) - g.cast(w, F32),
+    "norm": lambda g, x, w: x * g.rsqrt(g.mean(x * x, (1,), keepdim=True) + 1e-6) * g.cast(w, F32),
+    "scalar": lambda g, x, w: g.sum(x, (0, 1)),
+    "flip": lambda g, x, w: g.cast(g.slice(x, 1, 5, 6, -1), BF16),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_a_printed_program_computes_the_kernel(target: ModuleType, case: str, rng: np.random.Generator):
+    kernel = fuse_one(CASES[case])
+    inputs = {
+        b.name: torch.from_numpy(rng.standard_normal(tuple(map(int, b.shape))).astype(np.float32))
+        for b in kernel.inputs
+    }
+    inputs = {b.name: inputs[b.name].to(torch.bfloat16 if b.dtype is BF16 else torch.float32) for b in kernel.inputs}
+    source = target.emit_kernel(kernel, target.default_schedule(kernel), "f")
+    [ours], [exact] = target.load(source, "f")(**inputs).values(), run_kernel(kernel, inputs, float64=True).values()
+    torch.testing.assert_close(ours.double(), exact.double(), rtol=2**-7 if case == "flip" else 1e-6, atol=1e-6)
+
+
+def test_what_the_target_lacks_it_refuses(target: ModuleType):
+    kernel = fuse_one(CASES["chain"])
+    with pytest.raises(ScheduleError, match="no such strategy"):
+        target.emit_kernel(kernel, Schedule("cuda"), "f")
+    with pytest.raises(ScheduleError, match="no such knob"):
+        target.emit_kernel(kernel, Schedule("torch", (("unroll", 4),)), "f")
+    with pytest.raises(LoweringError, match="no dynamic sizes"):
+        target.emit_kernel(fuse_one(CASES["chain"], (symbol("n"), 6)), Schedule("torch"), "f")
+    with pytest.raises(LoweringError, match="no such reduction"):
+        scan = fuse_one(lambda g, x, w: g.scan("sum", x, 1))
+        target.emit_kernel(scan, Schedule("torch"), "f")
