@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch._functorch.aot_autograd import aot_function, aot_module_simplified
 from torch.fx import GraphModule
-from torch.utils._pytree import tree_flatten, tree_unflatten
+from torch.utils._pytree import keystr, tree_flatten, tree_flatten_with_path, tree_unflatten
 
 from treadle.compiler.check import Report, compare
 from treadle.compiler.frontend.calls import run_call
@@ -36,6 +36,7 @@ class Outcome:
 def run_case(function: Callable[..., Any], *args: Any, train: bool = False, **kwargs: Any) -> Outcome:
     """`function(*args, **kwargs)`, and with `train` its gradients, imported and interpreted; compared with eager and with float64."""
     leaves, spec = tree_flatten((args, kwargs))
+    names: list[str] = []
     at = [k for k, leaf in enumerate(leaves) if isinstance(leaf, torch.Tensor)]
 
     def flat(*tensors: torch.Tensor) -> list[Any]:
@@ -43,7 +44,9 @@ def run_case(function: Callable[..., Any], *args: Any, train: bool = False, **kw
         for k, value in zip(at, tensors, strict=True):
             filled[k] = value
         a, kw = tree_unflatten(filled, spec)
-        return [leaf for leaf in tree_flatten(function(*a, **kw))[0] if isinstance(leaf, torch.Tensor)]
+        found = [(keystr(k), v) for k, v in tree_flatten_with_path(function(*a, **kw))[0] if isinstance(v, torch.Tensor)]
+        names[:] = [k for k, _ in found]
+        return [v for _, v in found]
 
     imported: list[Imported] = []
     compile_ = partial(interpreted, imported)
@@ -53,9 +56,10 @@ def run_case(function: Callable[..., Any], *args: Any, train: bool = False, **kw
     )  # fmt: skip
     tensors = [leaves[k] for k in at]
     run(compiled, tensors, train)  # traces; the next run finds the random numbers where eager does
-    eager, exact, got = (
+    results = (
         run(flat, tensors, train), run(flat, [_widen(t) for t in tensors], train), run(compiled, tensors, train)
     )  # fmt: skip
+    eager, exact, got = ({**r, "outputs": dict(zip(names, r["outputs"], strict=True))} for r in results)
     return Outcome(imported, compare(got, eager, exact, strides=False))
 
 
