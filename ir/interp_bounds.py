@@ -19,8 +19,7 @@ from .scalar import SCALAR_OPS
 from .types import DTYPES, DType
 
 EXACT = {
-    "neg", "abs", "sign", "min", "max", "where", "floor", "ceil", "trunc", "round", "copysign", "nextafter",
-    "mod_trunc",
+    "neg", "abs", "sign", "min", "max", "where", "floor", "ceil", "trunc", "round", "copysign", "mod_trunc",
 }  # fmt: skip
 LEAST = {"f16": 2.0**-24, "bf16": 2.0**-126, "f32": 2.0**-126, "f64": 2.0**-1022}  # rounding below the normal range
 GREATEST = {"f16": 65504.0, "bf16": 3.3895313892515355e38, "f32": 3.4028234663852886e38, "f64": math.inf}

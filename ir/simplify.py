@@ -114,10 +114,10 @@ def _divide_by_power_of_two(args: Args, dtype: DType) -> Expr | None:
     divisor = args[1]
     if not isinstance(divisor, Const) or divisor.value == 0 or not math.isfinite(divisor.value):
         return None
-    mantissa, exponent = math.frexp(divisor.value)
-    if abs(mantissa) != 0.5 or abs(exponent) > 100:
+    factor = 1.0 / divisor.value
+    if abs(math.frexp(divisor.value)[0]) != 0.5 or round_to(factor, dtype) != factor:
         return None
-    return exact("mul", (args[0], const(1.0 / divisor.value, dtype)), dtype)
+    return exact("mul", (args[0], const(factor, dtype)), dtype)
 
 
 def _power(args: Args, dtype: DType) -> Expr | None:
