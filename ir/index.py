@@ -328,7 +328,7 @@ def _divided(a: Index, by: Dim) -> Index:
     """a // by as one atom, after taking out a common factor and nested divisions."""
     common = _common_factor(Index(a.terms), by)
     if common > 1 and isinstance(by, int) and isinstance(a.const, int):
-        return floor_divide(Index(tuple((t, c // common) for t, c in a.terms), a.const // common), by // common)  # type: ignore[operator]
+        return floor_divide(Index(tuple((t, c // common) for t, c in a.terms), a.const // common), by // common)
     if len(a.terms) == 1 and a.const == 0 and a.terms[0][1] == 1 and isinstance(a.terms[0][0], Div):
         inner = a.terms[0][0]
         return floor_divide(inner.index, multiply(inner.by, by))
@@ -343,7 +343,7 @@ def _common_factor(a: Index, by: Dim) -> int:
 
 
 def _shrink(a: Index, by: int) -> Index:
-    return Index(tuple((atom, c // by) for atom, c in a.terms), a.const // by)  # type: ignore[operator]
+    return Index(tuple((atom, c // by) for atom, c in a.terms), a.const // by)
 
 
 def _range(atom: Atom) -> tuple[Dim, Dim]:

@@ -73,7 +73,7 @@ class Case:
 
     def tensors(self, seed: int) -> dict[str, torch.Tensor]:
         return {
-            v.node.name: random_tensor(v.shape, v.dtype, seed + k, *self.limits[v.node.name])
+            v.node.name: random_tensor(tuple(int(n) for n in v.shape), v.dtype, seed + k, *self.limits[v.node.name])
             for k, v in enumerate(self.inputs)
         }
 
