@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import heapq
 from collections.abc import Callable
 from dataclasses import dataclass, field
-
-import networkx as nx
 
 from ..ir.graph import Graph
 from ..ir.loops import Buffer, Kernel, contiguous
@@ -15,6 +12,7 @@ from ..ir.types import Dim
 from .canonical import Canonical, canonicalize
 from .inline import Lowered
 from .merge import Merger
+from .order import CircularOrder, topological
 from .partition import Partition, partition_region
 from .refine import refine
 from .regions import Region, Regions, View
@@ -76,7 +74,7 @@ def fuse_graph(graph: Graph, cost: Cost, numerics: str = "fast") -> Fused:
     """Kernels and calls that compute `graph`; `cost` estimates the seconds of one kernel."""
     try:
         return _fuse(graph, cost, numerics, find_in_place(graph))
-    except nx.NetworkXUnfeasible:  # writing in place would make two kernels wait for each other
+    except CircularOrder:  # writing in place would make two kernels wait for each other
         return _fuse(graph, cost, numerics, {})
 
 
@@ -205,32 +203,11 @@ def _schedule(
     effects = [k for k, s in enumerate(steps) if isinstance(s, Call) and graph.by_name[s.node].attr("kind") == "effect"]
     for before, after in zip(effects, effects[1:], strict=False):
         waiting[after].add(before)
-    return tuple(steps[k] for k in _topological(waiting, [_position(s, place) for s in steps]))
+    return tuple(steps[k] for k in topological(waiting, [_position(s, place) for s in steps]))
 
 
 def _position(step: Step, place: dict[str, int]) -> int:
     return max(place[n] for n in step.nodes) if isinstance(step, Launch) else place[step.node]
-
-
-def _topological(waiting: dict[int, set[int]], position: list[int]) -> list[int]:
-    readers: dict[int, list[int]] = {k: [] for k in waiting}
-    for k, needed in waiting.items():
-        for n in needed:
-            readers[n].append(k)
-    missing = {k: len(needed) for k, needed in waiting.items()}
-    ready = [(position[k], k) for k, n in missing.items() if n == 0]
-    heapq.heapify(ready)
-    order: list[int] = []
-    while ready:
-        _, k = heapq.heappop(ready)
-        order.append(k)
-        for r in readers[k]:
-            missing[r] -= 1
-            if missing[r] == 0:
-                heapq.heappush(ready, (position[r], r))
-    if len(order) != len(waiting):
-        raise nx.NetworkXUnfeasible("steps wait for each other")
-    return order
 
 
 def _memory_of(name: str, graph: Graph, views: dict[str, View]) -> str:

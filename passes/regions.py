@@ -10,8 +10,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cached_property
 
-import networkx as nx
-
 from ..ir.expr import Load, Rewriter
 from ..ir.graph import Graph, Node
 from ..ir.index import Axis, Index, axis_coefficient, is_affine, linearize, of_atom
@@ -19,6 +17,7 @@ from ..ir.ops import OPS
 from ..ir.simplify import Simplifier
 from ..ir.types import Dim, contiguous_strides
 from .inline import Lowered
+from .order import connected_parts
 
 PURE_VIEWS = ("reshape", "permute", "expand", "slice")
 LIGHT = 24  # nodes of an index-only value (a mask of positions) that is cheaper to recompute than to load
@@ -212,15 +211,15 @@ class Regions:
 
     @cached_property
     def regions(self) -> tuple[Region, ...]:
-        links: nx.Graph = nx.Graph()
         order = {n.name: k for k, n in enumerate(self.graph.nodes)}
         computed = [n.name for n in self.graph.nodes if n.name in self.live and self.is_computed(n.name)]
-        for name in computed:
-            links.add_node(name)
-            for source in self.sources(name):
-                if self.is_computed(source) and self.depth[source] == self.depth[name]:
-                    links.add_edge(source, name)
-        parts = [tuple(sorted(c, key=order.__getitem__)) for c in nx.connected_components(links)]
+        links = [
+            (source, name)
+            for name in computed
+            for source in self.sources(name)
+            if self.is_computed(source) and self.depth[source] == self.depth[name]
+        ]
+        parts = connected_parts(computed, links)
         parts.sort(key=lambda p: (self.depth[p[0]], order[p[0]]))
         return tuple(Region(p, frozenset(n for n in p if n in self.required)) for p in parts)
 

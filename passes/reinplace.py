@@ -11,8 +11,6 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-import networkx as nx
-
 from ..ir.expr import Expr, Load, Op, loads_in
 from ..ir.graph import Graph
 from ..ir.index import Index
@@ -20,13 +18,12 @@ from ..ir.loops import Equation, Statement, Store, statement_expressions
 from ..ir.simplify import Simplifier, both, make
 from ..ir.types import contiguous_strides
 from .narrow import narrow
+from .order import reachable
 
 
 def find_in_place(graph: Graph) -> dict[str, str]:
     """The values that may be written into an input's memory, to that input."""
-    reads: nx.DiGraph = nx.DiGraph()
-    reads.add_nodes_from(graph.by_name)
-    reads.add_edges_from((i, n.name) for n in graph.nodes for i in n.inputs)
+    readers = {name: [n.name for n in nodes] for name, nodes in graph.readers.items()} if graph.mutations else {}
     found: dict[str, str] = {}
     for target, value in graph.mutations:
         node, new = graph.by_name[target], graph.by_name[value]
@@ -37,7 +34,7 @@ def find_in_place(graph: Graph) -> dict[str, str]:
         plain = node.dtype is new.dtype and all(s != 0 or n == 1 for n, s in zip(node.shape, strides, strict=True))
         if returned or not once or not fits or not plain:
             continue
-        after = nx.descendants(reads, value)
+        after = reachable(value, readers)
         if not any(reader.name in after for reader in graph.readers[target]):
             found[value] = target
     return found
