@@ -36,18 +36,27 @@ def main() -> None:
 
 
 def measure_layers(layers: int, backends: list[str], repeats: int) -> dict[str, Any]:
-    """Nodes of the graph; for each backend the median CPU seconds of its first call, in all and beyond the floor."""
+    """Nodes of the graph; for each backend, run in turn, what its first call cost, in all and beyond the floor."""
     nodes = run_cold(layers, NODE_COUNTER)
     row: dict[str, Any] = {"layers": layers, "nodes": nodes.get("nodes")}
-    runs = {backend: [run_cold(layers, backend) for _ in range(repeats)] for backend in (FLOOR, *backends)}
-    floor = middle(runs[FLOOR])
-    for backend, results in runs.items():
-        errors = [result["error"] for result in results if "error" in result]
-        cost = None if errors else middle(results)
-        beyond = None if cost is None or floor is None else round(cost - floor, 3)
-        row[backend] = {"cpu": cost, "beyond_floor": beyond, "counters": results[0].get("counters"), "errors": errors}
-        say(f"{layers:3} layers, {row['nodes']} nodes  {backend:10} {cost} CPU s, {beyond} beyond the floor")
+    names = (FLOOR, *backends)
+    rounds = [{name: run_cold(layers, name) for name in names} for _ in range(repeats)]
+    for name in names:
+        row[name] = describe_cost([found[name] for found in rounds], [found[FLOOR] for found in rounds])
+        told = {key: row[name].get(key) for key in ("cpu", "beyond_floor", "own_beyond_floor")}
+        say(f"{layers:3} layers, {row['nodes']} nodes  {name:10} {told}")
     return row
+
+
+def describe_cost(runs: list[dict[str, Any]], floors: list[dict[str, Any]]) -> dict[str, Any]:
+    """Medians of CPU seconds: all, beyond the floor, and the part of that which no child process (compiler) spent."""
+    errors = [run["error"] for run in (*runs, *floors) if "error" in run]
+    if errors:
+        return {"error": errors[0]}
+    cost = median(run["own"] + run["children"] for run in runs)
+    own, floor = median(run["own"] for run in runs), median(run["own"] for run in floors)
+    seconds = {"cpu": cost, "beyond_floor": cost - floor, "own_beyond_floor": own - floor}
+    return {key: round(value, 3) for key, value in seconds.items()} | {"counters": runs[0]["counters"], "runs": runs}
 
 
 def run_cold(layers: int, backend: str) -> dict[str, Any]:
@@ -57,26 +66,25 @@ def run_cold(layers: int, backend: str) -> dict[str, Any]:
     return result.value if result.ok else {"error": result.error}
 
 
-def middle(results: list[dict[str, Any]]) -> float | None:
-    """The median CPU seconds, own and children's; None if a run failed."""
-    if any("error" in result for result in results):
-        return None
-    return round(median(result["own"] + result["children"] for result in results), 3)
-
-
 def summarize(rows: dict[str, dict[str, Any]], backends: list[str]) -> dict[str, Any]:
-    """For each backend: cost of the most layers over that of the fewest, and milliseconds a node."""
+    """For each backend: cost of the most layers over that of the fewest, milliseconds a node, distinct kernels."""
     ordered = sorted(rows.values(), key=lambda row: row["layers"])
-    summary: dict[str, Any] = {}
-    for backend in backends:
-        costs = [row.get(backend, {}).get("beyond_floor") for row in ordered]
-        if not costs or None in costs:
-            continue
-        per_node = [1000 * cost / row["nodes"] for cost, row in zip(costs, ordered, strict=True)]
-        growth = round(costs[-1] / costs[0], 3) if costs[0] > 0 else None
-        summary[backend] = {"growth": growth, "ms_per_node": [round(value, 3) for value in per_node]}
+    summary = {
+        name: summarize_backend(name, ordered) for name in backends if all("cpu" in row[name] for row in ordered)
+    }
     say(str(summary))
     return summary
+
+
+def summarize_backend(name: str, rows: list[dict[str, Any]]) -> dict[str, Any]:
+    found: dict[str, Any] = {"kernels": [row[name]["counters"].get(name, {}).get("kernels") for row in rows]}
+    for key in ("beyond_floor", "own_beyond_floor"):
+        costs = [row[name][key] for row in rows]
+        found[f"{key}_growth"] = round(costs[-1] / costs[0], 3) if costs[0] > 0 else None
+        found[f"{key}_ms_per_node"] = [
+            round(1000 * cost / row["nodes"], 3) for cost, row in zip(costs, rows, strict=True)
+        ]
+    return found
 
 
 if __name__ == "__main__":

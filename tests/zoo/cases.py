@@ -36,6 +36,10 @@ class Outcome:
     first_call_cpu: float
     counters: Mapping[str, Mapping[str, int]]
 
+    def fallbacks(self, backend: str) -> int:
+        """How many regions the backend gave back to ATen because it failed: right results that it did not compute."""
+        return self.counters.get(backend, {}).get("fallback", 0)
+
 
 class CountingBackend:
     """A torch.compile backend that counts how often Dynamo asks it for a graph, and hands each on to `name`."""

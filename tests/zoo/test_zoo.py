@@ -20,3 +20,4 @@ def test_results_are_right(name: str, case: str, backend: str):
     outcome = run_case(ARCHITECTURES[name], case, backend)
     assert outcome.report.ok, f"\n{outcome.report}"
     assert outcome.graphs > 0, "nothing was compiled"
+    assert not outcome.fallbacks(backend), "a region fell back to ATen"
