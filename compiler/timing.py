@@ -26,6 +26,8 @@ RESAMPLES = 2000
 SAMPLE_SECONDS = 1e-3  # calls are repeated until one sample lasts so long: the clock and the loop cost nothing then
 WARM_UP_SECONDS = 0.05
 WARM_UP_CALLS = 3
+ENOUGH_SECONDS = 1.0  # a call that takes so long needs no more of them to be warm
+LEAST_PAIRS = 10  # of a measuring that was cut short: below, the interval says little
 Call = Callable[[], object]
 Progress = Callable[[int, int], None]  # rounds done, of how many
 
@@ -50,6 +52,10 @@ class Timing:
 
     def median(self, name: str) -> float:
         return float(np.median(self.samples[name]))
+
+    @property
+    def rounds(self) -> int:
+        return min((len(values) for values in self.samples.values()), default=0)
 
     def ratio(self, theirs: str, ours: str) -> Ratio:
         """How much faster `ours` is than `theirs`."""
@@ -92,20 +98,25 @@ def bootstrap_median(values: np.ndarray, seed: int = 0) -> Ratio:
 
 
 def measure(
-    contestants: Mapping[str, Call], *, pairs: int = PAIRS, seed: int = 0, progress: Progress | None = None
-) -> Timing:
+    contestants: Mapping[str, Call], *,
+    pairs: int = PAIRS, seconds: float = math.inf, seed: int = 0, progress: Progress | None = None,
+) -> Timing:  # fmt: skip
     """Time all contestants `pairs` times in turn, in an order shuffled every round.
 
     Whatever compiles lazily does so in the warm-up. Results are dropped at once, as a caller in a loop would.
-    `progress` is called between rounds, in nobody's time.
+    After `seconds` it ends early, but not with fewer than LEAST_PAIRS. `progress` is called between rounds, in nobody's
+    time.
     """
     repeats = {name: _warm_up(call) for name, call in contestants.items()}
     samples: dict[str, list[float]] = {name: [] for name in contestants}
     order, shuffle = list(contestants), random.Random(seed)
     gc.collect()
     gc.disable()
+    start = time.monotonic()
     try:
         for number in range(pairs):
+            if number >= LEAST_PAIRS and time.monotonic() - start > seconds:
+                break
             if progress is not None:
                 progress(number, pairs)
             shuffle.shuffle(order)
@@ -133,11 +144,12 @@ def _warm_up(call: Call) -> int:
     """Call until it runs at its pace; returns the calls that make up one sample."""
     call()
     calls, start = 0, time.perf_counter()
-    while calls < WARM_UP_CALLS or time.perf_counter() - start < WARM_UP_SECONDS:
+    spent = 0.0
+    while spent < WARM_UP_SECONDS or (calls < WARM_UP_CALLS and spent < ENOUGH_SECONDS):
         call()
         calls += 1
-    per_call = (time.perf_counter() - start) / calls
-    return max(1, math.ceil(SAMPLE_SECONDS / per_call))
+        spent = time.perf_counter() - start
+    return max(1, math.ceil(SAMPLE_SECONDS * calls / spent))
 
 
 def _time_once(call: Call, repeats: int) -> float:

@@ -6,6 +6,7 @@ Every number comes from one process: `reference.py` runs, `check.py` judges, `ti
 from __future__ import annotations
 
 import copy
+import math
 import os
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -40,7 +41,7 @@ class Contestant:
 
     first     cost of its first call: compiling, and one run
     second    cost of its second call: one run
-    report    its results against float64; None where it failed
+    report    its results against float64, empty for eager, the measure of it; None where it failed
     counters  what it counted about itself
     cached    whether compiled code came from its cache
     error     why it gave no result, in one line; "" where it did
@@ -82,10 +83,11 @@ class Trial:
 
 def try_backends(
     loaded: ModelFile, ours: str, peers: Sequence[str], *,
-    pairs: int = PAIRS, say: Say = lambda text: None, progress: Progress | None = None,
+    pairs: int = PAIRS, seconds: float = math.inf, say: Say = lambda text: None, progress: Progress | None = None,
 ) -> Trial:  # fmt: skip
     """Run the model through every backend, judge the results, then time them in turn; nothing is differentiated.
 
+    seconds   after which timing may end with fewer pairs
     say       is told each step before it begins
     progress  is called between rounds of timing
 
@@ -100,7 +102,7 @@ def try_backends(
     found, calls = [], {}
     for name in names:
         function = compile_for(name, loaded.model)
-        contestant = Contestant(EAGER, report=compare(eager, eager, exact))
+        contestant = Contestant(EAGER, report=Report(()))
         if name != EAGER:
             say(f"compiling through {name}")
             contestant = _try_backend(name, function, loaded, eager, exact)
@@ -109,7 +111,7 @@ def try_backends(
             calls[name] = bind(function, copy.deepcopy(loaded.inputs))  # a model may write to its inputs
     say("timing")
     with torch.no_grad():
-        timing = measure(calls, pairs=pairs, progress=progress)
+        timing = measure(calls, pairs=pairs, seconds=seconds, progress=progress)
     return Trial(ours, tuple(found), timing)
 
 

@@ -67,7 +67,12 @@ def _add_run(parser: argparse.ArgumentParser) -> None:
         "--backend-peers", default=PEERS, metavar="NAMES", dest="peers",
         help=f"what it is compared with, separated by commas (default: {PEERS})",
     )  # fmt: skip
-    parser.add_argument("--pairs", type=_positive, metavar="N", help="timed rounds (default: 60, with --quick 15)")
+    parser.add_argument(
+        "--pairs",
+        type=_positive,
+        metavar="N",
+        help="timed rounds (default: 60, with --quick 15, fewer where they would take over a minute)",
+    )
     parser.add_argument("--threads", type=_positive, default=1, metavar="N", help="CPU threads of each (default: 1)")
     parser.add_argument("--quick", action="store_true", help="fewer rounds: a look, not a result")
     parser.add_argument("--cold", action="store_true", help="compile from empty caches, which are thrown away")

@@ -17,8 +17,15 @@ from ..settings import settings
 from .display import Steps, format_bytes, format_count, make_console, make_table
 
 KEY_SHOWN = 16
-MEANINGS = {"so": "compiled kernels", "compiler": "compilers' versions", "bandwidth": "measured copy bandwidth",
-            "failed": "sources that a compiler refused"}  # fmt: skip
+MEANINGS = {
+    "plan": "whole graphs: what to launch and where its buffers lie",
+    "kernel": "which library a kernel is in",
+    "so": "compiled kernels",
+    "sources": "digests of treadle's own code",
+    "compiler": "compilers' versions",
+    "bandwidth": "measured copy bandwidth",
+    "failed": "sources that a compiler refused",
+}
 
 
 def run(args: argparse.Namespace) -> int:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
+import re
 import sys
 from collections.abc import Mapping
 from contextlib import redirect_stdout
@@ -26,9 +28,12 @@ from ..trial import EAGER, Contestant, Trial, check_backends, prepare_process, t
 from .arguments import STDOUT
 from .display import Steps, format_count, format_seconds, indent, join_words, make_console, make_table
 
+PATIENCE = 60.0  # seconds of timing that nobody asked to be longer
+
 # How `counters["treadle"]` is told, in this order; a counter that is not here is told by its own name.
 COUNTED = {
     "graphs": ("graph", "graphs"),
+    "store_hit": ("of them from the store", "of them from the store"),
     "kernels": ("kernel", "kernels"),
     "launches": ("launch", "launches"),
     "native": ("op compiled", "ops compiled"),
@@ -42,6 +47,7 @@ COUNTED = {
 def run(args: argparse.Namespace) -> int:
     peers = [name.strip() for name in args.peers.split(",") if name.strip()]
     pairs = args.pairs or (QUICK_PAIRS if args.quick else PAIRS)
+    seconds = math.inf if args.pairs else PATIENCE
     _check_output(args.json)
     check_backends([args.backend, *peers])
     out = sys.stderr if args.json == STDOUT else sys.stdout  # what the user's file prints must not mix with our JSON
@@ -53,8 +59,8 @@ def run(args: argparse.Namespace) -> int:
         def say(text: str) -> None:
             steps.begin(text, total=pairs if text == "timing" else None)
 
-        trial = try_backends(loaded, args.backend, peers, pairs=pairs, say=say, progress=steps.advance)
-    record = make_record(trial, loaded, machine, args, pairs)
+        trial = try_backends(loaded, args.backend, peers, pairs=pairs, seconds=seconds, say=say, progress=steps.advance)
+    record = make_record(trial, loaded, machine, args)
     if args.json == STDOUT:
         print(json.dumps(record, indent=1))
     else:
@@ -74,16 +80,14 @@ def _check_output(path: str | None) -> None:
         raise BadInput(f"this file cannot be written: {error.strerror}", where=path) from error
 
 
-def make_record(
-    trial: Trial, loaded: ModelFile, machine: Machine, args: argparse.Namespace, pairs: int
-) -> dict[str, Any]:
+def make_record(trial: Trial, loaded: ModelFile, machine: Machine, args: argparse.Namespace) -> dict[str, Any]:
     """All that was found, as JSON."""
     return {
         "target": loaded.name,
         "model": describe_model(loaded),
         "machine": asdict(machine),
         "threads": args.threads,
-        "pairs": pairs,
+        "pairs": trial.timing.rounds,
         "cold": args.cold,
         "backend": trial.ours,
         "ok": trial.ok,
@@ -116,7 +120,8 @@ def show(trial: Trial, loaded: ModelFile, machine: Machine, threads: int) -> Non
     console = make_console()
     console.print(Text(loaded.name, "bold") + Text(f"  {describe_model(loaded)}", "not bold"))
     setting = [machine.cpu, machine.isa, format_count(threads, "thread"), f"torch {machine.torch}"]
-    console.print(Text(", ".join([*setting, machine.compiler_version or "no C++ compiler"]), "dim"))
+    setting += [shorten_version(machine.compiler_version) or "no C++ compiler", f"{trial.timing.rounds} rounds"]
+    console.print(Text(", ".join(setting), "dim"))
     console.print()
     console.print(indent(make_result_table(trial)))
     for found in trial.contestants:
@@ -141,9 +146,14 @@ def make_result_table(trial: Trial) -> Table:
         ratio = str(trial.timing.ratio(found.name, ours)) if beaten else ""
         judged = Text("right", "green") if found.report.ok else Text("WRONG", "bold red")
         cells = [format_seconds(times["median_us"] * 1e-6), format_seconds(times["min_us"] * 1e-6), ratio]
-        cells += [format_compiling(found, trial), f"{found.report.worst_ratio:.2f}"]
+        cells += [format_compiling(found, trial), f"{found.report.worst_ratio:.2f}" if found.report.rows else ""]
         table.add_row(Text(found.name, style), *cells, Text("") if found.name == EAGER else judged)
     return table
+
+
+def shorten_version(text: str) -> str:
+    """ "g++ (Debian 12.2.0-14) 12.2.0" -> "g++ 12.2.0"."""
+    return re.sub(r" \(.*?\)", "", text)
 
 
 def format_compiling(found: Contestant, trial: Trial) -> str:
