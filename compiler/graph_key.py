@@ -16,6 +16,7 @@ from typing import Any
 import sympy
 import torch
 from torch import fx
+from torch._subclasses.fake_tensor import unset_fake_temporarily
 
 from .frontend.foreign import FOREIGN
 from .runtime.store import Store, make_key
@@ -82,7 +83,10 @@ class _Writer:
         if not isinstance(value, torch.Tensor):
             raise NoKey(path)
         known = value.dim() == 0 and value.device.type == "cpu" and type(value) is torch.Tensor
-        return f"{path} {self.meta(value)} {value.item()!r}" if known else f"{path} {self.meta(value)}"
+        if not known:
+            return f"{path} {self.meta(value)}"
+        with unset_fake_temporarily():  # AOTAutograd may call us under its fake mode
+            return f"{path} {self.meta(value)} {value.item()!r}"
 
     def value(self, value: Any) -> str:
         if isinstance(value, fx.Node):

@@ -11,7 +11,7 @@ import ctypes
 import logging
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -21,6 +21,7 @@ from torch._dynamo.utils import counters
 from ..codegen.cpp.isa import Isa
 from ..costmodel.roofline import estimate
 from ..ir.errors import StoreError, VerifyError
+from ..ir.graph import Graph
 from ..ir.text import print_graph
 from ..passes.fuse import Call, Fused, Launch, fuse_graph
 from ..passes.memory import MemoryPlan
@@ -62,7 +63,7 @@ def compile_graph(gm: fx.GraphModule, watch: Watch, store: Store, isa: Isa, sour
     tools = Toolchain(isa, settings.compiler, store, (sources, settings.cache_key()))
     with watch.phase("import"):
         imported = import_graph(gm, watch.name)
-        graph = imported.graph
+        graph = with_output_strides(imported.graph)
     watch.show(5, "graph", lambda: print_graph(graph))
     with watch.phase("fuse"):
         fused = fuse_graph(graph, lambda kernel: estimate(kernel).seconds, settings.numerics)
@@ -83,6 +84,12 @@ def compile_graph(gm: fx.GraphModule, watch: Watch, store: Store, isa: Isa, sour
         executable = bind(written.plan, kernels, values, imported, tools)
     storable = not imported.objects and not any(b.problem for b in kernels)
     return Compiled(executable, imported, fused, tuple(kernels), written.memory, watch, storable)
+
+
+def with_output_strides(graph: Graph) -> Graph:
+    """The graph with the layouts that its outputs were traced with, which stand at their nodes."""
+    nodes = (graph.by_name[o] if isinstance(o, str) else None for o in graph.outputs)
+    return replace(graph, output_strides=tuple(None if n is None else n.strides for n in nodes))
 
 
 def bind(plan: Plan, kernels: list[Built], values: Values, imported: Imported, tools: Toolchain) -> Executable:

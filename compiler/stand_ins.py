@@ -82,17 +82,21 @@ def flat_at(address: int, buffer: Buffer, symbols: dict[str, int]) -> torch.Tens
 def aten_body(values: Values, launch: Launch) -> Body:
     """Runs the graph nodes that a launch stands for, by the references of their rows."""
     part = cut_out(values.graph, launch)
-    reads = [values.buffer(n) for n in launch.reads]
+    places = {values.memory_of(n): k for k, n in enumerate(launch.buffers)}
+    reads = [values.buffer(n.name) for n in part.inputs]
     writes = [values.buffer(n) for n in writes_of(launch)]
-    places = {n: k for k, n in enumerate(launch.buffers)}
-    known = set(launch.kernel.symbols)
-    if not known.issuperset(part.symbols):
-        raise LoweringError("a stand-in needs a size that its kernel lacks", where=launch.kernel.name)
+    unknown = [b.name for b in (*reads, *writes) if values.memory_of(b.name) not in places]
+    sizes = set(part.symbols).difference(launch.kernel.symbols)
+    if unknown or sizes:
+        raise LoweringError("no stand-in for a kernel", where=launch.kernel.name, got=", ".join([*unknown, *sizes]))
 
     def body(a: Arguments) -> int:
-        given = [tensor_at(a.addresses[places[b.name]], b, a.symbols) for b in reads]
-        for b, result in zip(writes, evaluate(part, given, a.symbols).outputs, strict=True):
-            tensor_at(a.addresses[places[b.name]], b, a.symbols).copy_(result)
+        def tensor(b: Buffer) -> torch.Tensor:
+            return tensor_at(a.addresses[places[values.memory_of(b.name)]], b, a.symbols)
+
+        results = evaluate(part, [tensor(b) for b in reads], a.symbols).outputs
+        for b, result in zip(writes, results, strict=True):
+            tensor(b).copy_(result)
         return 0
 
     return body
@@ -102,6 +106,8 @@ def cut_out(graph: Graph, launch: Launch) -> Graph:
     """The part of the graph between what a launch reads and what it writes.
 
     %2 = exp %1;  %3 = add %2, %0     a launch that reads %0 and %1 and writes %3     ->     f(%0, %1) { %2; %3 }
+
+    A value written in place of an input may need that input too, although its kernel leaves what it keeps alone.
     """
     reads = dict.fromkeys(launch.reads)
     needed: set[str] = set()
@@ -112,7 +118,8 @@ def cut_out(graph: Graph, launch: Launch) -> Graph:
             continue
         node = graph.by_name[name]
         if node.op in ("input", "call", "result"):
-            raise LoweringError("a kernel does not read what its nodes do", where=launch.kernel.name, got=name)
+            reads[name] = None
+            continue
         needed.add(name)
         waiting += node.inputs
     inputs = tuple(replace(graph.by_name[n], op="input", inputs=(), attrs=()) for n in reads)
