@@ -13,12 +13,14 @@ import resource
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+ROOT = Path(__file__).resolve().parent.parent
 MARK = "\x1eresult "  # sets the result apart from whatever a model or compiler prints
 TAIL = 2000  # characters of an error that are kept
 
@@ -50,11 +52,11 @@ def run_child(
     )  # fmt: skip
     try:
         printed, _ = process.communicate(timeout=timeout)
-        error = "" if process.returncode == 0 else f"exit status {process.returncode}\n{printed[-TAIL:]}"
+        error = "" if process.returncode == 0 else f"exit status {process.returncode}\n{tell_end(printed)}"
     except subprocess.TimeoutExpired:
         os.killpg(process.pid, signal.SIGKILL)  # with the compilers it started
         printed, _ = process.communicate()
-        error = f"no result after {timeout:.0f} s\n{printed[-TAIL:]}"
+        error = f"no result after {timeout:.0f} s\n{tell_end(printed)}"
     wall, cpu = time.monotonic() - start, _children_cpu() - before
     _, _, result = printed.rpartition(MARK)
     value = None if error or MARK not in printed else json.loads(result.splitlines()[0])
@@ -71,6 +73,13 @@ def empty_caches(directory: str | Path) -> dict[str, str]:
         "TMPDIR": str(_made(path / "tmp")),
         "TORCHINDUCTOR_COMPILE_THREADS": "1",  # compilers as children, whose time is counted when they end
     }
+
+
+def tell_end(printed: str) -> str:
+    """The end of what a process printed, without the paths of this machine: results are shared."""
+    for prefix in (ROOT, sys.prefix, tempfile.gettempdir(), Path.home()):
+        printed = printed.replace(f"{prefix}/", "")
+    return printed[-TAIL:]
 
 
 def _made(path: Path) -> Path:

@@ -52,6 +52,7 @@ def test_a_child_returns_its_result_or_its_error(
     assert done.cpu_seconds > 0
     failed = child.run_child("helpers", "crash", {}, environment=helpers)
     assert not failed.ok and failed.value is None and "a reason to crash" in failed.error
+    assert "benchmarks/child.py" in failed.error and str(ROOT) not in failed.error
     late = child.run_child("helpers", "hang", {}, environment=helpers, timeout=15)
     assert "no result after 15 s" in late.error and late.wall_seconds < 60
 
