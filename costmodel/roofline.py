@@ -1,7 +1,8 @@
-"""The roofline estimate: what a kernel costs from its bytes and its arithmetic, on a machine described by a few numbers.
+"""The roofline estimate: what a kernel costs from its bytes and its arithmetic, on a machine described by a few
+numbers.
 
-Williams, Waterman, Patterson: Roofline (CACM 52(4), 2009), with one bandwidth per level of the memory hierarchy. It is the
-baseline that the learned model must beat, and the cost under which regions are partitioned.
+Williams, Waterman, Patterson: Roofline (CACM 52(4), 2009), with one bandwidth per level of the memory hierarchy. It is
+the baseline that the learned model must beat, and the cost under which regions are partitioned.
 """
 
 from __future__ import annotations
@@ -51,7 +52,7 @@ class Estimate:
 
 def estimate(kernel: Kernel, device: Device = GENERIC_CPU) -> Estimate:
     """The roofline of a kernel under a default schedule."""
-    sizes = {s: TYPICAL_SIZE for s in kernel.symbols}
+    sizes = dict.fromkeys(kernel.symbols, TYPICAL_SIZE)
     points = [float(_number(product(a.extent for a in s.domain), sizes)) for s in kernel.body]
     read = _bytes_read(kernel, points, sizes)
     written = float(sum(_buffer_bytes(kernel, s, p) for s, p in zip(kernel.body, points, strict=True)))

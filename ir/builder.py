@@ -5,8 +5,8 @@
     y = g.exp(x - g.max(x, (1,), keepdim=True))
     graph = g.finish([y])
 
-A `Value` knows its shape and dtype and has the arithmetic operators. Operands must have one dtype: promotion is the caller's
-(`cast`); plain Python numbers take the dtype of the other operand. Shapes broadcast.
+A `Value` knows its shape and dtype and has the arithmetic operators. Operands must have one dtype: promotion is the
+caller's (`cast`); plain Python numbers take the dtype of the other operand. Shapes broadcast.
 """
 
 from __future__ import annotations
@@ -112,7 +112,9 @@ class GraphBuilder:
     # --- inputs, results -----------------------------------------------------------------------------------------
 
     def input(self, name: str, shape: Shape, dtype: DType | None, strides: Shape | None = None) -> Value:
-        """A tensor; dtype None stands for anything that is only handed on to calls (a complex tensor, a Python number)."""
+        """A tensor; dtype None stands for anything that is only handed on to calls (a complex tensor, a Python
+        number).
+        """
         node = Node(name, "input", (), (), tuple(shape), dtype, strides)
         self._inputs.append(node)
         self._by_name[name] = node
@@ -253,7 +255,9 @@ class GraphBuilder:
         return x if x.shape == tuple(shape) else self.emit("expand", [x], shape=tuple(shape))
 
     def slice(self, x: Value, dim: int, start: Dim, size: Dim, step: int = 1) -> Value:
-        """`size` elements of one dimension from `start`; a negative step walks backwards (flip: start = n-1, step = -1)."""
+        """`size` elements of one dimension from `start`; a negative step walks backwards (flip: start = n-1, step =
+        -1).
+        """
         if start == 0 and step == 1 and size == x.shape[dim]:
             return x
         starts = tuple(start if d == dim else 0 for d in range(x.rank))
@@ -281,7 +285,9 @@ class GraphBuilder:
     # --- reductions ----------------------------------------------------------------------------------------------
 
     def reduce(self, state: str, x: Value, dims: Sequence[int], keepdim: bool = False) -> Value:
-        """sum, prod, max, min, any, all, argmax, argmin over `dims` (all of them where empty is not meant: give them)."""
+        """sum, prod, max, min, any, all, argmax, argmin over `dims` (all of them where empty is not meant: give
+        them).
+        """
         dims = tuple(sorted(dims))
         if not dims and not state.startswith("arg"):
             return x
@@ -313,7 +319,9 @@ class GraphBuilder:
         return self.emit("gather", [x, index], dim=dim)
 
     def take(self, x: Value, dims: Sequence[int], indices: Sequence[Value], wrap: bool = True) -> Value:
-        """Advanced indexing by integer tensors in `dims` (increasing), full slices elsewhere; negatives count from the end."""
+        """Advanced indexing by integer tensors in `dims` (increasing), full slices elsewhere; negatives count from
+        the end.
+        """
         return self.emit("take", [x, *indices], dims=tuple(dims), wrap=wrap)
 
     def scatter(self, x: Value, dim: int, index: Value, src: Value, mode: str = "set") -> Value:
@@ -323,9 +331,10 @@ class GraphBuilder:
         """index_put: `values` (broadcast) go where `take` would read; mode "add" accumulates."""
         return self.emit("put", [x, *indices, values], dims=tuple(dims), mode=mode)
 
-    def roll(self, x: Value, dim: int, shift: int) -> Value:
+    def roll(self, x: Value, dim: int, shift: Dim) -> Value:
+        """Elements move `shift` places up; where the size is dynamic, `shift` is from 0 to the size."""
         size = x.shape[dim]
-        if isinstance(size, int):
+        if isinstance(size, int) and isinstance(shift, int):
             shift = shift % size if size else 0
         if shift == 0:
             return x

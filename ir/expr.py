@@ -1,7 +1,8 @@
 """Scalar expressions: the right sides of equations.
 
 Four node kinds: a constant, an index used as a value, a load (of a buffer or of another equation) by an index map under
-an optional guard, and an operation of the scalar table (`ir.scalar`). Nodes are interned: equal expressions are one object.
+an optional guard, and an operation of the scalar table (`ir.scalar`). Nodes are interned: equal expressions are one
+object.
 """
 
 from __future__ import annotations
@@ -204,8 +205,8 @@ class Rewriter:
 # --- printing ----------------------------------------------------------------------------------------------------
 
 INFIX = {
-    "add": "+", "sub": "-", "mul": "*", "div": "/", "lt": "<", "le": "<=", "gt": ">", "ge": ">=", "eq": "==", "ne": "!=",
-    "and": "&", "or": "|", "xor": "^", "shl": "<<", "shr": ">>",
+    "add": "+", "sub": "-", "mul": "*", "div": "/", "lt": "<", "le": "<=", "gt": ">", "ge": ">=", "eq": "==", "ne":
+    "!=", "and": "&", "or": "|", "xor": "^", "shl": "<<", "shr": ">>",
 }  # fmt: skip
 
 
@@ -220,7 +221,7 @@ def print_const(c: Const) -> str:
 
 
 def print_expr(e: Expr, named: Mapping[Expr, str] | None = None) -> str:
-    """One line of text that `ir.text` reads back. Sub-expressions in `named` are printed by name, others at each use."""
+    """One line of text that `ir.text` reads back. Those in `named` are printed by name, others in full."""
     named = named or {}
     if e in named:
         return named[e]

@@ -6,8 +6,8 @@
       return %2
     }
 
-Each node is a row of the op table (`ir.ops`). Nodes are in dependency order; names are unique. What torch mutates is listed in
-`mutations`: after all nodes have run, the value is copied into the input.
+Each node is a row of the op table (`ir.ops`). Nodes are in dependency order; names are unique. What torch mutates is
+listed in `mutations`: after all nodes have run, the value is copied into the input.
 """
 
 from __future__ import annotations

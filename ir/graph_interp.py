@@ -1,7 +1,7 @@
 """The graph level run on torch tensors, node by node: what a graph means, for tests and for `verify`.
 
-Two ways of rounding: `declared` computes each node in its compute type and rounds to the node's own type, `float64` holds every
-floating tensor in f64 and rounds nothing. Not imported by the rest of `ir`, because it needs torch.
+Two ways of rounding: `declared` computes each node in its compute type and rounds to the node's own type, `float64`
+holds every floating tensor in f64 and rounds nothing. Not imported by the rest of `ir`, because it needs torch.
 """
 
 from __future__ import annotations

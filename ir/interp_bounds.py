@@ -15,7 +15,7 @@ import torch
 
 from .expr import Const, Op
 from .interp_numbers import Numbers, Planes, Subscripts, Tensor, einsum, scatter
-from .scalar import SCALAR_OPS
+from .scalar import SCALAR_OPS, round_to
 from .types import DTYPES, DType
 
 EXACT = {
@@ -41,7 +41,7 @@ class BoundedNumbers(Numbers):
 
     def constant(self, c: Const) -> Planes:
         value = super().constant(c)[0]
-        exact = not c.dtype.is_float or not math.isfinite(c.value) or float(c.value) * 2.0**8 % 1 == 0
+        exact = not c.dtype.is_float or not math.isfinite(c.value) or round_to(c.value, c.dtype) == c.value
         return value, torch.zeros_like(value, dtype=torch.float64) if exact else _rounding(value, c.dtype)
 
     def apply(self, e: Op, args: list[Planes]) -> Planes:
@@ -118,7 +118,11 @@ class BoundedNumbers(Numbers):
             scatter(mode, scale, at, x[0].abs() + x[1])
             scatter("add", error, at, scale[at] * (x[1] / x[0].abs().clamp(min=1e-300) + dtype.epsilon))
         elif mode == "add":
-            scatter(mode, error, at, x[1] + _sum_rounding(x[0].abs(), at.numel(), dtype))
+            magnitude, touched = value.abs().double(), torch.zeros_like(value, dtype=torch.bool)
+            scatter(mode, magnitude, at, x[0].abs().double())
+            touched[at] = True
+            scatter(mode, error, at, x[1])
+            error += torch.where(touched, _sum_rounding(magnitude, at.numel() + 1, dtype), 0.0)
         else:
             scatter("max", error, at, x[1])
         scatter(mode, value, at, x[0])

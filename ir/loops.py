@@ -5,7 +5,8 @@
       s[t]   = sum(c) (f32(x[t, c]) * f32(x[t, c]))
       y[t,c] := bf16(...)
 
-An `Equation` defines local values; a `Store` writes an output buffer through a store map. Statements are in dependency order.
+An `Equation` defines local values; a `Store` writes an output buffer through a store map. Statements are in dependency
+order.
 """
 
 from __future__ import annotations
@@ -76,7 +77,8 @@ class Store:
     """`buffer[index] mode value` for every point of `axes` where `guard` holds.
 
     mode       "set", or the combining op: "add", "mul", "max", "min"
-    injective  no two points write one element; else the statement runs in axis order (the last writer wins, sums are in order)
+    injective  no two points write one element; else the statement runs in axis order (the last writer wins, sums are
+    in order)
     """
 
     buffer: str

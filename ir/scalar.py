@@ -1,7 +1,7 @@
 """The scalar op table: one row per operation on single values, holding all of its facts.
 
-`reference` is the meaning: a function of the torch module and tensors already in the op's compute type. `cost` is a rough
-count of vector cycles (one fused multiply-add = 1), the input of the roofline estimate.
+`reference` is the meaning: a function of the torch module and tensors already in the op's compute type. `cost` is a
+rough count of vector cycles (one fused multiply-add = 1), the input of the roofline estimate.
 """
 
 from __future__ import annotations

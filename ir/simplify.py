@@ -1,7 +1,7 @@
 """Building expressions in normal form: constant folding and the identities that are exact in IEEE arithmetic.
 
-Rules are values: an op name and a function (args, dtype) -> new expression or None; lists of rules add with `+`. The exact
-rules always hold, bit for bit, NaN, infinities and signed zeros included; the fast ones change rounding only.
+Rules are values: an op name and a function (args, dtype) -> new expression or None; lists of rules add with `+`. The
+exact rules always hold, bit for bit, NaN, infinities and signed zeros included; the fast ones change rounding only.
 """
 
 from __future__ import annotations

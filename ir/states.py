@@ -1,8 +1,8 @@
 """The state table of reductions and scans: (identity, lift, combine, project), NaN and tie rules.
 
-A state is a tuple of components. `lift` makes the state of one element, `combine` joins two neighbouring states (the left one
-holds the lower indices), `project` gives the results. All three work on expressions, so the same rows serve the
-interpreter, both printers and the proofs. An empty axis yields the projection of the identity.
+A state is a tuple of components. `lift` makes the state of one element, `combine` joins two neighbouring states (the
+left one holds the lower indices), `project` gives the results. All three work on expressions, so the same rows serve
+the interpreter, both printers and the proofs. An empty axis yields the projection of the identity.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ Values = tuple[Expr, ...]
 class State:
     """One row.
 
-    `identity(dtypes)` the neutral component values; `dtypes(args)` the components' types from the lifted arguments' types;
-    `linear` marks a plain sum (the laws of sums apply); `idempotent` that combining twice with the same does no harm.
-    `needs_axis` says that lift takes the index on the reduced axis as a last argument (argmax).
+    `identity(dtypes)` the neutral component values; `dtypes(args)` the components' types from the lifted arguments'
+    types; `linear` marks a plain sum (the laws of sums apply); `idempotent` that combining twice with the same does no
+    harm. `needs_axis` says that lift takes the index on the reduced axis as a last argument (argmax).
     """
 
     name: str

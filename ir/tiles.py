@@ -10,11 +10,11 @@
         lanes c in 1024 by 64:
           y[1024*t + c] <- bf16(...)
 
-Values are expressions of the loops level. Buffers are flat: their one index is the distance from element 0 of the storage
-(strides and offsets are multiplied out). A name bound by `Let` or `State` is read as a load without indices; a scratch array
-is loaded like a buffer, by one index for each of its dimensions. Inside a `lanes` loop a value that depends on the loop's axis
-is a tile of up to `tile` consecutive points (fewer at the end of the axis); everything else is one scalar per point of the
-enclosing loops.
+Values are expressions of the loops level. Buffers are flat: their one index is the distance from element 0 of the
+storage (strides and offsets are multiplied out). A name bound by `Let` or `State` is read as a load without indices; a
+scratch array is loaded like a buffer, by one index for each of its dimensions. Inside a `lanes` loop a value that
+depends on the loop's axis is a tile of up to `tile` consecutive points (fewer at the end of the axis); everything else
+is one scalar per point of the enclosing loops.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ class Let:
 
 @dataclass(frozen=True, slots=True)
 class State:
-    """A running value. `lanes` is the axis whose tiles it accumulates elementwise (with that tile size); None: a scalar."""
+    """A running value. `lanes` is the axis whose tiles it accumulates elementwise (of size `tile`); None: a scalar."""
 
     name: str
     dtype: DType
@@ -115,10 +115,11 @@ class Put:
 
 @dataclass(frozen=True, slots=True)
 class Stage:
-    """`target[i, j] <- value` at (rows = first row + i, lanes = first lane + j), a tile x tile block; it exchanges the axes.
+    """`target[i, j] <- value` at (rows = first row + i, lanes = first lane + j), a tile x tile block; it exchanges the
+    axes.
 
-    The load runs along `rows` in memory, so tiles of it are read along `rows` and written transposed. `row` and `lane` are
-    the block's first point; points beyond the axes' ends are not read.
+    The load runs along `rows` in memory, so tiles of it are read along `rows` and written transposed. `row` and `lane`
+    are the block's first point; points beyond the axes' ends are not read.
     """
 
     target: str
@@ -135,7 +136,8 @@ Statement = Loop | Let | State | Update | Fold | Scan | Put | Stage
 
 @dataclass(frozen=True, slots=True)
 class Program:
-    """What a kernel becomes under a schedule. `maths` are the equations it computes, for the reader of the printed source.
+    """What a kernel becomes under a schedule. `maths` are the equations it computes, for the reader of the printed
+    source.
 
     `prefetch` is how far ahead of their use (in bytes) lanes loops ask for what they load; 0: not at all.
     """

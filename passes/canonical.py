@@ -2,9 +2,9 @@
 
     kernel k(a, b):  z[t, c] <- b[t] + a[t, c]     ->     kernel (x0, x1):  y0[i0, i1] <- x0[i0, i1] + x1[i0]
 
-Axes are ordered as the first store walks memory, right sides are in normal form (`normalize`), and buffers and equations are
-named in the order of a walk through the statements. Equality of kernels is then equality of a digest, which
-is also the workload key of tuning records.
+Axes are ordered as the first store walks memory, right sides are in normal form (`normalize`), and buffers and
+equations are named in the order of a walk through the statements. Equality of kernels is then equality of a digest,
+which is also the workload key of tuning records.
 """
 
 from __future__ import annotations

@@ -1,9 +1,10 @@
-"""From a graph to launches: regions are partitioned, each kernel is brought to canonical form, equal regions are solved once."""
+"""From a graph to launches: regions are partitioned, kernels made canonical, equal regions solved once."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 from ..ir.graph import Graph
 from ..ir.loops import Buffer, Kernel, contiguous
@@ -103,9 +104,8 @@ class _Fuser:
         """Outputs have the strides that were traced; other stored values are contiguous."""
         layouts: dict[str, tuple[Dim, ...]] = {}
         g = self.graph
-        for name, strides in zip(g.outputs, g.output_strides, strict=False):
-            if isinstance(name, str) and strides is not None and name in self.regions.required:
-                layouts[name] = strides
+        traced = zip(g.outputs, g.output_strides, strict=False)
+        layouts.update({n: s for n, s in traced if isinstance(n, str) and s is not None and n in self.regions.required})
         for value, target in self.in_place.items():
             strides = g.by_name[target].strides
             if strides is not None:
@@ -182,7 +182,7 @@ class _Fuser:
 def _schedule(
     graph: Graph, launches: list[Launch], calls: list[Call], views: dict[str, View], in_place: dict[str, str]
 ) -> tuple[Step, ...]:
-    """Steps after what they read, otherwise in the order of the graph (effects keep theirs); last readers before writers."""
+    """Steps after what they read and readers before writers in place, otherwise in the order of the graph."""
     place = {n.name: k for k, n in enumerate(graph.nodes)}
     maker: dict[str, int] = {}
     steps: list[Step] = [*launches, *calls]
@@ -201,7 +201,7 @@ def _schedule(
             if k != maker[value] and any(_memory_of(n, graph, views) == target for n in names):
                 waiting[maker[value]].add(k)
     effects = [k for k, s in enumerate(steps) if isinstance(s, Call) and graph.by_name[s.node].attr("kind") == "effect"]
-    for before, after in zip(effects, effects[1:], strict=False):
+    for before, after in pairwise(effects):
         waiting[after].add(before)
     return tuple(steps[k] for k in topological(waiting, [_position(s, place) for s in steps]))
 

@@ -1,10 +1,12 @@
-"""Law: inline. A value is pulled through the equations that define it, so what is not stored has no existence of its own.
+"""Law: inline. A value is pulled through the equations that define it, so what is not stored has no existence of its
+own.
 
     h[t, c] = x[t, c] * r[t]                      s[t] = sum(c) (x[t, c] * r[t])
     s[t]    = sum(c) h[t, c]              ->
 
-A pointwise equation is substituted into its reader; a reduction becomes a local equation of the reader's kernel over just
-the axes that the reader's index depends on. Views are pointwise equations whose right side is one load: they vanish.
+A pointwise equation is substituted into its reader; a reduction becomes a local equation of the reader's kernel over
+just the axes that the reader's index depends on. Views are pointwise equations whose right side is one load: they
+vanish.
 """
 
 from __future__ import annotations
@@ -122,11 +124,11 @@ class Assembly:
 
     def _pull_new(self, load: Load) -> Expr:
         name = load.name
-        if name in self.absorbed and load.guard is None and name not in self.absorbed_stores:
-            if covers(load.index, self.lowered.node(name).shape):
-                value = self._expand(load)
-                self.absorbed_stores[name] = self._store(name, load.index, value, self.lowered.node(name).source)
-                return value
+        wanted = name in self.absorbed and load.guard is None and name not in self.absorbed_stores
+        if wanted and covers(load.index, self.lowered.node(name).shape):
+            value = self._expand(load)
+            self.absorbed_stores[name] = self._store(name, load.index, value, self.lowered.node(name).source)
+            return value
         return load if self.stored(name) else self._expand(load)
 
     def _expand(self, load: Load) -> Expr:

@@ -1,4 +1,4 @@
-"""Keys of expressions: digests into which no name of a buffer or an equation enters, so that they order operands alike."""
+"""Keys of expressions: digests into which no name of a buffer or an equation enters."""
 
 from __future__ import annotations
 

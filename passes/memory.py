@@ -2,9 +2,9 @@
 
     a: steps 0..1, 4 KB     b: steps 1..2, 4 KB     c: steps 2..3, 4 KB     ->     a and c at 0, b at 4096
 
-Static sizes are placed by best fit, the largest first. A dynamic size gets a slot behind them; another value goes into the
-same slot when it lives at another time and its size is provably no greater, whatever the symbols are. Slots are laid one
-behind the other when the sizes are known.
+Static sizes are placed by best fit, the largest first. A dynamic size gets a slot behind them; another value goes into
+the same slot when it lives at another time and its size is provably no greater, whatever the symbols are. Slots are
+laid one behind the other when the sizes are known.
 """
 
 from __future__ import annotations

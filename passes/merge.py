@@ -2,8 +2,9 @@
 
     y[t, c] = f(x[t, c])      z[t, c] = g(x[t, c], y[t, c])     ->     one kernel that stores y and z
 
-A group is a set of stored values that one kernel computes: its sinks (roots that run over the kernel's axes) and the values
-absorbed on the way, each stored where the kernel passes over it exactly once. Merging never makes a cycle between kernels.
+A group is a set of stored values that one kernel computes: its sinks (roots that run over the kernel's axes) and the
+values absorbed on the way, each stored where the kernel passes over it exactly once. Merging never makes a cycle
+between kernels.
 """
 
 from __future__ import annotations

@@ -4,8 +4,8 @@
     x / sqrt(v),  x * (1 / sqrt(v))                ->  x * rsqrt(v)
     s + where(p, -inf, 0),  where(~p, s, -inf)     ->  where(p, -inf, s)
 
-Products are reordered and selects lifted only under `numerics="fast"`: rounding may differ in the last place. Sums are never
-reassociated: (x + 1e8) - 1e8 is not x.
+Products are reordered and selects lifted only under `numerics="fast"`: rounding may differ in the last place. Sums are
+never reassociated: (x + 1e8) - 1e8 is not x.
 """
 
 from __future__ import annotations

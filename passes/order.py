@@ -1,6 +1,7 @@
 """Orders on small graphs: reachability, connected parts, and a topological order with priorities.
 
-networkx has all three; importing it costs more than compiling a small model does, so these few lines stand here instead.
+networkx has all three; importing it costs more than compiling a small model does, so these few lines stand here
+instead.
 """
 
 from __future__ import annotations

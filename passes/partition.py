@@ -1,8 +1,8 @@
 """The search over materialised edges: which values of a region are stored, and in which kernels they are computed.
 
-Given the set of stored values the laws run in one fixed order and the result is costed whole. Values that are always stored
-are those that something outside needs, and those that cannot be pulled; values with several readers are tried both ways, all
-combinations where they are few, one after the other beyond that.
+Given the set of stored values the laws run in one fixed order and the result is costed whole. Values that are always
+stored are those that something outside needs, and those that cannot be pulled; values with several readers are tried
+both ways, all combinations where they are few, one after the other beyond that.
 """
 
 from __future__ import annotations

@@ -1,16 +1,19 @@
-"""Law: refine. A kernel's axes become the common mixed radix of all its index maps, and buffers get the shape that is read.
+"""Law: refine. A kernel's axes become the common mixed radix of all its index maps, and buffers get the shape that is
+read.
 
     y[i, t] = x[i // 8, i % 8, t]    i:16         ->   y[i, j, t] = x[i, j, t]    i:2, j:8
     y[i, j] = exp(x[i, j])           i:64, j:32   ->   y[i] = exp(x[i])           i:2048
 
-Three steps on flat (one-dimensional) buffers: split an axis wherever it is divided by a factor of its extent, drop axes of
-one value, join neighbouring axes that every access walks as one. Then buffers are unfolded along the strides that are left.
+Three steps on flat (one-dimensional) buffers: split an axis wherever it is divided by a factor of its extent, drop
+axes of one value, join neighbouring axes that every access walks as one. Then buffers are unfolded along the strides
+that are left.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
+from itertools import pairwise
 
 from ..ir.expr import Expr, Iota, Load, Rewriter, data_in, walk
 from ..ir.index import Atom, Axis, Div, Index, Mod, add, as_index, axis_coefficient, bounds, linearize, of_atom
@@ -64,7 +67,8 @@ def _with(kernel: Kernel, body: tuple[Statement, ...], buffers: dict[str, Buffer
     return replace(kernel, inputs=inputs, outputs=tuple(buffers[b.name] for b in kernel.outputs), body=body)
 
 
-def _rewritten(s: Statement, rewrite: Rewriter, flat_index=lambda name, index: index) -> Statement:  # type: ignore[no-untyped-def]
+# type: ignore[no-untyped-def]
+def _rewritten(s: Statement, rewrite: Rewriter, flat_index=lambda name, index: index) -> Statement:
     if isinstance(s, Equation):
         return replace(s, args=tuple(rewrite(a) for a in s.args))
     index = flat_index(s.buffer, tuple(rewrite.index(i) for i in s.index))
@@ -294,7 +298,7 @@ def unfold_buffers(kernel: Kernel, simplify: Simplifier) -> Kernel:
 
 
 def digits(index: Index, buffer: Buffer) -> tuple[Index, ...]:
-    """A flat index in the mixed radix of the buffer's strides; each term goes to the greatest stride that divides it."""
+    """A flat index in the mixed radix of the buffer's strides; a term goes to the greatest stride that divides it."""
     parts: list[list[tuple[Atom, Dim]]] = [[] for _ in buffer.strides]
     for atom, coefficient in index.terms:
         for k, stride in enumerate(buffer.strides):
@@ -387,7 +391,7 @@ def _nested_strides(accesses: list[Index]) -> tuple[Dim, ...] | None:
         ordered.insert(at, stride)
     if not ordered:
         return (1,)
-    for big, small in zip(ordered, ordered[1:], strict=False):
+    for big, small in pairwise(ordered):
         if divide_exactly(big, small) is None:
             return None
     return tuple(ordered)

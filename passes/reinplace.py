@@ -2,9 +2,10 @@
 
     cache' = put(cache, [p], k);  copy cache' into cache     ->     cache[p] <- k
 
-A mutation qualifies when nothing that depends on the new value reads the old one, neither value is returned, and the layouts
-agree. Inside the kernel every read of the old value must be at the element that the same point writes, and not after the
-write. What the kernel would copy unchanged is not stored at all; the store's domain shrinks to what changes (`narrow`).
+A mutation qualifies when nothing that depends on the new value reads the old one, neither value is returned, and the
+layouts agree. Inside the kernel every read of the old value must be at the element that the same point writes, and not
+after the write. What the kernel would copy unchanged is not stored at all; the store's domain shrinks to what changes
+(`narrow`).
 """
 
 from __future__ import annotations

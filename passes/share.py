@@ -4,7 +4,8 @@
     y[t, c] <- exp(x[t, c] - m[t]) / l[t]      ->     l[t]    = sum(c) e[t, c]
                                                       y[t, c] <- e[t, c] / l[t]
 
-Only the largest shared expressions are named, and only those that cost more than the store and the load of keeping them.
+Only the largest shared expressions are named, and only those that cost more than the store and the load of keeping
+them.
 """
 
 from __future__ import annotations

@@ -7,8 +7,9 @@
     q[t] = sum(c) (x[t, c] - s[t]/N)^2           ->     with s = n * a
 
 The first is exp-affine in a maximum that bounds the exponent: partial sums are rescaled while running, with the shift 0
-while the maximum is -inf. The second is quadratic in the mean: moments are carried (Chan et al. 1983), never the cancelling
-form. A row that stays in cache gains nothing from this, so it is applied to axes longer than `resident` elements.
+while the maximum is -inf. The second is quadratic in the mean: moments are carried (Chan et al. 1983), never the
+cancelling form. A row that stays in cache gains nothing from this, so it is applied to axes longer than `resident`
+elements.
 """
 
 from __future__ import annotations

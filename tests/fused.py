@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+
 from treadle.costmodel.roofline import estimate
 from treadle.ir.graph import Graph
 from treadle.ir.interp import run_kernel

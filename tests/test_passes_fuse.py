@@ -6,6 +6,7 @@ import random
 
 import pytest
 from fused import assert_same, fuse
+
 from treadle.ir.builder import GraphBuilder, Value
 from treadle.ir.graph import Graph
 from treadle.ir.types import BF16, F32, I64

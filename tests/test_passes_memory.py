@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from hypothesis import given
 from hypothesis import strategies as st
+
 from treadle.ir.types import evaluate, symbol
 from treadle.passes.memory import ALIGNMENT, Lifetime, MemoryPlan, align, peak_bytes, plan_memory
 

@@ -1,9 +1,10 @@
 """Calls: what treadle leaves to ATen, to a library or to torch's higher-order operators.
 
-A `call` node keeps its arguments as a tree in attribute `args` (see `compiler.frontend.calls`); tensors in it are positions
-among the node's inputs. `kind` is "library" for contractions and convolutions (a choice), "opaque" for the rest (a limit),
-"effect" where order matters (random numbers, prints). `layouts` holds the strides each tensor input must have (None: row-major,
-or no tensor); it is empty where any layout will do. A call with several results has dtype None and is read by `result` nodes.
+A `call` node keeps its arguments as a tree in attribute `args` (see `compiler.frontend.calls`); tensors in it are
+positions among the node's inputs. `kind` is "library" for contractions and convolutions (a choice), "opaque" for the
+rest (a limit), "effect" where order matters (random numbers, prints). `layouts` holds the strides each tensor input
+must have (None: row-major, or no tensor); it is empty where any layout will do. A call with several results has
+dtype None and is read by `result` nodes.
 """
 
 from __future__ import annotations

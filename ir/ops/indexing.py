@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-
 from ..expr import Load
 from ..graph import Node
 from ..index import Axis, Index, read_index
-from ..loops import Store, Statement
+from ..loops import Statement, Store
 from ..simplify import make_cast
 from ..types import I64, Dim, DType
 from .row import Inputs, OpRow, Shape, broadcast_index, broadcast_shapes, expect, point, pull, read

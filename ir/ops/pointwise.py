@@ -95,7 +95,8 @@ ROWS = (
     ),
     OpRow("cast", "pointwise", ("dtype",), _infer_cast, _reference_cast, _lower_cast),
     # A result that must not share memory with what it equals: only made where the caller can see the difference.
-    OpRow("copy", "pointwise", (), lambda inputs, attrs: (inputs[0].shape, inputs[0].element), _reference_cast, _lower_cast),
+    OpRow("copy", "pointwise", (), lambda inputs, attrs: (inputs[0].shape, inputs[0].element), _reference_cast,
+    _lower_cast),
     OpRow(
         "full", "create", ("value", "shape", "dtype"), _infer_full,
         _reference_full, _lower_full,

@@ -1,4 +1,4 @@
-"""View rows: an output element is one input element, or a constant. All of them are index maps and cost nothing to fuse."""
+"""View rows: an output element is one input element, or a constant. They are index maps and cost nothing to fuse."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from ..graph import Node
 from ..index import ZERO, Axis, Index, add, as_index, linearize
 from ..loops import Statement
 from ..scalar import iota
-from ..simplify import both, make, make_cast
+from ..simplify import both, make
 from ..types import Dim, DType, contiguous_strides, is_nonnegative, multiply, plus, product
 from .row import Inputs, OpRow, Shape, broadcast_index, expect, point, pull, read
 

@@ -1,7 +1,7 @@
 """Families of computations and the ways people spell them.
 
-Each family is a function of a `Speller`, which answers every choice (how to scale, where to cast, how to write a mask, which
-views to go through) at random. All spellings of one family compute the same function of the same inputs.
+Each family is a function of a `Speller`, which answers every choice (how to scale, where to cast, how to write a mask,
+which views to go through) at random. All spellings of one family compute the same function of the same inputs.
 """
 
 from __future__ import annotations
@@ -146,7 +146,7 @@ def masked_score(s: Speller, x: Tensor, g: Tensor) -> Tensor:
 
 
 def loss_like(s: Speller, x: Tensor, g: Tensor) -> Tensor:
-    """The mean over (B, T) of KL(softmax(y) || softmax(x)) as a sum of squares of differences: smooth, one number a row."""
+    """Half the mean square of x - g plus the logsumexp of x: one number a row."""
     y = g
     d = s.pick(lambda: x - y, lambda: x - y.view(1, 1, C), lambda: torch.sub(x, y))
     row = s.mean(s.square(s.noise(d)), keepdim=False)

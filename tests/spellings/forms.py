@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch._functorch.aot_autograd import aot_module_simplified, make_boxed_func
 from torch.fx.experimental.proxy_tensor import make_fx
+
 from treadle.compiler.frontend.decompositions import build_decompositions
 from treadle.compiler.frontend.importer import import_graph
 from treadle.costmodel.roofline import estimate
