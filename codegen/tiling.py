@@ -15,9 +15,10 @@ from ..ir.loops import Equation, Kernel, Store, statement_expressions
 from ..ir.scalar import op
 from ..ir.tiles import Loop, Program, Put, Scratch, Statement
 from ..ir.types import Dim, DType, plus
-from .tiling_nest import NestBuilder, quotient
+from .tiling_nest import NestBuilder, map_statement, quotient
 from .tiling_plan import Block, Nest, Part, estimate, make_plan
 from .tiling_prepare import prepare
+from .tiling_stage import Staging, build_staged, find_staging, read_staged, stage_scratch
 
 POINTS_CHUNK = 16384  # points of one piece of a kernel that has a single axis
 
@@ -38,6 +39,7 @@ class Choices:
     chunk: int = 4096
     stream: bool = False
     prefetch: int = 0
+    stage: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -202,12 +204,25 @@ class Builder:
     def build(self, part: Part, bound: frozenset[Axis], root: bool) -> list[Statement]:
         if isinstance(part, Nest):
             return NestBuilder(self, part, self._limits(part)).build()
+        staging = find_staging(self.kernel, part, self.choices.lanes) if root and self.choices.stage else None
+        if staging is not None:
+            return self._build_staged(part, staging)
         chunk = self._make_chunks(part) if root else None
         body = [s for p in part.body for s in self.build(p, bound | set(part.axes), root=False)]
         kind = "grid" if root else "serial"
         for axis in reversed((*part.axes, *([chunk] if chunk else []))):
             body = [Loop(kind, axis, tuple(body))]
         return body
+
+    def _build_staged(self, block: Block, staging: Staging) -> list[Statement]:
+        lanes = self.choices.lanes
+        arrays = stage_scratch(staging, lanes)
+        self.scratch.update({s.name: s for s in arrays.values()})
+        nest = block.body[0]
+        assert isinstance(nest, Nest)
+        rewrite = read_staged(staging, arrays)
+        point = [map_statement(s, rewrite) for s in NestBuilder(self, nest, (None, None)).point()]
+        return build_staged(block, staging, arrays, tuple(point), lanes)
 
     def _limits(self, nest: Nest) -> tuple[Index | None, Index | None]:
         chunk = self.chunks.get(nest.lanes) if nest.lanes else None

@@ -98,6 +98,10 @@ class NestBuilder:
         after = [s for r in self.running for s in self._finish(r)]
         return [*before, *loops, *after]
 
+    def point(self) -> list[Statement]:
+        """What a nest without running values does at one point."""
+        return self._point([])
+
     # --- running values ------------------------------------------------------------------------------------------
 
     def _make_running(self, s: Equation) -> Running:
@@ -374,3 +378,14 @@ def cut_level(level: Level, points: int) -> list[Level]:
 def quotient(extent: Dim, by: int) -> Dim:
     """extent // by."""
     return extent // by if isinstance(extent, int) else as_dim(sympy.floor(extent / by))
+
+
+def map_statement(s: Statement, rewrite: Callable[[Expr], Expr]) -> Statement:
+    """The statement with other expressions (those of loops inside it too)."""
+    if isinstance(s, Loop):
+        return replace(s, body=tuple([map_statement(inner, rewrite) for inner in s.body]))
+    if isinstance(s, Update):
+        return replace(s, values=tuple([rewrite(v) for v in s.values]))
+    if isinstance(s, Put):
+        return replace(s, value=rewrite(s.value), guard=None if s.guard is None else rewrite(s.guard))
+    return replace(s, value=rewrite(s.value)) if isinstance(s, Let | Scan) else s

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from ...ir.errors import LoweringError
 from ...ir.expr import Expr, Load, Op, data_in
-from ...ir.index import Axis, Index
+from ...ir.index import Axis, Index, axis_coefficient, substitute
 from ...ir.states import STATES
 from ...ir.tiles import Fold, Let, Loop, Program, Put, Scan, Stage, State, Statement, Update
 from ...ir.types import Dim, as_dim, is_nonnegative, plus
@@ -207,7 +206,40 @@ class Printer:
         self.memory.put(s, self.values.value(value))
 
     def _stage(self, s: Stage) -> None:
-        raise LoweringError("staging is not printed yet", where=s.target)
+        """Reads a square block along its rows, turns it in registers, and writes it to its array."""
+        n, pack = self.lanes, PACKS[s.value.dtype.name]
+        place = self.memory.places[s.target]
+        storage = self.memory.places[s.value.name].storage
+        load, part = (self.values.need(f"ld_{storage}{suffix}") for suffix in ("", "_n"))
+        turned = {"M": "I"}.get(pack, pack)
+        read, read_part = f"{load}(q + {{step}})", f"{part}(q + {{step}}, rows)"
+        if pack == "M":
+            call = self.values.need("cvt_M_I")
+            read, read_part = f"{call}({read})", f"{call}({read_part})"
+        step = print_dim(axis_coefficient(s.value.index[0], s.lanes) or 0)
+        step = "i" if step == "1" else f"i * {step}"
+        start = self.values.index_text(substitute(s.value.index[0], {s.rows: s.row, s.lanes: s.lane}))
+        rows = f"{print_dim(s.rows.extent)} - ({self.values.index_text(s.row)})"
+        cols = f"{print_dim(s.lanes.extent)} - ({self.values.index_text(s.lane)})"
+        block = self.stack.fresh("block")
+        kind = self.values.type_of(Val("", turned, False))
+        lines = [
+            f"{kind} {block}[{n}];",
+            f"const {storage}* q = {self.memory.places[s.value.name].name} + {start};",
+            f"const long rows = {rows}, cols = {cols};",
+            f"if (rows >= {n} && cols >= {n}) {{",
+            f"#pragma GCC unroll {n}",
+            f"  for (long i = 0; i < {n}; i++) {block}[i] = {read.format(step=step)};",
+            "} else {",
+            f"#pragma GCC unroll {n}",
+            f"  for (long i = 0; i < {n}; i++) {block}[i] = i < cols ? {read_part.format(step=step)} : {kind}{{}};",
+            "}",
+            f"{self.values.need(f'transpose_{turned}')}({block});",
+            f"#pragma GCC unroll {n}",
+            f"for (int i = 0; i < {n}; i++) {self.values.need(f'st_{place.storage}')}({place.name} + {n} * i, {block}[i]);",
+        ]
+        self.stack.emit_all(["{", *(line if line.startswith("#") else f"  {line}" for line in lines), "}"])
+        self.stack.forget(s.target)
 
     # --- loops ---------------------------------------------------------------------------------------------------
 

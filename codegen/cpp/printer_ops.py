@@ -62,7 +62,7 @@ def _pack_operator(name: str, pack: str, args: list[str]) -> str | None:
     if name == "div" and pack in "FD":
         return f"({args[0]} / {args[1]})"
     if name == "neg":
-        return f"(-{args[0]})"
+        return f"(-({args[0]}))" if args[0].startswith("-") else f"(-{args[0]})"
     if name in BITWISE and pack in "IL":
         return f"({args[0]} {BITWISE[name]} {args[1]})"
     if name == "not" and pack in "IL":

@@ -14,7 +14,8 @@ ROWS = Knob("rows", 8, (1, 2, 4, 8, 16), "rows that a column reduction joins at 
 CHUNK = Knob("chunk", 4096, (512, 1024, 2048, 4096, 8192), "columns whose accumulators are kept at once")
 STREAM = Knob("stream", False, (False, True), "stores bypass the caches")
 PREFETCH = Knob("prefetch", 0, (0, 512, 1024, 4096), "bytes that loads are asked for ahead")
-KNOBS = (UNROLL, ROWS, CHUNK, STREAM, PREFETCH)
+STAGE = Knob("stage", True, (False, True), "loads across the lanes are read in blocks and turned in registers")
+KNOBS = (UNROLL, ROWS, CHUNK, STREAM, PREFETCH, STAGE)
 
 
 def choices_of(schedule: Schedule, lanes: int) -> Choices:
@@ -27,6 +28,7 @@ def choices_of(schedule: Schedule, lanes: int) -> Choices:
         chunk=int(schedule.get(CHUNK)),
         stream=bool(schedule.get(STREAM)),
         prefetch=int(schedule.get(PREFETCH)),
+        stage=bool(schedule.get(STAGE)),
     )
 
 
