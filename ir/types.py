@@ -141,7 +141,7 @@ def is_nonnegative(value: Dim) -> bool:
 
 @lru_cache(maxsize=65536)
 def _is_nonnegative(value: sympy.Expr) -> bool:
-    shifted = sympy.expand(value.subs({s: s + 2 for s in value.free_symbols}))
+    shifted = sympy.expand(value.subs({s: s + 2 for s in value.atoms(sympy.Symbol)}))
     try:
         coefficients = (
             sympy.Poly(shifted, *sorted(shifted.free_symbols, key=str)).coeffs() if shifted.free_symbols else [shifted]

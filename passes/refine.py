@@ -67,7 +67,6 @@ def _with(kernel: Kernel, body: tuple[Statement, ...], buffers: dict[str, Buffer
     return replace(kernel, inputs=inputs, outputs=tuple(buffers[b.name] for b in kernel.outputs), body=body)
 
 
-# type: ignore[no-untyped-def]
 def _rewritten(s: Statement, rewrite: Rewriter, flat_index=lambda name, index: index) -> Statement:
     if isinstance(s, Equation):
         return replace(s, args=tuple(rewrite(a) for a in s.args))

@@ -27,7 +27,9 @@ def name_shared(kernel: Kernel, simplify: Simplifier) -> Kernel:
     uses: Counter[Expr] = Counter()
     for s in kernel.body:
         uses.update(set(walk(*statement_expressions(s))))
-    shared = {e for e, n in uses.items() if n > 1 and isinstance(e, Op) and e.axes and _work(e) >= WORTH_KEEPING}
+    shared: set[Expr] = {
+        e for e, n in uses.items() if n > 1 and isinstance(e, Op) and e.axes and _work(e) >= WORTH_KEEPING
+    }
     largest = _largest(kernel, shared, uses)
     if not largest:
         return kernel

@@ -53,7 +53,7 @@ class RandomGraph:
         if kind == 1:
             total = 1
             for n in x.shape:
-                total *= n  # type: ignore[assignment]
+                total *= n
             factor = next(k for k in (4, 3, 2, 5, 7, 1) if total % k == 0)
             return g.reshape(x, rng.choice(((factor, total // factor), (total,), (1, total // factor, factor))))
         if kind == 2 and size > 1:

@@ -20,7 +20,7 @@ def written_points(kernel: Kernel) -> int:
     for s in kernel.stores:
         points = 1
         for a in s.axes:
-            points *= int(a.extent)  # type: ignore[call-overload]
+            points *= int(a.extent)
         total += points
     return total
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
-from torch._functorch.aot_autograd import aot_module_simplified, make_boxed_func
+from functorch.compile import make_boxed_func
+from torch._functorch.aot_autograd import aot_module_simplified
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from treadle.compiler.frontend.decompositions import build_decompositions
@@ -20,7 +23,7 @@ def fused_form(family: str, seed: int) -> Fused:
     spell = FAMILIES[family]
     found: list[Fused] = []
 
-    def keep(gm: torch.fx.GraphModule, example: object) -> object:
+    def keep(gm: torch.fx.GraphModule, example_inputs: Any) -> Any:
         graph = import_graph(gm, family).graph
         found.append(fuse_graph(graph, lambda k: estimate(k).seconds))
         return make_boxed_func(gm.forward)
