@@ -253,7 +253,7 @@ def _natural_strides(shape: tuple[Dim, ...], strides: tuple[Dim, ...]) -> tuple[
         if shape[d] == 1:
             result[d] = step
         else:
-            step = result[d] * shape[d]
+            step = multiply(result[d], shape[d])
     return tuple(result)
 
 
