@@ -1,4 +1,6 @@
-"""Run a function through AOTAutograd, the importer and the graph interpreter, and judge it against eager and float64."""
+"""Run a function through AOTAutograd, the importer and the graph interpreter, and judge it against eager and
+float64.
+"""
 
 from __future__ import annotations
 
@@ -34,7 +36,9 @@ class Outcome:
 
 
 def run_case(function: Callable[..., Any], *args: Any, train: bool = False, **kwargs: Any) -> Outcome:
-    """`function(*args, **kwargs)`, and with `train` its gradients, imported and interpreted; compared with eager and with float64."""
+    """`function(*args, **kwargs)`, and with `train` its gradients, imported and interpreted; compared with eager and
+    with float64.
+    """
     leaves, spec = tree_flatten((args, kwargs))
     names: list[str] = []
     at = [k for k, leaf in enumerate(leaves) if isinstance(leaf, torch.Tensor)]
@@ -44,12 +48,14 @@ def run_case(function: Callable[..., Any], *args: Any, train: bool = False, **kw
         for k, value in zip(at, tensors, strict=True):
             filled[k] = value
         a, kw = tree_unflatten(filled, spec)
-        found = [(keystr(k), v) for k, v in tree_flatten_with_path(function(*a, **kw))[0] if isinstance(v, torch.Tensor)]
+        found = [
+            (keystr(k), v) for k, v in tree_flatten_with_path(function(*a, **kw))[0] if isinstance(v, torch.Tensor)
+        ]
         names[:] = [k for k, _ in found]
         return [v for _, v in found]
 
     imported: list[Imported] = []
-    compile_ = partial(interpreted, imported)
+    compile_: Any = partial(interpreted, imported)
     compiled = aot_function(
         flat, fw_compiler=compile_, bw_compiler=compile_, inference_compiler=compile_,
         decompositions=build_decompositions(), keep_inference_input_mutations=True,
@@ -108,7 +114,7 @@ def interpreting_backend(imported: list[Imported]) -> Callable[..., Any]:
     """A torch.compile backend that runs every graph by the graph interpreter."""
 
     def backend(gm: GraphModule, example_inputs: list[Any]) -> Callable[..., Any]:
-        compile_ = partial(interpreted, imported)
+        compile_: Any = partial(interpreted, imported)
         return aot_module_simplified(
             gm, example_inputs, fw_compiler=compile_, bw_compiler=compile_, inference_compiler=compile_,
             decompositions=build_decompositions(), keep_inference_input_mutations=True,

@@ -22,14 +22,17 @@ from treadle.compiler.frontend.lowerings import LOWERINGS
 from treadle.ir.builder import GraphBuilder
 from treadle.ir.types import symbol
 
-aten = torch.ops.aten
+aten, prims = torch.ops.aten, torch.ops.prims
+CPU, KEEP = torch.device("cpu"), torch.preserve_format
 
 
 def rand(*shape: int) -> Tensor:
     return torch.randn(shape)
 
 
-def compile_and_compare(function: Callable[..., Any], make: Callable[[], list[Any]], dynamic: bool = False) -> list[Imported]:
+def compile_and_compare(
+    function: Callable[..., Any], make: Callable[[], list[Any]], dynamic: bool = False
+) -> list[Imported]:
     """Values, strides and shared memory of results and inputs are eager's, also after the results are written to."""
     torch._dynamo.reset()
     imported: list[Imported] = []
@@ -40,7 +43,10 @@ def compile_and_compare(function: Callable[..., Any], make: Callable[[], list[An
         expected, got = _listed(function(*given)), _listed(compiled(*copies))
         torch.testing.assert_close(got, expected)
         assert [t.stride() for t in got] == [t.stride() for t in expected]
-        before, after = [t for t in (*given, *expected) if isinstance(t, Tensor)], [t for t in (*copies, *got) if isinstance(t, Tensor)]
+        before, after = (
+            [t for t in (*given, *expected) if isinstance(t, Tensor)],
+            [t for t in (*copies, *got) if isinstance(t, Tensor)],
+        )
         assert _sharing(after) == _sharing(before)
         for one, other in zip(expected, got, strict=True):
             if one.is_floating_point():
@@ -102,8 +108,14 @@ def two() -> list[Tensor]:
         (writes, two),
         (swaps, two),
         (transposes_itself, lambda: [rand(4, 4)]),
-        (lambda x: (x + 1, x.contiguous() + 1, x.contiguous(), x.clone(), x.t().contiguous()), lambda: [rand(3, 4).t()]),
-        (lambda x: (x.relu(), x.contiguous()), lambda: [rand(2, 3, 4, 4).contiguous(memory_format=torch.channels_last)]),
+        (
+            lambda x: (x + 1, x.contiguous() + 1, x.contiguous(), x.clone(), x.t().contiguous()),
+            lambda: [rand(3, 4).t()],
+        ),
+        (
+            lambda x: (x.relu(), x.contiguous()),
+            lambda: [rand(2, 3, 4, 4).contiguous(memory_format=torch.channels_last)],
+        ),
         (lambda x: (lambda y: (y, y, y.detach()))(x * 2), lambda: [rand(3, 4)]),
         (lambda x: (x * 2).topk(2), lambda: [rand(3, 4)]),
         (lambda x: torch.sort((x * 2).t(), -1), lambda: [rand(3, 4)]),
@@ -142,7 +154,9 @@ def test_random_numbers_are_eagers() -> None:
 def test_gradients_of_attention(causal: bool, dtype: torch.dtype) -> None:
     """With torch's own entries in the decomposition table, these gradients are wrong by a factor of 40."""
     q, k, v = (rand(2, 3, 5, 8).to(dtype) for _ in range(3))
-    outcome = run_case(lambda q, k, v: functional.scaled_dot_product_attention(q, k, v, is_causal=causal), q, k, v, train=True)
+    outcome = run_case(
+        lambda q, k, v: functional.scaled_dot_product_attention(q, k, v, is_causal=causal), q, k, v, train=True
+    )
     assert outcome.report.ok, str(outcome.report)
     assert not any("scaled_dot_product" in str(op) for op in build_decompositions())
 
@@ -184,22 +198,29 @@ def test_sources_name_the_users_line() -> None:
     assert sources["exp"].endswith("(layers.0)")
 
 
-# --- calls as data -----------------------------------------------------------------------------------------------------
+# --- calls as data
+# -----------------------------------------------------------------------------------------------------
 
 CALLS: list[tuple[Any, tuple[Any, ...], dict[str, Any], str]] = [
     (aten.topk.default, ("x", 2, -1), {}, "aten.topk.default(x, 2, -1)"),
     (aten.add.Tensor, ("x", "x"), {"alpha": 0.5}, "aten.add.Tensor(x, x, alpha=0.5)"),
-    (aten.full.default, ([2, 3], math.inf), {"dtype": torch.float16}, "aten.full.default([2, 3], float('inf'), dtype=torch.float16)"),
+    (aten.full.default, ([2, 3], math.inf), {}, "aten.full.default([2, 3], float('inf'))"),
+    (aten.ones.default, ([2],), {"dtype": torch.float16}, "aten.ones.default([2], dtype=torch.float16)"),
     (aten.cat.default, (["x", "x"], 1), {}, "aten.cat.default([x, x], 1)"),
-    (aten._to_copy.default, ("x",), {"device": torch.device("cpu")}, "aten._to_copy.default(x, device=torch.device('cpu'))"),
-    (aten.clone.default, ("x",), {"memory_format": torch.preserve_format}, "aten.clone.default(x, memory_format=torch.preserve_format)"),
+    (aten._to_copy.default, ("x",), {"device": CPU}, "aten._to_copy.default(x, device=torch.device('cpu'))"),
+    (aten.clone.default, ("x",), {"memory_format": KEEP}, "aten.clone.default(x, memory_format=torch.preserve_format)"),
     (aten.index.Tensor, ("x", [None, "i"]), {}, "aten.index.Tensor(x, [None, i])"),
     (aten.mul.Scalar, ("x", complex(1, -2)), {}, "aten.mul.Scalar(x, complex(1.0, -2.0))"),
     (torch.sym_max, (symbol("s0") + 1, 3), {}, "torch.sym_max(SIZE, 3)"),
-    (torch.ops.prims.convert_element_type.default, ("x", torch.int32), {}, "ops.prims.convert_element_type.default(x, torch.int32)"),
+    (
+        prims.convert_element_type.default,
+        ("x", torch.int32),
+        {},
+        "ops.prims.convert_element_type.default(x, torch.int32)",
+    ),
     (sorted, ((2, 1),), {}, "objects['sorted']((2, 1))"),
     (dict, (), {"a": {"k": slice(1, None)}}, "objects['dict'](a={'k': slice(1, None, None)})"),
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize(("function", "args", "kwargs", "text"), CALLS)
@@ -217,7 +238,9 @@ def test_calls_print_and_run(function: Any, args: tuple[Any, ...], kwargs: dict[
     assert find_target(target, objects) is function
     expected = function(*_replace(args, {**tensors, symbol("s0") + 1: 8}), **kwargs)
     got = run_call(target, tree, [tensors[n] for n in names], {"s0": 7}, objects)
-    printed_result = eval(printed, {"aten": aten, "ops": torch.ops, "torch": torch, "objects": objects, "SIZE": 8, **tensors})
+    printed_result = eval(
+        printed, {"aten": aten, "ops": torch.ops, "torch": torch, "objects": objects, "SIZE": 8, **tensors}
+    )
     assert _same(got, expected)
     assert _same(printed_result, expected)
 
@@ -234,7 +257,8 @@ def _same(a: Any, b: Any) -> bool:
     return bool(torch.equal(a, b)) and a.dtype is b.dtype if isinstance(a, Tensor) else a == b
 
 
-# --- types ---------------------------------------------------------------------------------------------------------------
+# --- types
+# ---------------------------------------------------------------------------------------------------------------
 
 
 def test_promotion_is_torchs() -> None:

@@ -16,7 +16,8 @@ pytest.importorskip("expecttest")  # torch's database imports it
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]
 
 SAMPLES = 3
-# Uninitialised memory, and random numbers whose seed the database sets inside the operator, where tracing does not see it.
+# Uninitialised memory, and random numbers whose seed the database sets inside the operator, where tracing does not
+# see it.
 UNKNOWN = re.compile(
     r"empty|rand|normal|bernoulli|multinomial|dropout|rrelu|cauchy|exponential|geometric|fractional_max_pool|uniform|svd_lowrank|pca_lowrank"
 )
@@ -43,19 +44,22 @@ def cases(dtype: torch.dtype, train: bool) -> Any:
 
 
 @pytest.mark.parametrize("train", [False, True])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16, torch.float64, torch.int64, torch.uint8, torch.bool])
+@pytest.mark.parametrize(
+    "dtype", [torch.float32, torch.bfloat16, torch.float16, torch.float64, torch.int64, torch.uint8, torch.bool]
+)
 def test_operators(dtype: torch.dtype, train: bool) -> None:
     if train and dtype not in (torch.float32, torch.bfloat16):
         pytest.skip("gradients are of floats")
     failures, right = [], 0
     for op, sample in cases(dtype, train):
         args = (sample.input, *sample.args)
-        name = f"{op.name} {op.variant_test_name} {[tuple(a.shape) if isinstance(a, Tensor) else a for a in args]} {sample.kwargs}"
+        shapes = [tuple(a.shape) if isinstance(a, Tensor) else a for a in args]
+        name = f"{op.name} {op.variant_test_name} {shapes} {sample.kwargs}"
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             try:
                 outcome = run_case(op.op, *args, train=train, **sample.kwargs)
-            except Exception as e:
+            except Exception as e:  # noqa: BLE001  what an operator raises is the finding
                 if not any(word in f"{type(e).__name__} {e}" for word in OUT_OF_REACH):
                     failures.append(f"{name}: {type(e).__name__}: {e}"[:400])
                 continue

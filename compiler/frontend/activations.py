@@ -83,7 +83,9 @@ def _elu(cx: Context, x: Value, alpha: Any = 1, scale: Any = 1, input_scale: Any
 
 @lowers("elu_backward.default")
 @_widened
-def _elu_backward(cx: Context, grad: Value, alpha: Any, scale: Any, input_scale: Any, is_result: bool, x: Value) -> Value:
+def _elu_backward(
+    cx: Context, grad: Value, alpha: Any, scale: Any, input_scale: Any, is_result: bool, x: Value
+) -> Value:
     if is_result:
         below = grad * (x + alpha * scale) * input_scale
     else:

@@ -97,14 +97,28 @@ def _no_stats(
 
 @lowers("_native_batch_norm_legit_no_training.default")
 def _no_training(
-    cx: Context, x: Value, weight: Value | None, bias: Value | None, means: Value, variances: Value, momentum: float, eps: float
+    cx: Context,
+    x: Value,
+    weight: Value | None,
+    bias: Value | None,
+    means: Value,
+    variances: Value,
+    momentum: float,
+    eps: float,
 ) -> Any:
     return _tested(cx, x, weight, bias, means, variances, eps), _empty(cx, 1), _empty(cx, 2)
 
 
 @lowers("_batch_norm_with_update_functional.default")
 def _with_update(
-    cx: Context, x: Value, weight: Value | None, bias: Value | None, means: Value, variances: Value, momentum: float, eps: float
+    cx: Context,
+    x: Value,
+    weight: Value | None,
+    bias: Value | None,
+    means: Value,
+    variances: Value,
+    momentum: float,
+    eps: float,
 ) -> Any:
     out, mean, rstd, new_means, new_variances = _trained(cx, x, weight, bias, means, variances, momentum, eps)
     return _rounded(cx, [out, mean, rstd, cx.g.full((0,), 0, cx.dtype_of(3)), new_means, new_variances])

@@ -5,12 +5,12 @@ The tree is made of tuples, strings, numbers, None and dimensions (sympy express
     add(x, 2, alpha=0.5)       (("list", ("tensor", 0), 2), (("alpha", 0.5),))     positional, then named
     tensors                    ("tensor", k), the k-th input of the node; also a Python number made by an earlier call
     sequences                  ("list", ...), ("tuple", ...), ("dict", (key, value), ...)
-    torch's own                ("dtype", "float32"), ("device", "cpu"), ("layout", "strided"), ("format", "contiguous_format")
-    complex numbers            ("complex", real, imaginary)
+    torch's own                ("dtype", "float32"), ("device", "cpu"), ("layout", "strided"), ("format",
+    "contiguous_format") complex numbers            ("complex", real, imaginary)
     anything else              ("object", name), looked up in `Imported.objects`
 
-A target is "aten.topk.default" (an overload by its name), "operator.add", "math.sqrt", "torch.sym_max" (a Python function),
-or "@name" (an object).
+A target is "aten.topk.default" (an overload by its name), "operator.add", "math.sqrt", "torch.sym_max" (a Python
+function), or "@name" (an object).
 """
 
 from __future__ import annotations
@@ -112,7 +112,9 @@ def find_target(target: str, objects: Mapping[str, Any]) -> Callable[..., Any]:
 
 
 def target_source(target: str) -> str:
-    """The Python expression of a target; names in it are `aten`, `ops` (torch.ops), `torch`, `operator`, `math`, `objects`."""
+    """The Python expression of a target; names in it are `aten`, `ops` (torch.ops), `torch`, `operator`, `math`,
+    `objects`.
+    """
     if target.startswith("@"):
         return f"objects[{target[1:]!r}]"
     head = target.partition(".")[0]
@@ -136,7 +138,7 @@ def _source(tree: Tree, tensors: Sequence[str], dim_text: Callable[[Dim], str]) 
         return repr(tree)
     kind, *rest = tree
     if kind == "tensor":
-        return tensors[rest[0]]
+        return str(tensors[rest[0]])
     if kind == "object":
         return f"objects[{rest[0]!r}]"
     if kind == "device":
@@ -144,7 +146,8 @@ def _source(tree: Tree, tensors: Sequence[str], dim_text: Callable[[Dim], str]) 
     if kind in _TORCH_KINDS:
         return f"torch.{rest[0]}"
     if kind == "dict":
-        return "{" + ", ".join(f"{_source(k, tensors, dim_text)}: {_source(v, tensors, dim_text)}" for k, v in rest) + "}"
+        items = [f"{_source(k, tensors, dim_text)}: {_source(v, tensors, dim_text)}" for k, v in rest]
+        return "{" + ", ".join(items) + "}"
     parts = [_source(r, tensors, dim_text) for r in rest]
     if kind == "list":
         return f"[{', '.join(parts)}]"

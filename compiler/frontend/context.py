@@ -4,9 +4,9 @@
     def relu(cx: Context, x: Value) -> Value:
         return cx.g.apply("max", x, 0)
 
-A lowering gets the node's own arguments (tensors as `Value`, sizes as `Dim`, the rest as in the fx graph) and returns a `Value`, or
-a tuple for an op with several results. It raises `Unsupported` for a case that it leaves to ATen. The result's type is known
-beforehand (`cx.shape`, `cx.dtype`), because torch has already traced it.
+A lowering gets the node's own arguments (tensors as `Value`, sizes as `Dim`, the rest as in the fx graph) and
+returns a `Value`, or a tuple for an op with several results. It raises `Unsupported` for a case that it leaves to
+ATen. The result's type is known beforehand (`cx.shape`, `cx.dtype`), because torch has already traced it.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ import torch
 from ...ir.builder import GraphBuilder, Number, Value
 from ...ir.errors import UnsupportedOp
 from ...ir.scalar import round_to
-from ...ir.types import BOOL, F32, I16, I32, I64, Dim, DType, is_nonnegative, multiply, plus, product
+from ...ir.types import BOOL, F32, I16, I64, Dim, DType, is_nonnegative, multiply, plus, product
 from .dims import DTYPE_OF, Dims, Meta, Shape
 from .foreign import note_origin
 
@@ -38,7 +38,9 @@ class Unsupported(UnsupportedOp):
 
 
 def lowers(*names: str) -> Callable[[Lowering], Lowering]:
-    """Enter a lowering for overloads of aten ("add.Tensor"), or of another namespace with its name ("prims.sum.default")."""
+    """Enter a lowering for overloads of aten ("add.Tensor"), or of another namespace with its name
+    ("prims.sum.default").
+    """
 
     def enter(function: Lowering) -> Lowering:
         for name in names:
@@ -95,8 +97,9 @@ class Context:
         Numbers and 0-d tensors of a wider type keep their precision (ATen computes bf16 * 0.1 with 0.1 in f32).
         """
         dtype = self.dtype
-        if all(isinstance(x, Value) and x.dtype is dtype for x in operands):
-            return self.g.apply(op, *operands)
+        same = [x for x in operands if isinstance(x, Value) and x.dtype is dtype]
+        if len(same) == len(operands):
+            return self.g.apply(op, *same)
         wide = dtype.compute
         return self.g.cast(self.g.apply(op, *(self.operand(x, wide) for x in operands)), dtype)
 
@@ -158,7 +161,9 @@ class Context:
 
 
 def promote(*operands: Operand) -> DType:
-    """torch's rule: of tensors with dimensions, 0-d tensors and numbers, the first class that decides the kind decides the type."""
+    """torch's rule: of tensors with dimensions, 0-d tensors and numbers, the first class that decides the kind
+    decides the type.
+    """
     classes: list[DType | None] = [None, None, None]
     for x in operands:
         if isinstance(x, Value):
@@ -210,9 +215,3 @@ def accumulator(dtype: DType) -> DType:
     if dtype is BOOL:
         return I64
     return dtype.compute
-
-
-__all__ = [
-    "BOOL", "F32", "I32", "I64", "LOWERINGS", "Context", "Dim", "DType", "Meta", "Number", "Operand", "Shape",
-    "Unsupported", "Value", "accumulator", "join", "lowers", "number_dtype", "promote",
-]  # fmt: skip

@@ -21,9 +21,9 @@ def _full(cx: Context, *args: Any, **_: Any) -> Value:
 
 
 @lowers(
-    "zeros.default", "zeros_like.default", "new_zeros.default", "empty.memory_format", "empty_like.default", "new_empty.default",
-    "empty_strided.default", "new_empty_strided.default", "empty_permuted.default", "zero.default", "prims.empty_strided.default",
-    "_efficientzerotensor.default",
+    "zeros.default", "zeros_like.default", "new_zeros.default", "empty.memory_format", "empty_like.default",
+    "new_empty.default", "empty_strided.default", "new_empty_strided.default", "empty_permuted.default",
+    "zero.default", "prims.empty_strided.default", "_efficientzerotensor.default",
 )  # fmt: skip
 def _zeros(cx: Context, *_: Any, **__: Any) -> Value:
     """Empty tensors are zeros too: the same program then gives the same result twice."""

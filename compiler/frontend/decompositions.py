@@ -1,9 +1,11 @@
 """Which operators torch takes apart before treadle sees them.
 
 torch's own core table, less three kinds of entry:
-- whatever is lowered natively: tracing a Python decomposition costs more than lowering the op, and an op that keeps its name
+- whatever is lowered natively: tracing a Python decomposition costs more than lowering the op, and an op that keeps
+its name
   keeps its meaning;
-- every `*scaled_dot_product*` entry: with them, gradients through torch 2.13 on CPU are silently wrong (the probabilities land in
+- every `*scaled_dot_product*` entry: with them, gradients through torch 2.13 on CPU are silently wrong (the
+probabilities land in
   the log-sum-exp slot of the backward op). Forward and backward of an op are decomposed together or not at all;
 - what would draw other random numbers than eager does.
 """

@@ -1,13 +1,14 @@
 """What torch's fake tensors say, in the IR's own terms: element types, dimensions, shapes, strides.
 
-A symbolic size is read through `SymInt.node.expr` and never compared or converted, because evaluating a symbolic condition
-adds a guard to the user's program.
+A symbolic size is read through `SymInt.node.expr` and never compared or converted, because evaluating a symbolic
+condition adds a guard to the user's program.
 
     SymInt(s77 // 2 * 8)  ->  8*floor(s77/2)
 
-The IR takes every symbol for an integer of at least 2. Torch's sizes are; integers that the user passes need not be, so a
-symbol which may be 0 or 1 is written as `s3_2 - 2`, where `s3_2` is at least 2. One that may be negative, or whose value is
-only known at run time (unbacked), has no dimension here: `to_dim` gives None, and whatever it touches stays with ATen.
+The IR takes every symbol for an integer of at least 2. Torch's sizes are; integers that the user passes need not be,
+so a symbol which may be 0 or 1 is written as `s3_2 - 2`, where `s3_2` is at least 2. One that may be negative, or
+whose value is only known at run time (unbacked), has no dimension here: `to_dim` gives None, and whatever it touches
+stays with ATen.
 """
 
 from __future__ import annotations
@@ -115,7 +116,7 @@ def _convert(expr: sympy.Expr, shape_env: Any) -> Dim | None:
     return None if converted is None else as_dim(sympy.expand(converted))
 
 
-def _convert_symbol(s: sympy.Symbol, shape_env: Any) -> sympy.Expr | None:
+def _convert_symbol(s: Any, shape_env: Any) -> sympy.Expr | None:
     backed = getattr(shape_env, "backed_var_to_val", None)  # torch before 2.13 has one table for both kinds
     if s not in (shape_env.var_to_val if backed is None else backed):
         return None
@@ -127,7 +128,7 @@ def _convert_symbol(s: sympy.Symbol, shape_env: Any) -> sympy.Expr | None:
     return symbol(f"{s.name}_{LEAST}") - LEAST
 
 
-def _rebuild(e: sympy.Expr, symbols: dict[Any, Any]) -> sympy.Expr | None:
+def _rebuild(e: Any, symbols: dict[Any, Any]) -> Any:
     """`e` over our symbols and sympy's own functions; None where it has a function of neither."""
     if e.is_Symbol:
         return symbols[e]

@@ -1,8 +1,8 @@
 """From an aten fx graph, as AOTAutograd hands it over, to the graph level of the IR.
 
-Each fx node becomes IR nodes by its lowering (`context.LOWERINGS`), or one `call` node: of kind "library" where a library does the
-work (contractions), "effect" where order matters, and "opaque" for all that is not lowered. Nothing that torch has traced is
-an error here. Sizes are resolved to dimensions, views and copies to index maps or nothing.
+Each fx node becomes IR nodes by its lowering (`context.LOWERINGS`), or one `call` node: of kind "library" where a
+library does the work (contractions), "effect" where order matters, and "opaque" for all that is not lowered. Nothing
+that torch has traced is an error here. Sizes are resolved to dimensions, views and copies to index maps or nothing.
 """
 
 from __future__ import annotations
@@ -62,7 +62,9 @@ class Imported:
 
 
 def import_graph(gm: fx.GraphModule, name: str, device: str = "cpu") -> Imported:
-    """The IR graph of an aten fx module whose nodes carry fake tensors in `meta["val"]`; nodes on other devices are left to ATen."""
+    """The IR graph of an aten fx module whose nodes carry fake tensors in `meta["val"]`; nodes on other devices are
+    left to ATen.
+    """
     importer = _Importer(gm, name, device)
     for node in gm.graph.nodes:
         importer.visit(node)
@@ -103,7 +105,7 @@ class _Importer:
         else:  # call_module, call_method: not of AOTAutograd's making, but torch may run them
             self.env[node] = self._foreign_call(node)
 
-    def finish(self) -> Graph:
+    def finish(self) -> Imported:
         graph = self.g.finish(self.outputs, self.mutations)
         return Imported(graph, self.objects, tuple(self.constants), tuple(self.calls), self.native)
 
@@ -290,7 +292,9 @@ class _Importer:
         """The closing `copy_` into an input, the only write in a functional graph."""
         target = node.args[0]
         if name != "aten.copy_.default" or not isinstance(target, fx.Node) or target.op != "placeholder":
-            raise LoweringError("a write inside the graph", where=f"{node.name} = {name}", expected="a functional graph")
+            raise LoweringError(
+                "a write inside the graph", where=f"{node.name} = {name}", expected="a functional graph"
+            )
         written, value = self._value(node.args[:2])
         if written.node.dtype is not None and value.node.dtype is not None:
             value = self.g.expand(self.g.cast(value, written.dtype), written.shape)
@@ -320,8 +324,8 @@ class _Importer:
     def _is_seen_view(self, out: fx.Node, results: set[fx.Node]) -> bool:
         """True for a view of an input or of another result.
 
-        AOTAutograd makes such a result again from the other tensor, by the strides and the offset of what the graph returned: so
-        it must be that memory itself, and is made by torch's own view operators.
+        AOTAutograd makes such a result again from the other tensor, by the strides and the offset of what the graph
+        returned: so it must be that memory itself, and is made by torch's own view operators.
         """
         base = _strip_views(out)
         if base is out or not isinstance(self.env[out], Value) or not isinstance(self.env[base], Value):
@@ -423,4 +427,4 @@ def _gives_views(node: Any) -> bool:
     return isinstance(node, fx.Node) and isinstance(node.target, torch._ops.OpOverload) and node.target.is_view
 
 
-assert VIEWS <= OPS.keys()
+assert OPS.keys() >= VIEWS

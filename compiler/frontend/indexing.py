@@ -1,4 +1,6 @@
-"""Lowerings of indexing by data: gathers, scatters and writes through index tensors. Sums in narrow floats accumulate in f32."""
+"""Lowerings of indexing by data: gathers, scatters and writes through index tensors. Sums in narrow floats
+accumulate in f32.
+"""
 
 from __future__ import annotations
 
@@ -33,7 +35,12 @@ def _index_select(cx: Context, x: Value, dim: int, index: Value) -> Value:
 
 @lowers("embedding.default")
 def _embedding(
-    cx: Context, weight: Value, index: Value, padding_idx: Any = -1, scale_grad_by_freq: bool = False, sparse: bool = False
+    cx: Context,
+    weight: Value,
+    index: Value,
+    padding_idx: Any = -1,
+    scale_grad_by_freq: bool = False,
+    sparse: bool = False,
 ) -> Value:
     return cx.g.take(weight, (0,), [index], wrap=False)
 
@@ -65,7 +72,9 @@ def _index_put(cx: Context, x: Value, indices: Indices, values: Value, accumulat
         return _put_by_mask(cx, x, indices, values, accumulate)
     if any(not _is_position(i) for i in tensors):
         raise Unsupported("a mask among the indices")
-    return _accumulated(cx, x, accumulate, lambda y: cx.g.put(y, dims, tensors, cx.g.cast(values, y.dtype), _mode(accumulate)))
+    return _accumulated(
+        cx, x, accumulate, lambda y: cx.g.put(y, dims, tensors, cx.g.cast(values, y.dtype), _mode(accumulate))
+    )
 
 
 def _mode(accumulate: bool) -> str:
@@ -244,7 +253,9 @@ def _class_axis(x: Value) -> int:
     return 0 if x.rank == 1 else 1
 
 
-def _targets(cx: Context, x: Value, target: Value, weight: Value | None, ignore: int, axis: int) -> tuple[Value, Value, Value]:
+def _targets(
+    cx: Context, x: Value, target: Value, weight: Value | None, ignore: int, axis: int
+) -> tuple[Value, Value, Value]:
     """(target is not ignored, a target safe to index with, its weight or 0)."""
     g, wide = cx.g, x.dtype.compute
     target = g.cast(target, I64)

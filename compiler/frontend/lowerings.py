@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from torch import fx
 
-from . import activations, batch_norm, creation, indexing, norms, pointwise, reductions, scans, views
+from . import activations, batch_norm, creation, indexing, norms, pointwise, pools, reductions, scans, views
 from .context import LOWERINGS
+
+# Importing them fills the table.
+TABLES = (activations, batch_norm, creation, indexing, norms, pointwise, pools, reductions, scans, views)
 
 _CONTRACTION = "a contraction"
 _CONVOLUTION = "a convolution"
@@ -13,20 +16,25 @@ _ATTENTION = "attention"
 
 # Any layout of the operands will do for these.
 ANY_LAYOUT = frozenset(
-    f"aten.{name}.default" for name in ("mm", "bmm", "addmm", "baddbmm", "addbmm", "mv", "addmv", "dot", "vdot", "linear", "_int_mm")
+    f"aten.{name}.default"
+    for name in ("mm", "bmm", "addmm", "baddbmm", "addbmm", "mv", "addmv", "dot", "vdot", "linear", "_int_mm")
 )
 
 # What a library computes: the name of the call and why it is one.
 LIBRARY: dict[str, str] = {
-    **{name: _CONTRACTION for name in ANY_LAYOUT},
+    **dict.fromkeys(ANY_LAYOUT, _CONTRACTION),
     **{
         f"aten.{name}.default": _CONTRACTION
-        for name in ("_grouped_mm", "_scaled_mm", "matmul", "linear_backward", "_weight_int4pack_mm", "_weight_int8pack_mm")
+        for name in ("_grouped_mm", "_scaled_mm", "matmul", "linear_backward", "_weight_int4pack_mm",
+        "_weight_int8pack_mm")
     },
     "aten._addmm_activation.default": _CONTRACTION,
+    "transformers.grouped_mm_fallback.default": _CONTRACTION,
+    "transformers.grouped_mm_fallback_backward.default": _CONTRACTION,
     **{
         f"aten.{name}.default": _CONVOLUTION
-        for name in ("convolution", "convolution_backward", "_convolution", "mkldnn_convolution", "conv_tbc", "conv_tbc_backward")
+        for name in ("convolution", "convolution_backward", "_convolution", "mkldnn_convolution", "conv_tbc",
+        "conv_tbc_backward")
     },
     **{
         f"aten._scaled_dot_product_{name}.default": _ATTENTION
@@ -40,11 +48,7 @@ LIBRARY: dict[str, str] = {
 }  # fmt: skip
 
 # Lowerings that compute nothing: they are not counted among the native nodes.
-FREE = frozenset(
-    name
-    for name, function in LOWERINGS.items()
-    if function.__module__ == views.__name__ and "scatter" not in name or function is pointwise.identity
-)
+FREE = frozenset(name for name, function in LOWERINGS.items() if function in (*views.FREE, pointwise.identity))
 
 # Modules whose lowerings accept a 0-d tensor wherever a number may stand.
 TAKES_NUMBERS = frozenset({pointwise.__name__, activations.__name__})
@@ -58,11 +62,4 @@ def is_random(node: fx.Node) -> bool:
         return False
     names = [a.name for a in schema.arguments]
     at = names.index("dropout_p") if "dropout_p" in names else len(arguments)
-    rate = node.kwargs.get("dropout_p", node.args[at] if at < len(node.args) else 0.0)
-    return rate != 0.0
-
-
-__all__ = [
-    "ANY_LAYOUT", "FREE", "LIBRARY", "LOWERINGS", "activations", "batch_norm", "creation", "indexing", "is_random", "norms",
-    "pointwise", "reductions", "scans", "views",
-]  # fmt: skip
+    return node.kwargs.get("dropout_p", node.args[at] if at < len(node.args) else 0.0) not in (0, 0.0)

@@ -74,8 +74,8 @@ def _layer_norm(
 
 @lowers("native_layer_norm_backward.default")
 def _layer_norm_backward(
-    cx: Context, grad: Value, x: Value, shape: Sequence[Dim], mean: Value, rstd: Value, weight: Value | None, bias: Value | None,
-    mask: Sequence[bool],
+    cx: Context, grad: Value, x: Value, shape: Sequence[Dim], mean: Value, rstd: Value, weight: Value | None,
+    bias: Value | None, mask: Sequence[bool],
 ) -> Triple:  # fmt: skip
     g, wide = cx.g, F32 if x.dtype.compute is F32 else x.dtype
     dims, outer = tuple(range(x.rank - len(shape), x.rank)), tuple(range(x.rank - len(shape)))
@@ -94,7 +94,9 @@ def _layer_norm_backward(
 
 
 @lowers("_fused_rms_norm.default")
-def _rms_norm(cx: Context, x: Value, shape: Sequence[Dim], weight: Value | None, eps: float | None) -> tuple[Value, Value]:
+def _rms_norm(
+    cx: Context, x: Value, shape: Sequence[Dim], weight: Value | None, eps: float | None
+) -> tuple[Value, Value]:
     if eps is None:
         eps = x.dtype.epsilon if x.dtype.compute is x.dtype else F32.epsilon
     wide = cx.wide(x)
@@ -129,7 +131,7 @@ def grouped_shape(x: Value, groups: int) -> tuple[Dim, ...]:
 
 def per_channel(cx: Context, v: Value, x: Value, groups: int) -> Value:
     """A [C] vector against [N, groups, C/groups, ...]."""
-    return cx.g.reshape(v, (groups, v.shape[0] // groups, *(1 for _ in x.shape[2:])))  # type: ignore[operator]
+    return cx.g.reshape(v, (groups, v.shape[0] // groups, *(1 for _ in x.shape[2:])))
 
 
 @lowers("native_group_norm.default")
@@ -152,8 +154,8 @@ def _group_norm(
 
 @lowers("native_group_norm_backward.default")
 def _group_norm_backward(
-    cx: Context, grad: Value, x: Value, mean: Value, rstd: Value, weight: Value | None, n: Dim, c: Dim, hxw: Dim, groups: int,
-    mask: Sequence[bool],
+    cx: Context, grad: Value, x: Value, mean: Value, rstd: Value, weight: Value | None, n: Dim, c: Dim, hxw: Dim,
+    groups: int, mask: Sequence[bool],
 ) -> Triple:  # fmt: skip
     g, wide, split = cx.g, F32 if x.dtype.compute is F32 else x.dtype, grouped_shape(x, groups)
     ones = tuple(1 for _ in split[2:])

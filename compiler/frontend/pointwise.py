@@ -12,8 +12,9 @@ UNARY = {
     **{
         name: name
         for name in (
-            "exp", "exp2", "expm1", "log", "log2", "log10", "log1p", "sqrt", "rsqrt", "reciprocal", "sin", "cos", "tan", "asin", "acos",
-            "atan", "sinh", "cosh", "tanh", "asinh", "acosh", "atanh", "sigmoid", "erf", "erfc", "erfinv", "lgamma", "digamma",
+            "exp", "exp2", "expm1", "log", "log2", "log10", "log1p", "sqrt", "rsqrt", "reciprocal", "sin", "cos",
+            "tan", "asin", "acos", "atan", "sinh", "cosh", "tanh", "asinh", "acosh", "atanh", "sigmoid", "erf",
+            "erfc", "erfinv", "lgamma", "digamma",
         )
     },
     "special_erfinv": "erfinv",
@@ -127,7 +128,9 @@ def _fmod(cx: Context, a: Operand, b: Operand) -> Value:
 
 
 def _integral(cx: Context, row: str, a: Operand, b: Operand) -> Value:
-    """Division whose result jumps: operands are rounded to the result's type as ATen does, and dividing integers by 0 must raise."""
+    """Division whose result jumps: operands are rounded to the result's type as ATen does, and dividing integers by
+    0 must raise.
+    """
     if not cx.dtype.is_float and (isinstance(b, Value) or b == 0):
         raise Unsupported("dividing integers by zero raises in ATen")
     return cx.choose(row, a, b)
@@ -303,15 +306,18 @@ def _nan_to_num(cx: Context, x: Value, nan: Any = None, posinf: Any = None, negi
 
 
 def _largest(dtype: DType) -> float:
-    return {"f16": 65504.0, "bf16": (2 - 2.0**-7) * 2.0**127, "f32": (2 - 2.0**-23) * 2.0**127, "f64": 1.7976931348623157e308}[
-        dtype.name
-    ]
+    return {
+        "f16": 65504.0,
+        "bf16": (2 - 2.0**-7) * 2.0**127,
+        "f32": (2 - 2.0**-23) * 2.0**127,
+        "f64": 1.7976931348623157e308,
+    }[dtype.name]
 
 
 @lowers(
-    "clone.default", "alias.default", "detach.default", "contiguous.default", "lift_fresh_copy.default", "lift_fresh.default",
-    "positive.default", "_conj.default", "conj_physical.default", "resolve_conj.default", "resolve_neg.default", "real.default",
-    "view_as.default", "alias_copy.default", "detach_copy.default",
+    "clone.default", "alias.default", "detach.default", "contiguous.default", "lift_fresh_copy.default",
+    "lift_fresh.default", "positive.default", "_conj.default", "conj_physical.default", "resolve_conj.default",
+    "resolve_neg.default", "real.default", "view_as.default", "alias_copy.default", "detach_copy.default",
 )  # fmt: skip
 def identity(cx: Context, x: Value, *_: Any, **__: Any) -> Value:
     return x
@@ -336,5 +342,3 @@ def _fill(cx: Context, x: Value, value: Operand) -> Value:
 def _broadcast_in_dim(cx: Context, x: Value, shape: Any, dims: list[int]) -> Value:
     sizes = tuple(x.shape[dims.index(d)] if d in dims else 1 for d in range(len(cx.shape)))
     return cx.g.expand(cx.g.reshape(x, sizes), cx.shape)
-
-

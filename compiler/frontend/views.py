@@ -11,9 +11,10 @@ from .dims import LEAST
 
 
 @lowers(
-    "view.default", "reshape.default", "_unsafe_view.default", "unsqueeze.default", "squeeze.default", "squeeze.dim", "squeeze.dims",
-    "flatten.using_ints", "_reshape_alias.default", "view_copy.default", "_reshape_copy.default", "unsqueeze_copy.default",
-    "squeeze_copy.default", "squeeze_copy.dim", "squeeze_copy.dims", "unflatten.int",
+    "view.default", "reshape.default", "_unsafe_view.default", "unsqueeze.default", "squeeze.default",
+    "squeeze.dim", "squeeze.dims", "flatten.using_ints", "_reshape_alias.default", "view_copy.default",
+    "_reshape_copy.default", "unsqueeze_copy.default", "squeeze_copy.default", "squeeze_copy.dim",
+    "squeeze_copy.dims", "unflatten.int",
 )  # fmt: skip
 def _reshape(cx: Context, x: Value, *_: Any) -> Value:
     return cx.g.reshape(x, cx.shape)
@@ -51,13 +52,17 @@ def _transpose(cx: Context, x: Value, a: int, b: int) -> Value:
 
 
 @lowers("slice.Tensor", "slice_copy.Tensor")
-def _slice(cx: Context, x: Value, dim: int = 0, start: Dim | None = None, end: Dim | None = None, step: int = 1) -> Value:
+def _slice(
+    cx: Context, x: Value, dim: int = 0, start: Dim | None = None, end: Dim | None = None, step: int = 1
+) -> Value:
     dim %= x.rank
     return cx.g.slice(x, dim, slice_start(cx, start, x.shape[dim]), cx.shape[dim], step)
 
 
 def slice_start(cx: Context, start: Dim | None, size: Dim) -> Dim:
-    """Where a slice begins, from 0 to `size`. That a symbolic start lies inside was settled when torch traced the result's size."""
+    """Where a slice begins, from 0 to `size`. That a symbolic start lies inside was settled when torch traced the
+    result's size.
+    """
     if start is None:
         return 0
     if isinstance(start, int) and isinstance(size, int):
@@ -109,8 +114,9 @@ def _pieces(cx: Context, x: Value, dim: int) -> tuple[Value, ...]:
 
 
 @lowers(
-    "split.Tensor", "split.sizes", "split_with_sizes.default", "chunk.default", "unsafe_split.Tensor", "unsafe_split_with_sizes.default",
-    "split_copy.Tensor", "split_with_sizes_copy.default", "unsafe_chunk.default", "tensor_split.sections", "tensor_split.indices",
+    "split.Tensor", "split.sizes", "split_with_sizes.default", "chunk.default", "unsafe_split.Tensor",
+    "unsafe_split_with_sizes.default", "split_copy.Tensor", "split_with_sizes_copy.default", "unsafe_chunk.default",
+    "tensor_split.sections", "tensor_split.indices",
 )  # fmt: skip
 def _split(cx: Context, x: Value, sizes: Any, dim: int = 0) -> tuple[Value, ...]:
     return _pieces(cx, x, dim)
@@ -178,7 +184,8 @@ def _rotation(shift: Dim, size: Dim) -> Dim:
 
 @lowers("constant_pad_nd.default")
 def _constant_pad(cx: Context, x: Value, pad: Sequence[Dim], value: Any = 0) -> Value:
-    low, high = [0] * x.rank, [0] * x.rank
+    low: list[Dim] = [0] * x.rank
+    high: list[Dim] = [0] * x.rank
     for k in range(len(pad) // 2):
         low[x.rank - 1 - k], high[x.rank - 1 - k] = pad[2 * k], pad[2 * k + 1]
     return cx.g.pad(x, low, high, cx.constant(value))
@@ -235,3 +242,8 @@ def _order_of(have: list[tuple[Dim, Dim]], want: list[tuple[Dim, Dim]]) -> list[
         return None
     return [have.index(w) for w in want] if set(have) == set(want) else None
 
+
+# What is only another way to look at the same memory.
+FREE = (
+    _reshape, _view_dtype, _expand, _permute, _t, _transpose, _slice, _narrow, _select, _split, _unbind, _as_strided,
+)  # fmt: skip
