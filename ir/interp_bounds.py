@@ -58,6 +58,8 @@ class BoundedNumbers(Numbers):
                 continue
             moved = [f([*values[:k], m, *values[k + 1 :]]) for m in _moved(value, doubt)]
             error = error + torch.stack([_distance(m, result) for m in moved]).amax(0)
+        if e.name in ("copysign", "signbit"):  # the sign of a NaN is anybody's
+            error = torch.where(values[-1].isnan(), 1.0 if e.name == "signbit" else math.inf, error)
         return result, self._rounded(e, args, result, error)
 
     def _rounded(self, e: Op, args: list[Planes], result: Tensor, error: Tensor) -> Tensor:
@@ -113,14 +115,16 @@ class BoundedNumbers(Numbers):
 
     def accumulate(self, mode: str, into: Planes, at: Tensor, x: Planes, dtype: DType) -> None:
         value, error = into
+        touched = torch.zeros_like(value, dtype=torch.bool)
+        touched[at] = True
         if mode == "mul":
-            scale = value.abs().clone()
-            scatter(mode, scale, at, x[0].abs() + x[1])
-            scatter("add", error, at, scale[at] * (x[1] / x[0].abs().clamp(min=1e-300) + dtype.epsilon))
+            total, relative = value.abs().double() + error, error / value.abs().clamp(min=1e-300)
+            scatter(mode, total, at, x[0].abs() + x[1])
+            scatter("add", relative, at, x[1] / x[0].abs().clamp(min=1e-300) + dtype.epsilon)
+            error.copy_(torch.where(touched, total * relative, error))
         elif mode == "add":
-            magnitude, touched = value.abs().double(), torch.zeros_like(value, dtype=torch.bool)
+            magnitude = value.abs().double()
             scatter(mode, magnitude, at, x[0].abs().double())
-            touched[at] = True
             scatter(mode, error, at, x[1])
             error += torch.where(touched, _sum_rounding(magnitude, at.numel() + 1, dtype), 0.0)
         else:
