@@ -15,7 +15,7 @@ from ..ir.graph import Graph, Node
 from ..ir.index import Axis, Index, axis_coefficient, is_affine, linearize, of_atom
 from ..ir.ops import OPS
 from ..ir.simplify import Simplifier
-from ..ir.types import Dim, contiguous_strides
+from ..ir.types import Dim, contiguous_strides, multiply
 from .inline import Lowered
 from .order import connected_parts
 
