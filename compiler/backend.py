@@ -33,17 +33,22 @@ def treadle_backend(
     if mode is not None and mode not in MODES:
         raise SettingError("no such mode of the backend 'treadle'", got=mode, choices=MODES)
     with settings.override(**(options or {})):
-        snapshot = settings.snapshot()
-        compiled = aot_module_simplified(
-            gm,
-            example_inputs,
-            fw_compiler=make_compiler("forward", snapshot),
-            bw_compiler=disable(make_backward_compiler(snapshot), reason="compiles"),
-            inference_compiler=make_compiler("inference", snapshot),
-            partition_fn=min_cut_rematerialization_partition,
-            decompositions=build_decompositions(),
-            keep_inference_input_mutations=True,
-        )
+        return run_aot(gm, example_inputs)
+
+
+def run_aot(gm: fx.GraphModule, example_inputs: Sequence[Any]) -> Callable[..., Any]:
+    """Trace a graph with AOTAutograd and compile what comes out, under the settings in force."""
+    snapshot = settings.snapshot()
+    compiled = aot_module_simplified(
+        gm,
+        example_inputs,
+        fw_compiler=make_compiler("forward", snapshot),
+        bw_compiler=disable(make_backward_compiler(snapshot), reason="a compiler is not traced"),
+        inference_compiler=make_compiler("inference", snapshot),
+        partition_fn=min_cut_rematerialization_partition,
+        decompositions=build_decompositions(),
+        keep_inference_input_mutations=True,
+    )
     return disable(compiled, reason="what treadle has compiled is not traced")
 
 

@@ -28,6 +28,7 @@ from ..passes.memory import MemoryPlan
 from .frontend.calls import find_target
 from .frontend.importer import Imported, import_graph
 from .kernels import Built, Toolchain, build_kernels, build_runner
+from .report import GraphReport, report_graph
 from .runtime.build import LIBRARY, load_library, total_stats
 from .runtime.executable import Executable, address_of, bind_runner, read_attribute
 from .runtime.plan import KernelCode, Plan
@@ -52,7 +53,15 @@ class Compiled:
     kernels: tuple[Built, ...]
     memory: MemoryPlan
     watch: Watch
+    isa: Isa
     storable: bool
+
+    def report(self) -> GraphReport:
+        """What `explain` tells of it."""
+        plan = self.executable.plan
+        return report_graph(
+            self.imported, self.fused, self.kernels, self.memory, self.watch, self.isa, plan.counts, plan.text
+        )
 
 
 def compile_graph(gm: fx.GraphModule, watch: Watch, store: Store, isa: Isa, sources: str) -> Compiled:
@@ -83,7 +92,7 @@ def compile_graph(gm: fx.GraphModule, watch: Watch, store: Store, isa: Isa, sour
     with watch.phase("load"):
         executable = bind(written.plan, kernels, values, imported, tools)
     storable = not imported.objects and not any(b.problem for b in kernels)
-    return Compiled(executable, imported, fused, tuple(kernels), written.memory, watch, storable)
+    return Compiled(executable, imported, fused, tuple(kernels), written.memory, watch, isa, storable)
 
 
 def with_output_strides(graph: Graph) -> Graph:

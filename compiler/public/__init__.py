@@ -15,7 +15,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from treadle.compiler.driver import compile, explain
+    from treadle.compiler.doors import compile, explain
     from treadle.compiler.settings import settings
 
 __version__ = "0.1.0.dev0"
@@ -23,8 +23,8 @@ __all__ = ["__version__", "compile", "explain", "settings"]
 
 # public name -> the module that defines it, imported when the name is first asked for
 _HOMES = {
-    "compile": "treadle.compiler.driver",
-    "explain": "treadle.compiler.driver",
+    "compile": "treadle.compiler.doors",
+    "explain": "treadle.compiler.doors",
     "settings": "treadle.compiler.settings",
 }
 
