@@ -18,6 +18,7 @@ CASES = [(name, case) for name, row in ARCHITECTURES.items() for case in list_ca
 @pytest.mark.parametrize(("name", "case"), CASES, ids=[f"{name}-{case}" for name, case in CASES])
 def test_results_are_right(name: str, case: str, backend: str):
     outcome = run_case(ARCHITECTURES[name], case, backend)
-    assert outcome.report.ok, f"\n{outcome.report}"
+    if not outcome.report.ok:
+        pytest.fail(f"{name} {case} through {backend}:\n{outcome.report}", pytrace=False)
     assert outcome.graphs > 0, "nothing was compiled"
     assert not outcome.fallbacks(backend), "a region fell back to ATen"
