@@ -20,6 +20,7 @@ from .tiling_plan import Block, Nest, Part, estimate, make_plan
 from .tiling_prepare import prepare
 from .tiling_stage import Staging, build_staged, find_staging, read_staged, stage_scratch
 
+CACHE_LINE = 64  # bytes
 POINTS_CHUNK = 16384  # points of one piece of a kernel that has a single axis
 
 
@@ -253,18 +254,16 @@ class Builder:
         return any(e.state or block.lanes in self.private_axes(e) for e in equations)
 
     def tile_of(self, lanes: Axis, nest: Nest) -> int:
-        """Points of a tile: as many packs as are wanted and fit."""
-        if self._is_single(nest):
-            return self.choices.lanes
-        unroll = self.choices.unroll
+        """Points of a tile: as many packs as are wanted and fit, and whole cache lines where stores are streamed."""
+        statements = [self.kernel.body[k] for k in nest.members]
+        alone = any(isinstance(s, Equation) and s.state and lanes in s.axes for s in statements)
+        unroll = 1 if alone else self.choices.unroll
+        sizes = [self.kernel.buffers[s.buffer].dtype.itemsize for s in statements if isinstance(s, Store) and self.streams(s)]
+        if sizes:
+            unroll = max(unroll, CACHE_LINE // (min(sizes) * self.choices.lanes))
         while unroll > 1 and isinstance(lanes.extent, int) and unroll * self.choices.lanes > lanes.extent:
             unroll //= 2
         return unroll * self.choices.lanes
-
-    def _is_single(self, nest: Nest) -> bool:
-        """Nests whose packs depend on each other, or whose scratch rows are the accumulators, take one at a time."""
-        equations = [s for s in (self.kernel.body[k] for k in nest.members) if isinstance(s, Equation)]
-        return any(e.scan or (e.state and nest.lanes in e.axes) for e in equations)
 
     def streams(self, s: Store) -> bool:
         return self.choices.stream and s.injective and s.mode == "set"

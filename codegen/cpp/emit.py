@@ -12,6 +12,7 @@ p has the addresses of element 0 of each buffer's storage (inputs, then outputs 
 
 from __future__ import annotations
 
+import re
 import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -26,10 +27,11 @@ from ..tiling import Planned, build_program, plan_kernel
 from ..tiling_plan import estimate, statement_cost
 from .isa import Isa
 from .prelude import prelude
-from .printer import Printer, walk_statements
+from .printer import Printer
 from .printer_dims import print_dim
 from .printer_memory import SCRATCH
-from .space import candidates, choices_of, default_schedule
+from .printer_parts import walk_statements, writes_of
+from .space import STREAM_BYTES, candidates, choices_of, default_schedule, stored_bytes
 from .width import PACKS, choose_lanes
 
 __all__ = ["KernelSource", "candidates", "default_schedule", "emit_kernel", "emit_unit"]
@@ -106,18 +108,19 @@ class _Emitter:
         self.program = program
         self.symbol = symbol
         self.lanes = lanes
-        self.printer = Printer(program, lanes)
-        self.written = {b.name for b in kernel.outputs}
+        self.printer = Printer(program, lanes, self._streaming())
         order: dict[str, Buffer] = {b.name: b for b in (*kernel.inputs, *kernel.outputs)}
         self.buffers = tuple(order.values())
         self.stack_arrays, self.offsets, self.workspace = _lay_out(program.scratch)
+
+    def _streaming(self) -> str:
+        """The condition under which outputs bypass the caches: that they are larger than those, where that is not known."""
+        return "true" if isinstance(stored_bytes(self.kernel), int) else "large"
 
     def emit(self) -> KernelSource:
         grid = self._grid()
         lines = [*self._header(), *(self._threaded(grid) if grid else self._plain())]
         needs = frozenset(self.printer.values.needs)
-        if not grid:
-            needs = frozenset(n for n in needs)
         return KernelSource(
             self.symbol, self.lanes, "\n".join(lines) + "\n", needs, self.workspace,
             tuple(self.printer.memory.checks), tuple(b.name for b in self.buffers), bool(grid),
@@ -134,14 +137,19 @@ class _Emitter:
 
     def _plain(self) -> list[str]:
         head = f'extern "C" int {self.symbol}(void *const *p, const long *z, char *w, long) {{'
-        return [head, *self._body(self.program.body, {}), "  return 0;", "}"]
+        return [head, *self._body(self.program.body, {}), *self._end(), "}"]
+
+    def _end(self) -> list[str]:
+        """Streamed stores are seen by others after a fence."""
+        if not self.printer.lane_loops.streamed:
+            return ["  return 0;"]
+        return [f"  {self.printer.values.need('fence_nt')}();", "  return 0;"]
 
     def _threaded(self, grid: list[Loop]) -> list[str]:
         """A function for a range of grid points, and the kernel, which runs it in parts."""
         outer = list(self.program.body[:-1])
         axes = {loop.axis: self.printer.stack.fresh(loop.axis.name) for loop in grid}
         inner = grid[-1].body
-        names = list(axes.values())
         body = self._range_body(outer, axes, inner)
         head = f"static int {self.symbol}_part(void *const *p, const long *z, char *w, long lo, long hi) {{"
         points = print_dim(product(a.extent for a in axes))
@@ -153,8 +161,7 @@ class _Emitter:
             "count < threads ? count : threads);",
             "}",
         ]
-        del names
-        return [head, *body, "  return 0;", "}", *entry]
+        return [head, *body, *self._end(), "}", *entry]
 
     def _range_body(self, outer: list[Statement], axes: dict[Axis, str], inner: tuple[Statement, ...]) -> list[str]:
         stack = self.printer.stack
@@ -163,14 +170,14 @@ class _Emitter:
         loop = Loop("grid", next(iter(axes)), inner)
         if len(axes) == 1:
             ((axis, name),) = axes.items()
-            stack.open({axis: name}, _writes(loop), False)
+            stack.open({axis: name}, writes_of(loop), False)
             self.printer.statements(inner)
             lines = stack.close()
             stack.emit_all([f"for (long {name} = lo; {name} < hi; {name}++) {{", *lines, "}"])
         else:
             for line in _first_point(axes):
                 stack.emit(line)
-            stack.open(dict(axes), _writes(loop), False)
+            stack.open(dict(axes), writes_of(loop), False)
             self.printer.statements(inner)
             lines = [*stack.close(), *(f"  {line}" for line in _next_point(axes))]
             stack.emit_all(["for (long g = lo; g < hi; g++) {", *lines, "}"])
@@ -186,7 +193,9 @@ class _Emitter:
         lines: list[str] = []
         if self.printer.values.needs:
             lines.append(f"  using namespace w{self.lanes};")
-        lines += self._symbols(used_in=[text, *(print_dim(o) for o in self.offsets.values())])
+        size = print_dim(stored_bytes(self.kernel)) if _mentions(text, "large") else ""
+        lines += self._symbols(used_in=[text, size, *(print_dim(o) for o in self.offsets.values())])
+        lines += [f"  const bool large = {size} >= {STREAM_BYTES};"] if size else []
         places = self.printer.memory.places
         for k, b in enumerate(self.buffers):
             place = places[b.name]
@@ -276,13 +285,5 @@ def _next_point(axes: dict[Axis, str]) -> list[str]:
     return [text]
 
 
-def _writes(loop: Loop) -> frozenset[str]:
-    from .printer import writes_of
-
-    return writes_of(loop)
-
-
 def _mentions(text: str, name: str) -> bool:
-    import re
-
     return re.search(rf"\b{re.escape(name)}\b", text) is not None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 from ...ir.expr import Expr, Load, Op, data_in
 from ...ir.index import Axis, Index, axis_coefficient, substitute
@@ -10,7 +10,9 @@ from ...ir.states import STATES
 from ...ir.tiles import Fold, Let, Loop, Program, Put, Scan, Stage, State, Statement, Update
 from ...ir.types import Dim, as_dim, is_nonnegative, plus
 from .printer_dims import print_dim
+from .printer_lanes import LanesPrinter, divides_axis
 from .printer_memory import Memory
+from .printer_parts import expressions_of, may_be_empty, walk_statements, writes_of
 from .printer_scope import Lanes, Stack, Val
 from .printer_values import Values, strip
 from .width import PACKS
@@ -19,7 +21,7 @@ from .width import PACKS
 class Printer:
     """Prints one program for packs of `lanes`."""
 
-    def __init__(self, program: Program, lanes: int) -> None:
+    def __init__(self, program: Program, lanes: int, streaming: str = "true") -> None:
         self.program = program
         self.lanes = lanes
         self.stack = Stack()
@@ -27,6 +29,9 @@ class Printer:
         self.memory = self.values.memory = Memory(program, self.stack, self.values)
         self.states: dict[str, State] = {}
         self.slots: dict[str, str] = {}  # C names of states that are tiles of several packs
+        self.lane_loops = LanesPrinter(
+            self.stack, self.values, self.memory, self.statements, self._limits, self.slots, streaming
+        )
         self.values.count_uses(e for s in walk_statements(program.body) for e in expressions_of(s))
 
     def print_body(self, body: Sequence[Statement], axes: dict[Axis, str]) -> list[str]:
@@ -80,12 +85,12 @@ class Printer:
         assert state.lanes is not None
         self.stack.open({}, frozenset(), False)
         self.stack.lanes = Lanes(state.lanes, "", self.stack.depth, None, "[u]" if packs > 1 else "")
-        self._bind_slots()
+        self.lane_loops.bind_slots()
         body()  # type: ignore[operator]
         self.stack.lanes = None
         lines = self.stack.close()
         self.stack.emit_all([f"for (int u = 0; u < {packs}; u++) {{", *lines, "}"] if packs > 1 else ["{", *lines, "}"])
-        self._bind_slots()
+        self.lane_loops.bind_slots()
 
     def _assign(self, s: Update) -> None:
         """All new values first, then the assignments; lanes past the end of the axis keep what they have."""
@@ -203,7 +208,8 @@ class Printer:
         rounds = isinstance(value, Op) and value.name == "cast" and value.dtype.name == storage
         if rounds and PACKS[value.args[0].dtype.name] == pack:  # the store rounds
             value = value.args[0]
-        self.memory.put(s, self.values.value(value))
+        flag = self.stack.lanes.streams.get(id(s)) if self.stack.lanes is not None else None
+        self.memory.put(s, self.values.value(value), flag)
 
     def _stage(self, s: Stage) -> None:
         """Reads a square block along its rows, turns it in registers, and writes it to its array."""
@@ -247,7 +253,7 @@ class Printer:
         if s.axis.extent == 0:
             return
         if s.kind == "lanes":
-            self._lanes_loop(s)
+            self.lane_loops.loop(s)
         else:
             self._serial_loop(s)
 
@@ -268,6 +274,13 @@ class Printer:
         var = self.stack.scopes[-1].axes[s.axis] = self.stack.fresh(s.axis.name)
         return var
 
+    def _named(self, text: str, name: str) -> str:
+        if text.isidentifier() or text.isdigit():
+            return text
+        name = self.stack.fresh(name)
+        self.stack.emit(f"const long {name} = {text};")
+        return name
+
     def _limits(self, s: Loop) -> tuple[str, str]:
         """The first point and the one after the last."""
         begin = "0" if s.begin is None else self.values.index_text(s.begin)
@@ -276,121 +289,6 @@ class Printer:
             begin, end = (self.values.to(self.values.value(e), "L") for e in (s.axis.begin, s.axis.end))
         if s.end is not None:
             limit = self.values.index_text(s.end)
-            if self._is_cut(s):
-                name = self.stack.fresh(f"{s.axis.name}_end")
-                self.stack.emit(f"const long {name} = {limit} < {end} ? {limit} : {end};")
-                return begin, name
-            end = limit
+            end = limit if divides_axis(s) else f"{limit} < {end} ? {limit} : {end}"
+        begin, end = self._named(begin, f"{s.axis.name}_begin"), self._named(end, f"{s.axis.name}_end")
         return begin, end
-
-    def _is_cut(self, s: Loop) -> bool:
-        """False where the blocks of a loop divide its axis."""
-        if s.begin is None or s.end is None:
-            return True
-        size = (s.end - s.begin).const
-        return not (isinstance(size, int) and isinstance(s.axis.extent, int) and s.axis.extent % size == 0)
-
-    def _lanes_loop(self, s: Loop) -> None:
-        first, last = self._limits(s)
-        points = self._count(s)
-        aligned = first == "0" or (s.begin is not None and self._is_multiple(s.begin))
-        packs = s.tile // self.lanes
-        known = isinstance(points, int)
-        if not known or points >= s.tile:  # type: ignore[operator]
-            self._lanes_part(s, (first, f"{last} - {s.tile}" if s.tile > 1 else last), packs, None, aligned)
-        if s.tile == 1 or (known and points % s.tile == 0):  # type: ignore[operator]
-            return
-        done = str(points // s.tile * s.tile) if known else f"({last} - {first}) / {s.tile} * {s.tile}"  # type: ignore[operator]
-        first = done.replace(f"({last} - 0)", last) if first == "0" else f"{first} + {done}"
-        whole = known and points % self.lanes == 0  # type: ignore[operator]
-        self._lanes_part(s, (first, last), 0, None if whole else last, aligned)
-
-    def _is_multiple(self, begin: Index) -> bool:
-        return all(isinstance(c, int) and c % self.lanes == 0 for c in (*(c for _, c in begin.terms), begin.const))
-
-    def _count(self, s: Loop) -> Dim | None:
-        """How many points the loop has, where that is the same each time (or a multiple of it that is as good)."""
-        if s.axis.begin is not None:
-            return None
-        if s.begin is None and s.end is None:
-            return s.axis.extent
-        if s.begin is not None and s.end is not None and not self._is_cut(s):
-            return as_dim((s.end - s.begin).const)
-        return None
-
-    def _lanes_part(self, s: Loop, limits: tuple[str, str], packs: int, last: str | None, aligned: bool) -> None:
-        """Whole tiles (packs > 0: up to and with the last start), or the rest pack by pack (packs = 0)."""
-        var = self._open(s)
-        start = self.stack.fresh(f"{s.axis.name}_t") if packs > 1 else var
-        slot = "[u]" if packs > 1 else "[0]" if s.tile > self.lanes else ""
-        self.stack.lanes = Lanes(s.axis, var, self.stack.depth, None if last is None else "n", slot, aligned)
-        self._bind_slots()
-        if packs > 1:
-            self.stack.emit(f"const long {var} = {start} + {self.lanes} * u;")
-        if last is not None:
-            self.stack.emit(f"const long n = {last} - {var};")
-        self.statements(s.body)
-        self.stack.lanes = None
-        self._bind_slots()
-        lines = self.stack.close()
-        step = s.tile if packs else self.lanes
-        compare = "<=" if packs and s.tile > 1 else "<"
-        head = f"for (long {start} = {limits[0]}; {start} {compare} {limits[1]}; {start} += {step})"
-        if packs > 1:
-            unroll = [f"{head}", f"#pragma GCC unroll {packs}", f"  for (int u = 0; u < {packs}; u++) {{"]
-            self.stack.emit_all([*unroll, *(f"  {line}" for line in lines), "  }"])
-        else:
-            self.stack.emit_all([f"{head} {{", *lines, "}"])
-
-    def _bind_slots(self) -> None:
-        """Points the names of tiled states to the accumulator of the pack at hand."""
-        slot = self.stack.lanes.slot if self.stack.lanes is not None else ""
-        for n, text in self.slots.items():
-            val, level = self.stack.bound[n]
-            self.stack.bound[n] = (Val(f"{text}{slot}", val.pack, val.single), level)
-
-
-# --- what a program contains -------------------------------------------------------------------------------------
-
-
-def walk_statements(body: Sequence[Statement]) -> Iterator[Statement]:
-    for s in body:
-        yield s
-        if isinstance(s, Loop):
-            yield from walk_statements(s.body)
-
-
-def expressions_of(s: Statement) -> list[Expr]:
-    """The expressions that a statement computes, without those of the statements inside it."""
-    if isinstance(s, Let | Scan | Stage):
-        return [s.value]
-    if isinstance(s, State):
-        return [s.init]
-    if isinstance(s, Update):
-        return list(s.values)
-    if isinstance(s, Put):
-        datas = [d.value for i in s.index for d in data_in(i)]
-        return [s.value, *datas, *([s.guard] if s.guard is not None else [])]
-    if isinstance(s, Loop) and s.axis.begin is not None and s.axis.end is not None:
-        return [s.axis.begin, s.axis.end]
-    return []
-
-
-def writes_of(s: Loop) -> frozenset[str]:
-    """The names whose values change while the loop runs."""
-    names: set[str] = set()
-    for inner in walk_statements(s.body):
-        if isinstance(inner, Update):
-            names.update(inner.names)
-        elif isinstance(inner, Scan):
-            names.add(inner.carry)
-        elif isinstance(inner, Put | Stage):
-            names.add(inner.target)
-    return frozenset(names)
-
-
-def may_be_empty(s: Loop) -> bool:
-    """False where the loop surely runs at least once."""
-    if s.axis.begin is not None or (s.begin is not None and s.end is None):
-        return True
-    return not is_nonnegative(plus(s.axis.extent, -1))

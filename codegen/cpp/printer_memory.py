@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from .printer_values import Values
 
 STORAGE = {"bool": "b8"}
+LINE = 64  # bytes of a cache line
 SCRATCH = {"F": "f32", "D": "f64", "I": "i32", "L": "i64", "M": "b8"}
 
 
@@ -105,8 +106,8 @@ class Memory:
 
     # --- stores --------------------------------------------------------------------------------------------------
 
-    def put(self, s: Put, value: Val) -> None:
-        """Prints a store."""
+    def put(self, s: Put, value: Val, streams: str | None = None) -> None:
+        """Prints a store; `streams` is the condition under which it bypasses the caches."""
         place = self.places[s.target]
         index = self._flat(s.index, place)
         self.check(index, s.guard)
@@ -120,8 +121,34 @@ class Memory:
             call = self.values.need(f"st_{place.storage}{suffix}")
             pack = {"f32": "F", "bf16": "F", "f16": "F", "f64": "D", "i64": "L", "b8": "M"}.get(place.storage, "I")
             text = self.values.to(value, pack, single=False)
-            self.stack.emit(f"{call}({', '.join([address.pointer, text, *arguments])});")
+            line = f"{call}({', '.join([address.pointer, text, *arguments])});"
+            if streams is not None:
+                line = self._stream(place, address.pointer, text, pack, streams)
+            self.stack.emit(line)
         self.stack.forget(s.target)
+
+    def _stream(self, place: Place, pointer: str, text: str, pack: str, condition: str) -> str:
+        """A store around the caches. Parts of a cache line wait until the line is whole: parts alone are slow."""
+        lanes = self.stack.lanes
+        assert lanes is not None
+        value = text
+        if self.packs_of_line(place.storage) > 1:
+            value = self.stack.fresh(f"{place.name}_line")
+            self.values.need(pack)
+            lanes.lines.append(f"{pack} {value}[{lanes.packs}];")
+            value = f"{value}[u]"
+        store = f"{self.values.need(f'st_{place.storage}_nt')}({pointer}, {value});"
+        if condition != "true":
+            plain = f"{self.values.need(f'st_{place.storage}')}({pointer}, {value});"
+            store = f"if ({condition}) {store} else {plain}"
+        if value == text:
+            return store
+        lanes.deferred.append(store)
+        return f"{value} = {text};"
+
+    def packs_of_line(self, storage: str) -> int:
+        """Packs that fill a cache line."""
+        return max(1, LINE // (self._bytes(storage) * self.values.lanes))
 
     def _put_single(self, place: Place, pointer: str, value: Val, guard: Val | None) -> None:
         if not value.single:
@@ -171,6 +198,17 @@ class Memory:
             )
             self.stack.keep("live", found, lanes.level, frozenset())
         return found.text
+
+    def pointer_to(self, name: str, index: Index) -> str:
+        """The address of one element."""
+        return self._pointer(self.places[name], index)
+
+    def size_of(self, name: str) -> int:
+        """Bytes of an element."""
+        return self._bytes(self.places[name].storage)
+
+    def _bytes(self, storage: str) -> int:
+        return {"b8": 1, "i8": 1, "u8": 1, "i16": 2, "f16": 2, "bf16": 2, "i64": 8, "f64": 8}.get(storage, 4)
 
     # --- addresses -----------------------------------------------------------------------------------------------
 

@@ -33,6 +33,10 @@ class Lanes:
     n: str | None = None
     slot: str = ""
     aligned: bool = False  # packs start at multiples of their size
+    packs: int = 1  # of a tile
+    streams: dict[int, str] = field(default_factory=dict)  # stores (by id) that may bypass the caches, and when
+    lines: list[str] = field(default_factory=list)  # declarations of arrays that hold a tile's results ..
+    deferred: list[str] = field(default_factory=list)  # .. and the stores of them, after the tile
 
 
 @dataclass(slots=True)
@@ -69,6 +73,11 @@ class Stack:
 
     def open(self, axes: dict[Axis, str], writes: frozenset[str], maybe_empty: bool) -> None:
         self.scopes.append(Scope(axes, writes, maybe_empty))
+
+    def rename(self, name: str, text: str) -> None:
+        """Gives a bound name other text of the same type."""
+        val, level = self.bound[name]
+        self.bound[name] = (Val(text, val.pack, val.single), level)
 
     def close(self) -> list[str]:
         """The lines of the innermost scope, indented; its names are free again."""

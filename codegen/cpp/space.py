@@ -5,9 +5,12 @@ from __future__ import annotations
 from itertools import product as combinations
 
 from ...ir.loops import Equation, Kernel
-from ...ir.schedule import Knob, Schedule
+from ...ir.schedule import Knob, Schedule, Value
+from ...ir.types import Dim, multiply, plus, product
 from ..tiling import Choices
 from .isa import Isa
+
+STREAM_BYTES = 2 << 20  # outputs from this size on displace more from the caches than they leave there
 
 UNROLL = Knob("unroll", 4, (1, 2, 4, 8), "packs of one tile: independent accumulators, fewer loop ends")
 ROWS = Knob("rows", 8, (1, 2, 4, 8, 16), "rows that a column reduction joins at once")
@@ -32,6 +35,14 @@ def choices_of(schedule: Schedule, lanes: int) -> Choices:
     )
 
 
+def stored_bytes(kernel: Kernel) -> Dim:
+    """How many bytes a kernel writes."""
+    total: Dim = 0
+    for s in kernel.stores:
+        total = plus(total, multiply(product(a.extent for a in s.axes), kernel.buffers[s.buffer].dtype.itemsize))
+    return total
+
+
 def strategy_of(kernel: Kernel) -> str:
     """The family of a kernel: which knobs mean something for it."""
     equations = [s for s in kernel.body if isinstance(s, Equation)]
@@ -42,8 +53,11 @@ def strategy_of(kernel: Kernel) -> str:
 
 def default_schedule(kernel: Kernel, isa: Isa) -> Schedule:
     """What is run where nothing was measured."""
-    strategy = strategy_of(kernel)
-    return Schedule(strategy, (("unroll", 1),) if strategy == "points" else ())
+    strategy, size = strategy_of(kernel), stored_bytes(kernel)
+    chosen: dict[str, Value] = {"unroll": 1} if strategy == "points" else {}
+    if not isinstance(size, int) or size >= STREAM_BYTES:
+        chosen["stream"] = True
+    return Schedule(strategy).choose(**chosen)
 
 
 def candidates(kernel: Kernel, isa: Isa) -> list[Schedule]:

@@ -1,0 +1,52 @@
+"""What the statements of a tile program contain: their expressions, the names they change, whether loops may be empty."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from ...ir.expr import Expr, data_in
+from ...ir.tiles import Let, Loop, Put, Scan, Stage, State, Statement, Update
+from ...ir.types import is_nonnegative, plus
+
+
+def walk_statements(body: Sequence[Statement]) -> Iterator[Statement]:
+    for s in body:
+        yield s
+        if isinstance(s, Loop):
+            yield from walk_statements(s.body)
+
+
+def expressions_of(s: Statement) -> list[Expr]:
+    """The expressions that a statement computes, without those of the statements inside it."""
+    if isinstance(s, Let | Scan | Stage):
+        return [s.value]
+    if isinstance(s, State):
+        return [s.init]
+    if isinstance(s, Update):
+        return list(s.values)
+    if isinstance(s, Put):
+        datas = [d.value for i in s.index for d in data_in(i)]
+        return [s.value, *datas, *([s.guard] if s.guard is not None else [])]
+    if isinstance(s, Loop) and s.axis.begin is not None and s.axis.end is not None:
+        return [s.axis.begin, s.axis.end]
+    return []
+
+
+def writes_of(s: Loop) -> frozenset[str]:
+    """The names whose values change while the loop runs."""
+    names: set[str] = set()
+    for inner in walk_statements(s.body):
+        if isinstance(inner, Update):
+            names.update(inner.names)
+        elif isinstance(inner, Scan):
+            names.add(inner.carry)
+        elif isinstance(inner, Put | Stage):
+            names.add(inner.target)
+    return frozenset(names)
+
+
+def may_be_empty(s: Loop) -> bool:
+    """False where the loop surely runs at least once."""
+    if s.axis.begin is not None or (s.begin is not None and s.end is None):
+        return True
+    return not is_nonnegative(plus(s.axis.extent, -1))
