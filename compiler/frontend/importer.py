@@ -169,13 +169,14 @@ class _Importer:
         if lowering is None:
             return self._foreign_call(node, "" if name in lowerings.LIBRARY else "not in the op table")
         metas, reason = self._metas(val)
-        args, kwargs = self._value(node.args), self._value(node.kwargs)
-        if lowering.__module__ in lowerings.TAKES_NUMBERS:
-            args = tuple(self._as_tensor(given, a) for given, a in zip(node.args, args, strict=True))
-        if not reason and any(isinstance(v, Value) and v.node.dtype is None for v in _flatten((args, kwargs))):
-            reason = "an operand that treadle does not hold"
         if reason:
             return self._foreign_call(node, reason)
+        args, kwargs = self._value(node.args), self._value(node.kwargs)
+        if any(self._is_foreign(n) for n in node.all_input_nodes):
+            if lowering.__module__ in lowerings.TAKES_NUMBERS:
+                args = tuple(self._as_tensor(given, a) for given, a in zip(node.args, args, strict=True))
+            if any(isinstance(v, Value) and v.node.dtype is None for v in _flatten((args, kwargs))):
+                return self._foreign_call(node, "an operand that treadle does not hold")
         self.cx.metas = metas
         self.cx.strides = lambda k: self.dims.strides(node.args[k].meta["val"])  # type: ignore[union-attr]
         try:
@@ -187,6 +188,10 @@ class _Importer:
             return self._foreign_call(node, f"its lowering failed: {e}")
         self.native += name not in lowerings.FREE
         return result
+
+    def _is_foreign(self, node: fx.Node) -> bool:
+        value = self.env[node]
+        return isinstance(value, Value) and value.node.dtype is None
 
     def _as_tensor(self, given: Any, value: Any) -> Any:
         """A Python number that is only known at run time, as a 0-d tensor."""
@@ -223,6 +228,8 @@ class _Importer:
 
     def _value(self, arg: Any) -> Any:
         """An fx argument with its nodes replaced by what they became."""
+        if arg is None or isinstance(arg, (int, float, str)):
+            return arg
         if isinstance(arg, fx.Node):
             return self.env[arg]
         if isinstance(arg, tuple):

@@ -18,10 +18,11 @@ def _infer(row: ScalarOp) -> Any:
     def infer(inputs: Inputs, attrs: dict[str, Any]) -> tuple[Shape, DType]:
         expect(len(inputs) == row.arity, row.name, "wrong number of operands", row.arity, len(inputs))
         values = inputs[1:] if row.name == "where" else inputs
-        dtypes = {n.element for n in values}
-        expect(len(dtypes) == 1, row.name, "operands differ in type", "one dtype", ", ".join(map(str, dtypes)))
-        dtype = dtypes.pop()
-        expect(accepts(row, dtype), row.name, "operand type not accepted", f"kind {row.operands!r}", dtype)
+        dtype = values[0].element
+        if any(n.dtype is not dtype for n in values):
+            expect(False, row.name, "operands differ in type", "one dtype", ", ".join(str(n.dtype) for n in values))
+        if not accepts(row, dtype):
+            expect(False, row.name, "operand type not accepted", f"kind {row.operands!r}", dtype)
         shape = broadcast_shapes(row.name, *(n.shape for n in inputs))
         return shape, BOOL if row.result == "bool" else dtype
 

@@ -56,12 +56,15 @@ def pull(node: Node, axes: tuple[Axis, ...], value: Expr) -> tuple[Statement, ..
 
 def broadcast_shapes(where: str, *shapes: Shape) -> Shape:
     """numpy's rule, right-aligned; symbolic sizes must be equal as expressions."""
+    if all(s == shapes[0] for s in shapes):
+        return shapes[0] if shapes else ()
     rank = max((len(s) for s in shapes), default=0)
     result: list[Dim] = []
     for k in range(rank):
         sizes = {s[k - rank + len(s)] for s in shapes if k - rank + len(s) >= 0}
         sizes.discard(1)
-        expect(len(sizes) <= 1, where, "shapes do not broadcast", got=" and ".join(str(list(s)) for s in shapes))
+        if len(sizes) > 1:
+            raise VerifyError("shapes do not broadcast", where=where, got=" and ".join(str(list(s)) for s in shapes))
         result.append(sizes.pop() if sizes else 1)
     return tuple(result)
 
