@@ -94,7 +94,8 @@ def _fold_cast(value: Expr, dtype: DType) -> Expr | None:
     if from_float and not dtype.limits[0] <= value.value <= dtype.limits[1]:
         return None  # what the conversion gives is the machine's business
     if dtype.is_float:
-        return const(round_to(float(value.value), dtype), dtype)
+        twice = isinstance(value.value, int) and abs(value.value) > 2**53  # float() would round before round_to does
+        return None if twice else const(round_to(float(value.value), dtype), dtype)
     return const(value.value, dtype)
 
 
@@ -257,9 +258,7 @@ def _holds(wide: DType, narrow: DType) -> bool:
 
 def _difference(args: Args) -> Index | None:
     """a - b as an index, where both are index values or i64 constants."""
-    sides = [
-        e.index if isinstance(e, Iota) else Index((), int(e.value)) if isinstance(e, Const) else None for e in args
-    ]
+    sides = [e.position for e in args]
     if args[0].dtype is not I64 or sides[0] is None or sides[1] is None:
         return None
     return sides[0] - sides[1]
@@ -303,9 +302,7 @@ def _index_arithmetic(name: str) -> Callable[[Args, DType], Expr | None]:
     def merge(args: Args, dtype: DType) -> Expr | None:
         if dtype is not I64 or not any(isinstance(a, Iota) for a in args):
             return None
-        sides = [
-            e.index if isinstance(e, Iota) else Index((), int(e.value)) if isinstance(e, Const) else None for e in args
-        ]
+        sides = [e.position for e in args]
         a, b = sides
         if a is None or b is None or any(abs(s.const) > 2**31 for s in (a, b) if isinstance(s.const, int)):
             return None
