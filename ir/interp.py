@@ -190,8 +190,10 @@ class _Run:
         for box in boxes:
             run_store(self, store, position, box, target, buffer.dtype)
         if self.sample is not None:
-            mask = self.computed[store.buffer] = torch.full(target[0].shape, boxes == [full], dtype=torch.bool)
-            for box in [] if boxes == [full] else boxes:
+            everywhere = boxes == [full]
+            mask = torch.full(target[0].shape, everywhere, dtype=torch.bool, device=self.numbers.device)
+            self.computed[store.buffer] = mask
+            for box in [] if everywhere else boxes:
                 mark_stored(self, store, position, box, mask)
         contents.append((position, target))
 

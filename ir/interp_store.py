@@ -46,7 +46,7 @@ def run_store(world: World, store: Store, position: int, box: Ranges, target: Pl
 
 def mark_stored(world: World, store: Store, position: int, box: Ranges, mask: Tensor) -> None:
     """Sets `mask` where the points of `box` are written."""
-    true = (torch.ones((), dtype=torch.bool),)
+    true = (mask.new_ones(()),)
     _each_chunk(world, store, position, box, lambda e, value, live: _put(store, e, true, live, (mask,)))
 
 

@@ -191,6 +191,15 @@ def test_folded_constants_are_computed_alike(name: str, dtype: DType, data: st.D
 
 # --- whole expressions -------------------------------------------------------------------------------------------
 
+
+@pytest.mark.parametrize("value", [2**24 + 1, 2**53 + 2**29 + 1, -(2**63), 2**63 - 1])
+def test_integer_constants_become_floats_as_integers_do(value: int):
+    for dtype in (F32, F64, BF16):
+        old = Op("cast", (const(value, I64),), dtype)
+        before, after = (values_of(e, {}, {}, ()) for e in (old, make_cast(const(value, I64), dtype)))
+        assert_same_bits(after, before, old)
+
+
 SCOPE = Scope(
     AXES[:3],
     {"x": ((5, 3), F32), "z": ((4,), F32), "h": ((6,), BF16), "f": ((2,), F64), "p": ((4, 3), BOOL), "n": ((3,), I32),
