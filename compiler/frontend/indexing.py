@@ -7,6 +7,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from ...ir.types import product
 from .context import BOOL, I64, Context, Operand, Unsupported, Value, lowers
 
 Indices = Sequence[Value | None]
@@ -201,6 +202,27 @@ def _diagonal(cx: Context, x: Value, offset: int = 0, dim1: int = 0, dim2: int =
     moved = g.permute(x, order)
     rows, columns = along + max(-offset, 0), along + max(offset, 0)
     return g.take(moved, (x.rank - 2, x.rank - 1), [rows, columns], wrap=False)
+
+
+@lowers("diagonal_scatter.default")
+def _diagonal_scatter(cx: Context, x: Value, src: Value, offset: int = 0, dim1: int = 0, dim2: int = 1) -> Value:
+    g, a, b = cx.g, dim1 % x.rank, dim2 % x.rank
+    along = g.iota(src.shape[-1])
+    order = [*(d for d in range(x.rank) if d not in (a, b)), a, b]
+    at = [along + max(-offset, 0), along + max(offset, 0)]
+    written = g.put(g.permute(x, order), (x.rank - 2, x.rank - 1), at, g.cast(src, x.dtype))
+    return g.permute(written, [order.index(d) for d in range(x.rank)])
+
+
+@lowers("masked_scatter.default")
+def _masked_scatter(cx: Context, x: Value, mask: Value, source: Value) -> Value:
+    """The n-th position of the mask takes the n-th element of the source."""
+    if product(source.shape) == 0 or product(mask.shape) == 0:
+        raise Unsupported("of no elements")
+    g, flat = cx.g, cx.g.reshape(cx.g.expand(mask, cx.shape), (product(cx.shape),))
+    number = g.apply("max", g.scan("sum", g.cast(flat, I64), 0) - 1, 0)
+    taken = g.take(g.reshape(source, (product(source.shape),)), (0,), [number], wrap=False)
+    return g.where(g.expand(mask, cx.shape), g.reshape(taken, cx.shape), g.expand(x, cx.shape))
 
 
 @lowers("unfold.default", "unfold_copy.default")

@@ -189,6 +189,16 @@ def _frac(cx: Context, x: Value) -> Value:
     return cx.g.apply("sub", x, cx.g.trunc(x))
 
 
+@lowers("round.decimals")
+def _round_decimals(cx: Context, x: Value, *, decimals: int) -> Value:
+    if not x.dtype.is_float:
+        return x
+    if x.dtype.compute is not x.dtype:
+        raise Unsupported("decimals of a narrow float")
+    ten = 10.0 ** abs(decimals)
+    return cx.g.round(x * ten) / ten if decimals >= 0 else cx.g.round(x / ten) * ten
+
+
 @lowers("isnan.default")
 def _isnan(cx: Context, x: Value) -> Value:
     return cx.g.isnan(x) if x.dtype.is_float else cx.g.full(x.shape, False, BOOL)

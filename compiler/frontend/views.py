@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from ...ir.types import plus, product
+from ...ir.types import multiply, plus, product
 from .context import Context, Dim, Meta, Unsupported, Value, lowers
 from .dims import LEAST
 
@@ -99,6 +99,30 @@ def _select_scatter(cx: Context, x: Value, src: Value, dim: int, at: Dim) -> Val
     dim %= x.rank
     src = cx.g.unsqueeze(cx.operand(src, x.dtype), dim)
     return cx.g.slice_scatter(x, src, dim, cx.position(at, x.shape[dim]))
+
+
+@lowers("slice_backward.default")
+def _slice_backward(cx: Context, grad: Value, sizes: Sequence[Dim], dim: int, start: Dim, end: Dim, step: int) -> Value:
+    """The gradient where the slice was, zeros around it."""
+    dim %= grad.rank
+    begin, size = slice_start(cx, start, cx.shape[dim]), cx.shape[dim]
+    if step != 1:
+        return cx.g.slice_scatter(cx.g.full(cx.shape, 0, cx.dtype), grad, dim, begin, step)
+    return _surrounded(cx, grad, dim, begin, size)
+
+
+@lowers("select_backward.default")
+def _select_backward(cx: Context, grad: Value, sizes: Sequence[Dim], dim: int, at: Dim) -> Value:
+    dim %= len(cx.shape)
+    return _surrounded(cx, cx.g.unsqueeze(grad, dim), dim, cx.position(at, cx.shape[dim]), cx.shape[dim])
+
+
+def _surrounded(cx: Context, x: Value, dim: int, start: Dim, size: Dim) -> Value:
+    """`x` at `start` of a dimension of `size` that is zero elsewhere."""
+    low: list[Dim] = [0] * x.rank
+    high: list[Dim] = [0] * x.rank
+    low[dim], high[dim] = start, plus(size, multiply(plus(start, x.shape[dim]), -1))
+    return cx.g.pad(x, low, high, 0) if low[dim] != 0 or high[dim] != 0 else x
 
 
 def _pieces(cx: Context, x: Value, dim: int) -> tuple[Value, ...]:
