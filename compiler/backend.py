@@ -20,6 +20,7 @@ from .frontend.decompositions import build_decompositions
 from .settings import settings
 
 MODES = ("default",)
+Compiler = Callable[..., Boxed]  # (graph module, example inputs) -> what runs the graph
 
 
 def treadle_backend(
@@ -43,16 +44,16 @@ def run_aot(gm: fx.GraphModule, example_inputs: Sequence[Any]) -> Callable[..., 
         gm,
         example_inputs,
         fw_compiler=make_compiler("forward", snapshot),
-        bw_compiler=disable(make_backward_compiler(snapshot), reason="a compiler is not traced"),
+        bw_compiler=without_tracing(make_backward_compiler(snapshot)),
         inference_compiler=make_compiler("inference", snapshot),
         partition_fn=min_cut_rematerialization_partition,
         decompositions=build_decompositions(),
         keep_inference_input_mutations=True,
     )
-    return disable(compiled, reason="what treadle has compiled is not traced")
+    return without_tracing(compiled)
 
 
-def make_compiler(kind: str, snapshot: Mapping[str, object]) -> Callable[[fx.GraphModule, Sequence[Any]], Boxed]:
+def make_compiler(kind: str, snapshot: Mapping[str, object]) -> Compiler:
     """A compiler for AOTAutograd under the settings of the call that it began with: it may be called much later."""
 
     def compile_graph(gm: fx.GraphModule, example_inputs: Sequence[Any]) -> Boxed:
@@ -62,11 +63,17 @@ def make_compiler(kind: str, snapshot: Mapping[str, object]) -> Callable[[fx.Gra
     return compile_graph
 
 
-def make_backward_compiler(snapshot: Mapping[str, object]) -> Callable[[fx.GraphModule, Sequence[Any]], Boxed]:
+def make_backward_compiler(snapshot: Mapping[str, object]) -> Compiler:
     """Backward graphs run outside of Dynamo's frame, where it might trace what they run."""
     compile_graph = make_compiler("backward", snapshot)
 
     def compile_untraced(gm: fx.GraphModule, example_inputs: Sequence[Any]) -> Boxed:
-        return disable(compile_graph(gm, example_inputs), reason="what treadle has compiled is not traced")
+        return without_tracing(compile_graph(gm, example_inputs))
 
     return compile_untraced
+
+
+def without_tracing(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The function, into which Dynamo does not look."""
+    untraced: Any = disable(function, reason="what treadle has compiled is not traced")
+    return untraced

@@ -10,7 +10,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import fx
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
 STAR = inspect.Parameter.VAR_POSITIONAL
 Inputs = Sequence[Any] | Mapping[str, Any]
+Layout = tuple[int, ...] | Literal["contiguous", "any"]
 
 
 def compile(
@@ -106,7 +107,9 @@ def _compile_exported(program: ExportedProgram) -> Callable[..., Any]:
     """The program's graph is functional already: its state goes in as inputs, what it mutates comes out as results."""
     lowered = program.run_decompositions(dict(build_decompositions()))
     boxed = compile_boxed(lowered.graph_module, "graph")
-    layouts = [find_layout(n.meta.get("val")) for n in lowered.graph_module.graph.nodes if n.op == "placeholder"]
+    layouts: list[Layout] = [
+        find_layout(n.meta.get("val")) for n in lowered.graph_module.graph.nodes if n.op == "placeholder"
+    ]
 
     def call(*args: Any, **kwargs: Any) -> Any:
         with torch.no_grad():
@@ -128,8 +131,8 @@ def _check_constraints(program: ExportedProgram, args: tuple[Any, ...], kwargs: 
 def _put_back(program: ExportedProgram, flat: list[Any], results: Sequence[Any]) -> Any:
     """Write mutated state and inputs; give the user's results the structure that they had."""
     signature = program.graph_signature
-    position = {spec.arg.name: k for k, spec in enumerate(signature.input_specs)}
-    state = {spec.target: k for k, spec in enumerate(signature.input_specs) if spec.target is not None}
+    position: dict[str | None, int] = {spec.arg.name: k for k, spec in enumerate(signature.input_specs)}
+    state: dict[str | None, int] = {spec.target: k for k, spec in enumerate(signature.input_specs)}
     leaves = []
     for spec, result in zip(signature.output_specs, results, strict=True):
         if spec.kind in (OutputKind.BUFFER_MUTATION, OutputKind.PARAMETER_MUTATION):
@@ -138,25 +141,26 @@ def _put_back(program: ExportedProgram, flat: list[Any], results: Sequence[Any])
             flat[position[spec.target]].copy_(result)
         else:
             leaves.append(result)
-    return pytree.tree_unflatten(leaves, program.call_spec.out_spec)
+    structure: Any = program.call_spec.out_spec
+    return pytree.tree_unflatten(leaves, structure)
 
 
-def find_layout(val: Any) -> tuple[int, ...] | str:
-    """The strides that compiled code expects of an input: numbers, "contiguous", or "" where nobody can say."""
+def find_layout(val: Any) -> Layout:
+    """The strides that compiled code expects of an input: numbers, contiguous, or any where nobody can say."""
     if not isinstance(val, torch.Tensor) or val.layout is not torch.strided:
-        return ""
+        return "any"
     dims = Dims("cpu")
     shape, strides = dims.shape(val.shape), dims.strides(val)
     if shape is None or strides is None:
-        return ""
+        return "any"
     if strides == contiguous_strides(shape):
         return "contiguous"
-    return tuple(int(s) for s in strides) if is_static(strides) else ""
+    return tuple(int(s) for s in strides) if is_static(strides) else "any"
 
 
-def laid_out(x: Any, layout: tuple[int, ...] | str) -> Any:
+def laid_out(x: Any, layout: Layout) -> Any:
     """The tensor itself, or a copy in the layout that compiled code expects."""
-    if not isinstance(x, torch.Tensor) or not layout:
+    if not isinstance(x, torch.Tensor) or layout == "any":
         return x
     if layout == "contiguous":
         return x.contiguous()

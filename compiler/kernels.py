@@ -77,10 +77,12 @@ def build_kernels(kernels: Mapping[str, Kernel], tools: Toolchain) -> list[Built
     for digest, result in _compile(sources, tools).items():
         printed = built[digest]
         assert printed is not None
-        known = isinstance(result, Path)
-        built[digest] = replace(printed, library=result.name) if known else replace(printed, problem=str(result))
-        if known:
-            _keep(built[digest], tools)
+        if isinstance(result, Path):
+            printed = replace(printed, library=result.name)
+            _keep(printed, tools)
+        else:
+            printed = replace(printed, problem=describe(result))
+        built[digest] = printed
     return [built[d] for d in kernels]  # type: ignore[misc]
 
 

@@ -123,6 +123,27 @@ def name_dtype(dtype: torch.dtype) -> str:
     return kinds.get(letters, letters) + name[len(letters) :]
 
 
+def describe_model(loaded: ModelFile) -> str:
+    """ "LlamaForCausalLM, 110.1 M parameters in bf16; input_ids i64[1, 256]"."""
+    words = [describe_type(loaded.model)]
+    if isinstance(loaded.model, torch.nn.Module):
+        parameters = list(loaded.model.parameters())
+        dtypes = dict.fromkeys(name_dtype(parameter.dtype) for parameter in parameters)
+        count = sum(parameter.numel() for parameter in parameters)
+        words += [f"{format_parameters(count)} in {', '.join(dtypes)}"] if count else []
+    return f"{', '.join(words)}; {describe_inputs(loaded.inputs)}"
+
+
+def describe_inputs(inputs: tuple[Any, ...] | Mapping[str, Any]) -> str:
+    if isinstance(inputs, Mapping):
+        return ", ".join(f"{name} {describe_type(value)}" for name, value in inputs.items()) or "no inputs"
+    return ", ".join(describe_type(value) for value in inputs) or "no inputs"
+
+
+def format_parameters(count: int) -> str:
+    return f"{count / 1e6:.1f} M parameters" if count >= 1e5 else f"{count} parameters"
+
+
 def _find_dtype(name: str) -> torch.dtype:
     if name not in DTYPES:
         raise BadInput("no such dtype", got=name, hint=suggest(name, DTYPES))

@@ -1,4 +1,4 @@
-"""What `treadle.explain` tells: the kernels of every graph, what each computes, where it comes from, why it is cut there.
+"""What `treadle.explain` tells: the kernels of every graph, what each computes, where from, why it is cut there.
 
     graph inference0: 27 launches of 9 kernels, 33 library calls
       arena 4.8 MB, at least 4.7 MB is needed

@@ -8,6 +8,7 @@ All of it is integer arithmetic: a quotient is one of Python's `//`.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import sympy
 
@@ -25,15 +26,15 @@ def tuple_text(dims: Sequence[Dim]) -> str:
     return f"({', '.join(map(dim_text, dims))}{',' if len(dims) == 1 else ''})"
 
 
-def _integer(e: sympy.Expr) -> str:
+def _integer(e: Any) -> str:
     """`e`, which is an integer whatever its symbols are."""
-    numerator, denominator = sympy.together(e).as_numer_denom()
+    numerator, denominator = _fraction(e)
     if denominator == 1:
         return _polynomial(numerator)
     return f"({_polynomial(sympy.expand(numerator))})//({_polynomial(denominator)})"
 
 
-def _polynomial(e: sympy.Expr) -> str:
+def _polynomial(e: Any) -> str:
     if e.is_Symbol or (e.is_Integer and int(e) >= 0):
         return str(e)
     if e.is_Integer:
@@ -50,17 +51,22 @@ def _polynomial(e: sympy.Expr) -> str:
     return printer(*e.args)
 
 
-def _quotient(e: sympy.Expr) -> tuple[str, str]:
-    numerator, denominator = sympy.together(e).as_numer_denom()
+def _quotient(e: Any) -> tuple[str, str]:
+    numerator, denominator = _fraction(e)
     return _polynomial(sympy.expand(numerator)), _polynomial(denominator)
 
 
-def _floor(e: sympy.Expr) -> str:
+def _fraction(e: Any) -> tuple[Any, Any]:
+    together: Any = sympy.together(e)
+    return together.as_numer_denom()
+
+
+def _floor(e: Any) -> str:
     above, below = _quotient(e)
     return f"(({above})//({below}))"
 
 
-def _ceiling(e: sympy.Expr) -> str:
+def _ceiling(e: Any) -> str:
     above, below = _quotient(e)
     return f"(-((-({above}))//({below})))"
 

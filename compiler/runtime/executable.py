@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from torch._C._dynamo import guards as _guards
+from torch._C._dynamo import guards
 
 from ...ir.errors import CompileError, LoweringError
 from .build import LIBRARY, load_library
@@ -24,12 +24,24 @@ from .cpu import count_cores
 from .plan import RUNNER, LaunchCode, Plan, encode_segment
 from .store import Store
 
-WORD = 8
 ALIGNMENT = 64
 MOST_FITS = 16  # sizes whose fits a frame remembers
 
 Fit = tuple[Any, ...]
 ERRORS: dict[str, type[Exception]] = {"IndexError": IndexError, "RuntimeError": RuntimeError}
+
+
+def _empty_strided(shape: Sequence[int], strides: Sequence[int], dtype: torch.dtype) -> torch.Tensor:
+    return torch.empty_strided(shape, strides, dtype=dtype)
+
+
+def _reinterpret(x: torch.Tensor, shape: Sequence[int], strides: Sequence[int], offset: int) -> torch.Tensor:
+    return torch.as_strided(x, shape, strides, x.storage_offset() + offset)
+
+
+# Quicker than torch.empty_strided and torch.as_strided, where this torch has them: Inductor's plans call them too.
+_empty_strided_cpu = getattr(guards, "_empty_strided_cpu", _empty_strided)
+_reinterpret_tensor = getattr(guards, "_reinterpret_tensor", _reinterpret)
 
 
 @dataclass
@@ -87,7 +99,7 @@ class Executable:
         return names | {
             "_run": self.runner, "_fail": self._fail, "_free": self.free, "_new_fit": self.new_fit,
             "_struct": struct.Struct, "_threads": torch.get_num_threads,
-            "_empty": _guards._empty_strided_cpu, "_view": _guards._reinterpret_tensor,
+            "_empty": _empty_strided_cpu, "_view": _reinterpret_tensor,
             "_copy": copy_as,
             "objects": self.objects, "aten": torch.ops.aten, "ops": torch.ops,
             "torch": torch, "operator": operator, "math": math,
@@ -164,7 +176,7 @@ def bind_runner(library: ctypes.CDLL) -> Callable[[Any, Any], int]:
 
 def copy_as(tensor: torch.Tensor, shape: tuple[int, ...], strides: tuple[int, ...]) -> torch.Tensor:
     """A copy with other strides."""
-    return _guards._empty_strided_cpu(shape, strides, tensor.dtype).copy_(tensor)
+    return _empty_strided_cpu(shape, strides, tensor.dtype).copy_(tensor)
 
 
 def read_attribute(module: Any, path: str) -> Any:

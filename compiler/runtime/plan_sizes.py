@@ -8,6 +8,7 @@ torch hands over most sizes as integers; those that it does not are read from sh
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import sympy
 
@@ -37,15 +38,14 @@ def solve_sizes(inputs: Sequence[Node], variable: Callable[[str], str]) -> dict[
     return known
 
 
-def _solve(dim: Dim, text: str, known: dict[str, str]) -> tuple[str, str] | None:
+def _solve(dim: Any, text: str, known: dict[str, str]) -> tuple[str, str] | None:
     """The one unknown symbol of `dim` where `dim` is linear in it."""
-    assert isinstance(dim, sympy.Expr)
-    unknown = [s for s in dim.free_symbols if s.name not in known]  # type: ignore[attr-defined]
+    unknown = [s for s in dim.free_symbols if s.name not in known]
     if len(unknown) != 1:
         return None
     s = unknown[0]
     factor = dim.coeff(s, 1)
-    rest = sympy.expand(dim - factor * s)
+    rest: Any = sympy.expand(dim - factor * s)
     if factor == 0 or rest.has(s) or factor.has(s):
         return None
     value = text if rest == 0 else f"({text} - {dim_text(_plain(rest))})"
@@ -54,5 +54,5 @@ def _solve(dim: Dim, text: str, known: dict[str, str]) -> tuple[str, str] | None
     return s.name, value.removeprefix("(").removesuffix(")") if value.count("(") == 1 and factor == 1 else value
 
 
-def _plain(e: sympy.Expr) -> Dim:
+def _plain(e: Any) -> Dim:
     return int(e) if e.is_Integer else e
