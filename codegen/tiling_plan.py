@@ -143,7 +143,12 @@ class _Planner:
         return nest if chosen is lanes else Block((), chosen, (nest,))
 
     def _is_nest(self, group: tuple[int, ...], bound: frozenset[Axis]) -> bool:
-        return len({self.facts[k].axes - bound for k in group}) == 1
+        """True when the group runs in one nest: over equal axes, nobody waiting for what another gives at its end."""
+        axes = self.facts[group[0]].axes - bound
+        if any(self.facts[k].axes - bound != axes for k in group):
+            return False
+        pairs = [(m, k) for at, k in enumerate(group) for m in group[:at]]
+        return all(self._may_interleave(m, k, axes) and not self._needs_final(k, m) for m, k in pairs)
 
     def _shared(self, group: Iterable[int], bound: frozenset[Axis], lanes: Axis | None) -> frozenset[Axis]:
         """Axes that every member keeps, ragged ones only where what bounds them is known outside."""
