@@ -82,6 +82,7 @@ def _add_run(parser: argparse.ArgumentParser) -> None:
 def _add_explain(parser: argparse.ArgumentParser) -> None:
     _add_target(parser)
     parser.add_argument("--source", action="store_true", help="show each kernel's generated source too")
+    parser.add_argument("--train", action="store_true", help="compile the backward graphs too")
     parser.add_argument("--kernel", metavar="N", help="only this kernel, by number or name")
     parser.add_argument("--json", action="store_true", help="print the report as JSON")
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Self
 
 from rich.box import SIMPLE_HEAD
@@ -17,6 +17,19 @@ from rich.text import Text
 
 PIPE_WIDTH = 120  # where there is no terminal to ask
 REFRESHES = 5  # a second
+
+# How the counters of a graph (`counters["treadle"]`) are told, in this order; others go by their own names.
+COUNTED = {
+    "graphs": ("graph", "graphs"),
+    "store_hit": ("of them from the store", "of them from the store"),
+    "kernels": ("kernel", "kernels"),
+    "launches": ("launch", "launches"),
+    "native": ("op compiled", "ops compiled"),
+    "library": ("library call", "library calls"),
+    "opaque": ("op left to ATen", "ops left to ATen"),
+    "effect": ("ordered call", "ordered calls"),
+    "fallback": ("region that fell back to ATen", "regions that fell back to ATen"),
+}
 
 
 def make_console(*, stderr: bool = False) -> Console:
@@ -126,6 +139,22 @@ def format_seconds(seconds: float) -> str:
 def format_count(count: int, noun: str, plural: str = "") -> str:
     """(1, "kernel") -> "1 kernel", (12, "kernel") -> "12 kernels"."""
     return f"{count} {noun if count == 1 else plural or noun + 's'}"
+
+
+def format_amount(count: float) -> str:
+    """1840000 -> "1.84 M"."""
+    for unit in ("", " k", " M", " G"):
+        if count < 1000 or unit == " G":
+            break
+        count /= 1000
+    return f"{count:.3g}{unit}"
+
+
+def describe_counts(counts: Mapping[str, int]) -> str:
+    """ "1 graph, 9 kernels, 33 library calls": what a backend counted, zeros left out."""
+    words = [format_count(counts[key], *names) for key, names in COUNTED.items() if counts.get(key)]
+    words += [f"{key} {value}" for key, value in sorted(counts.items()) if key not in COUNTED and value]
+    return ", ".join(words)
 
 
 def join_words(words: Sequence[str], most: int = 6) -> str:

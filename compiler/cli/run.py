@@ -7,41 +7,26 @@ import json
 import math
 import re
 import sys
-from collections.abc import Mapping
 from contextlib import redirect_stdout
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import torch
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from ...ir.errors import BadInput
-from ..model_file import ModelFile, describe_type, load_model, name_dtype
+from ..model_file import ModelFile, describe_model, load_model
 from ..runtime.machine import Machine, describe_machine
 from ..runtime.store import Store
 from ..settings import settings
 from ..timing import PAIRS, QUICK_PAIRS, verdict
 from ..trial import EAGER, Contestant, Trial, check_backends, prepare_process, try_backends
 from .arguments import STDOUT
-from .display import Steps, format_count, format_seconds, indent, join_words, make_console, make_table
+from .display import Steps, describe_counts, format_count, format_seconds, indent, make_console, make_table
 
 PATIENCE = 60.0  # seconds of timing that nobody asked to be longer
-
-# How `counters["treadle"]` is told, in this order; a counter that is not here is told by its own name.
-COUNTED = {
-    "graphs": ("graph", "graphs"),
-    "store_hit": ("of them from the store", "of them from the store"),
-    "kernels": ("kernel", "kernels"),
-    "launches": ("launch", "launches"),
-    "native": ("op compiled", "ops compiled"),
-    "library": ("library call", "library calls"),
-    "opaque": ("op left to ATen", "ops left to ATen"),
-    "effect": ("ordered call", "ordered calls"),
-    "fallback": ("region that fell back to ATen", "regions that fell back to ATen"),
-}
 
 
 def run(args: argparse.Namespace) -> int:
@@ -167,9 +152,9 @@ def show_counters(console: Console, trial: Trial) -> None:
     counted = trial.find(trial.ours).counters
     if not counted:
         return
-    words = [format_count(counted[key], *names) for key, names in COUNTED.items() if counted.get(key)]
-    words += [f"{key} {value}" for key, value in sorted(counted.items()) if key not in COUNTED and value]
-    console.print(f"{trial.ours}: {join_words(words, most=len(words))}")
+    console.print(f"{trial.ours}: {describe_counts(counted)}")
+    if counted.get("opaque") or counted.get("fallback"):
+        console.print(Text("  `treadle explain` on the same file says which, and why", "dim"))
 
 
 def show_verdict(console: Console, trial: Trial) -> None:
@@ -189,24 +174,3 @@ def show_verdict(console: Console, trial: Trial) -> None:
             f"; {over['median']:.2f}x [{over['low']:.2f}, {over['high']:.2f}] the speed of {judged['best']}, the best"
         )
     console.print(Text(text, "green"))
-
-
-def describe_model(loaded: ModelFile) -> str:
-    """ "LlamaForCausalLM, 110.1 M parameters in bf16; input_ids i64[1, 256]"."""
-    words = [describe_type(loaded.model)]
-    if isinstance(loaded.model, torch.nn.Module):
-        parameters = list(loaded.model.parameters())
-        dtypes = dict.fromkeys(name_dtype(parameter.dtype) for parameter in parameters)
-        count = sum(parameter.numel() for parameter in parameters)
-        words += [f"{format_parameters(count)} in {', '.join(dtypes)}"] if count else []
-    return f"{', '.join(words)}; {describe_inputs(loaded.inputs)}"
-
-
-def describe_inputs(inputs: tuple[Any, ...] | Mapping[str, Any]) -> str:
-    if isinstance(inputs, Mapping):
-        return join_words([f"{name} {describe_type(value)}" for name, value in inputs.items()]) or "no inputs"
-    return join_words([describe_type(value) for value in inputs]) or "no inputs"
-
-
-def format_parameters(count: int) -> str:
-    return f"{count / 1e6:.1f} M parameters" if count >= 1e5 else format_count(count, "parameter")

@@ -1,0 +1,151 @@
+"""`treadle explain`: every kernel and call, where they come from, as text and as JSON."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from treadle.compiler.cli.explain import gather_places, gather_sources, shorten_path
+from treadle.compiler.cli.main import main
+
+MODEL = """
+import torch
+from torch import nn
+
+class Block(nn.Module):
+    def __init__(self, width):
+        super().__init__()
+        self.norm = nn.LayerNorm(width)
+        self.linear = nn.Linear(width, width)
+
+    def forward(self, x):
+        h = self.linear(self.norm(x))
+        return x + h * torch.sigmoid(h)
+
+class Model(nn.Module):
+    def __init__(self, width, layers):
+        super().__init__()
+        self.layers = nn.ModuleList(Block(width) for _ in range(layers))
+
+    def forward(self, x):
+        for layer in self.layers:
+            x = layer(x)
+        return torch.topk(x, 3).values
+
+def build(dtype=torch.float32, width=48, layers=3):
+    torch.manual_seed(0)
+    print("the user's own words")
+    return Model(width, layers).to(dtype), (torch.randn(5, width, dtype=dtype),)
+
+def nothing():
+    return (lambda x: x), (torch.randn(3),)
+
+def raising():
+    def broken(x):
+        return x.view(4, 4)
+    return broken, (torch.randn(3),)
+"""
+
+
+@pytest.fixture
+def file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    path = tmp_path / "model.py"
+    path.write_text(MODEL)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    monkeypatch.setenv("COLUMNS", "120")
+    return path
+
+
+def explain(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
+    status = main(["explain", *arguments])
+    printed = capsys.readouterr()
+    return status, printed.out, printed.err
+
+
+def test_every_kernel_and_call_is_told(file: Path, capsys: pytest.CaptureFixture[str]):
+    status, printed, progress = explain(capsys, str(file))
+    assert status == 0
+    lines = printed.splitlines()
+    assert max(map(len, lines)) <= 120
+    assert "Model, 7344 parameters in f32; f32[5, 48]" in " ".join(lines[:3])
+    assert "graph inference" in printed and "kept between calls" in printed
+    numbers = [line.split()[1] for line in lines if line.startswith("kernel ")]
+    assert numbers == [str(number) for number in range(1, len(numbers) + 1)] and numbers
+    assert "model.py:12" in printed and "layers.*.norm" in printed
+    assert "aten.addmm" in printed and "library: a contraction" in printed
+    assert "aten.topk" in printed and "opaque" in printed
+    assert "an operand of aten.addmm" in printed
+    assert "axes " in printed and "sum(" in printed
+    assert "the user's own words" in progress and "compiling" in progress
+
+
+def test_one_kernel_with_its_source(file: Path, capsys: pytest.CaptureFixture[str]):
+    status, printed, _ = explain(capsys, str(file), "--kernel", "1", "--source")
+    assert status == 0
+    assert printed.count("\nkernel 1 ") == 1 and "kernel 2 " not in printed
+    assert 'extern "C" int k' in printed
+    name = printed.split()[2]
+    assert explain(capsys, str(file), "--kernel", name)[1].split()[:3] == ["kernel", "1", name]
+
+
+def test_a_kernel_that_is_not_there(file: Path, capsys: pytest.CaptureFixture[str]):
+    for wanted in ("99", "kxyz", "first"):
+        status, printed, said = explain(capsys, str(file), "--kernel", wanted)
+        assert (status, printed) == (2, "")
+        assert f"there is no such kernel (got {wanted}); a number of 1 to " in said.splitlines()[-1]
+
+
+def test_json_has_all_of_it(file: Path, capsys: pytest.CaptureFixture[str]):
+    status, printed, _ = explain(capsys, str(file), "--json", "--set", "layers=2", "--dtype", "bf16")
+    found = json.loads(printed)
+    assert status == 0 and found["target"] == f"{file}:build"
+    [graph] = found["graphs"]
+    assert {call["target"] for call in graph["calls"]} == {"aten.addmm.default", "aten.topk.default"}
+    assert sum(kernel["launches"] for kernel in graph["kernels"]) == graph["counts"]["launches"]
+    for kernel in graph["kernels"]:
+        assert kernel["equations"] and kernel["source"] and kernel["sources"] and kernel["read"] > 0
+
+
+def test_training_has_its_backward_graph(file: Path, capsys: pytest.CaptureFixture[str]):
+    status, printed, _ = explain(capsys, str(file), "--json", "--train", "--set", "layers=1")
+    assert status == 0
+    names = [graph["name"] for graph in json.loads(printed)["graphs"]]
+    assert [name.rstrip("0123456789") for name in names] == ["forward", "backward"]
+
+
+def test_nothing_to_compile_is_no_error(file: Path, capsys: pytest.CaptureFixture[str]):
+    status, printed, _ = explain(capsys, f"{file}:nothing")
+    assert status == 0
+    assert "kernel 1" not in printed
+
+
+def test_a_model_that_raises_is_told_by_its_line(file: Path, capsys: pytest.CaptureFixture[str]):
+    status, printed, said = explain(capsys, f"{file}:raising")
+    assert (status, printed) == (2, "")
+    assert "the model raised" in said and "Traceback" not in said
+
+
+def test_a_process_prints_what_can_be_piped(file: Path, tmp_path: Path):
+    command = [str(Path(sys.executable).parent / "treadle"), "explain", "model.py", "--json"]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, check=False)
+    assert done.returncode == 0, done.stderr
+    [graph] = json.loads(done.stdout)["graphs"]
+    assert any(source.endswith("model.py:13 (layers.0)") for kernel in graph["kernels"] for source in kernel["sources"])
+
+
+def test_like_sources_are_told_once():
+    sources = ["/p/a.py:3 (m.0.norm)", "/p/a.py:4 (m.0.norm)", "/p/a.py:3 (m.1.norm)", "/p/b.py:7", "odd"]
+    assert gather_sources(sources) == ["/p/a.py:3, 4 (m.*.norm)", "/p/b.py:7", "odd"]
+    assert gather_places(sources[:4]) == ["m.*.norm", "b.py:7"]
+    assert gather_sources(["/p/a.py:3 (m.0.norm)"]) == ["/p/a.py:3 (m.0.norm)"]
+
+
+def test_paths_are_told_from_the_packages_or_from_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+    assert shorten_path("/usr/lib/python3/site-packages/transformers/a.py") == "transformers/a.py"
+    assert shorten_path(f"{tmp_path}/models/a.py") == "models/a.py"
+    assert shorten_path("/elsewhere/a.py") == "/elsewhere/a.py"
