@@ -185,6 +185,31 @@ def test_the_process_is_left_as_it_was(file: Path):
     assert before == (torch.get_num_threads(), torch.is_grad_enabled(), torch.get_default_dtype())
 
 
+def test_treadle_compiles_once_and_then_takes_from_its_store(
+    file: Path, empty_cache: Path, capsys: pytest.CaptureFixture[str]
+):
+    def contest() -> dict[str, Any]:
+        assert run(file, "--json", "-", backend="treadle") == 0
+        return json.loads(capsys.readouterr().out)["contestants"]["treadle"]
+
+    first, second = contest(), contest()
+    assert first["counters"]["kernels"] >= 1 and first["counters"]["library"] == 1 and not first["cached"]
+    assert second["cached"] and second["accuracy"]["ok"]
+    assert second["compile_cpu_seconds"] < first["compile_cpu_seconds"]
+    assert run(file, backend="treadle") == 0
+    printed = capsys.readouterr().out
+    assert "treadle: 1 graph, 1 of them from the store" in printed and "(cached)" in printed
+
+
+def test_without_a_compiler_the_model_runs_in_eager(
+    file: Path, empty_cache: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("TREADLE_COMPILER", "no-such-compiler")
+    assert run(file, backend="treadle") == 0
+    printed = capsys.readouterr()
+    assert "no C++ compiler" in printed.out and "fell back to ATen" in printed.out
+
+
 @pytest.mark.slow
 def test_as_a_process_against_inductor(file: Path, tmp_path: Path):
     command = [str(Path(sys.executable).parent / "treadle"), "run", f"{file}:plain", "--backend", "aot_eager"]
