@@ -18,9 +18,8 @@ from ..ir.types import Dim, DType, plus
 from .tiling_nest import NestBuilder, map_statement, quotient
 from .tiling_plan import Block, Nest, Part, estimate, make_plan
 from .tiling_prepare import prepare
-from .tiling_stage import Staging, build_staged, find_staging, read_staged, stage_scratch
+from .tiling_stage import CACHE_LINE, Staging, StageLoops, choose_shape, find_staging, stage_scratch
 
-CACHE_LINE = 64  # bytes
 POINTS_CHUNK = 16384  # points of one piece of a kernel that has a single axis
 
 
@@ -217,13 +216,15 @@ class Builder:
 
     def _build_staged(self, block: Block, staging: Staging) -> list[Statement]:
         lanes = self.choices.lanes
-        arrays = stage_scratch(staging, lanes)
+        shape = choose_shape(self.kernel, block, staging, lanes, self.choices.stream)
+        arrays = stage_scratch(staging, shape, lanes)
         self.scratch.update({s.name: s for s in arrays.values()})
+        loops = StageLoops(staging, shape, lanes)
         nest = block.body[0]
         assert isinstance(nest, Nest)
-        rewrite = read_staged(staging, arrays)
+        rewrite = loops.read_staged(arrays)
         point = [map_statement(s, rewrite) for s in NestBuilder(self, nest, (None, None)).point()]
-        return build_staged(block, staging, arrays, tuple(point), lanes)
+        return loops.build(block, arrays, tuple(point))
 
     def _limits(self, nest: Nest) -> tuple[Index | None, Index | None]:
         chunk = self.chunks.get(nest.lanes) if nest.lanes else None

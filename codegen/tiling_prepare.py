@@ -11,9 +11,9 @@ from dataclasses import replace
 from ..ir.expr import Expr, Iota, Load, Op, Rewriter, const, indices, walk
 from ..ir.index import ZERO, Axis, Index, add, as_index, axes_of, axis_coefficient, linearize, of_atom
 from ..ir.loops import Buffer, Equation, Kernel, Statement, Store, reads_of, statement_expressions
-from ..ir.scalar import cast, op
+from ..ir.scalar import cast, is_const, op
 from ..ir.states import STATES, Values, lowest
-from ..ir.types import Dim, multiply, plus, product
+from ..ir.types import BF16, F16, I16, Dim, multiply, plus, product
 
 UNROLLED_POINTS = 8  # a reduction of so few points is written out ..
 UNROLLED_NODES = 96  # .. if that stays short
@@ -23,7 +23,7 @@ PLAIN = ("sum", "prod", "max", "min", "any", "all")  # states of one component w
 def prepare(kernel: Kernel) -> Kernel:
     """The same computation in the form that tiling works on."""
     kernel = drop_units(flatten_buffers(drop_dead(kernel)))
-    kernel = split_states(kernel)
+    kernel = move_bits(split_states(kernel))
     kernel = unroll_reductions(kernel)
     return collapse_axes(kernel)
 
@@ -183,6 +183,29 @@ def _split_welford(e: Equation) -> list[Statement]:
         away = op("sub", x, _read(_name(e, 1), mean))
         made.append(replace(e, names=(e.names[2],), args=(op("mul", away, away),), state="sum", dtypes=(dtype,)))
     return made
+
+
+# --- moves -------------------------------------------------------------------------------------------------------
+
+
+def move_bits(kernel: Kernel) -> Kernel:
+    """y[c] <- x[c] of 16-bit floats: what is only moved is read and written as i16, without a conversion."""
+    buffers = kernel.buffers
+
+    def moved(e: Expr) -> Expr | None:
+        if isinstance(e, Load) and e.name in buffers:
+            return Load(e.name, e.index, I16, e.guard)
+        if isinstance(e, Op) and e.name == "where":
+            sides = [moved(a) for a in e.args[1:]]
+            return None if sides[0] is None or sides[1] is None else op("where", e.args[0], *sides)
+        return const(0, I16) if is_const(e, 0.0) else None
+
+    body: list[Statement] = []
+    for s in kernel.body:
+        narrow = isinstance(s, Store) and s.mode == "set" and s.value.dtype in (F16, BF16)
+        value = moved(s.value) if narrow and isinstance(s, Store) else None
+        body.append(replace(s, value=value) if value is not None and isinstance(s, Store) else s)
+    return replace(kernel, body=tuple(body))
 
 
 # --- tiny reductions ---------------------------------------------------------------------------------------------

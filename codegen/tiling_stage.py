@@ -2,25 +2,28 @@
 
     grid r, lanes c: y[r, c] <- x[c, r]              (x is read one element a row)
     ->
-    grid r by 64, c by 64, serial r by 16, c by 16:
+    grid r by 1024, c by 16, serial r by 16:
       stage t[r - r0, c - c0] <- x[c, r]             (16 rows of x along r, turned)
       serial r in r0..r0+16: lanes c in c0..c0+16: y[r, c] <- t[r - r0, c - c0]
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ..ir.expr import Expr, Load, Rewriter, const, loads_in
-from ..ir.index import Axis, axis_coefficient, of_atom
+from ..ir.index import Axis, Index, axis_coefficient, of_atom
 from ..ir.loops import Kernel, Store, statement_expressions
 from ..ir.scalar import op
 from ..ir.tiles import Loop, Scratch, Stage, Statement
-from ..ir.types import BOOL, I32, plus
+from ..ir.types import BOOL, I32, Dim, plus
 from .tiling_nest import quotient
 from .tiling_plan import Block, Nest, estimate
 
-BLOCK_TILES = 4  # tiles along a side of the block whose rows stay in the nearest cache
+CACHE_LINE = 64  # bytes
+LONG_BLOCK = 1024  # rows of a block whose tiles are written at once: they are read along memory
+WIDE_BLOCK = 256  # points along a side of a block that is turned in the second-level cache
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,57 +58,110 @@ def _stride(e: Load, axis: Axis) -> object:
     return axis_coefficient(e.index[0], axis)
 
 
-def stage_scratch(staging: Staging, lanes: int) -> dict[Load, Scratch]:
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """Tiles of a block (`rows` x `cols`), and of the strip of it (`strip` x `cols`) that is read before it is written.
+
+    Short strips stay in registers and the nearest cache; strips of whole blocks make long rows, which may be streamed
+    from wherever they are aligned.
+    """
+
+    rows: int
+    cols: int
+    strip: int
+
+
+def choose_shape(kernel: Kernel, block: Block, staging: Staging, lanes: int, stream: bool) -> Shape:
+    """Short strips where rows of the outputs are cache lines, or stay in the caches anyway."""
+    stores = [kernel.body[k] for n in block.body if isinstance(n, Nest) for k in n.members]
+    sizes = [(s.index[0], kernel.buffers[s.buffer].dtype.itemsize) for s in stores if isinstance(s, Store)]
+    aligned = all(_is_line(axis_coefficient(i, a), size) for i, size in sizes for a in block.axes)
+    if stream and not aligned:
+        return Shape(WIDE_BLOCK // lanes, WIDE_BLOCK // lanes, WIDE_BLOCK // lanes)
+    return Shape(LONG_BLOCK // lanes, max(1, CACHE_LINE // (lanes * min(size for _, size in sizes))), 1)
+
+
+def _is_line(stride: Dim | None, size: int) -> bool:
+    return isinstance(stride, int) and stride * size % CACHE_LINE == 0
+
+
+def stage_scratch(staging: Staging, shape: Shape, lanes: int) -> dict[Load, Scratch]:
     """A square array for each staged load; bool is held as i32, which registers can turn."""
     made: dict[Load, Scratch] = {}
+    pad = lanes if shape.cols > 1 else 0  # rows a power of two apart would share their place in the cache
     for k, e in enumerate(staging.loads):
         dtype = I32 if e.dtype is BOOL else e.dtype.compute
-        made[e] = Scratch(f"{e.name}_t{k if k else ''}", dtype, (lanes, lanes))
+        made[e] = Scratch(f"{e.name}_t{k if k else ''}", dtype, (shape.strip * lanes, shape.cols * lanes + pad))
     return made
 
 
-def build_staged(
-    block: Block, staging: Staging, arrays: dict[Load, Scratch], body: tuple[Statement, ...], lanes: int
-) -> list[Statement]:
-    """The loops around `body`, the statements at one point, whose staged loads read the arrays already."""
-    rows, cols = staging.rows, staging.lanes
-    row_tiles, col_tiles = _tiles(rows, lanes), _tiles(cols, lanes)
-    row, col = of_atom(row_tiles) * lanes, of_atom(col_tiles) * lanes
-    stages: list[Statement] = [Stage(s.name, e, rows, cols, row, col, lanes) for e, s in arrays.items()]
-    inner = Loop("lanes", cols, body, lanes, col, col + lanes)
-    tile: list[Statement] = [*stages, Loop("serial", rows, (inner,), 1, row, row + lanes)]
-    row_blocks = Axis(f"{rows.name}_b", quotient(plus(row_tiles.extent, BLOCK_TILES - 1), BLOCK_TILES))
-    col_blocks = Axis(f"{cols.name}_b", quotient(plus(col_tiles.extent, BLOCK_TILES - 1), BLOCK_TILES))
-    tile = [_cut(col_tiles, col_blocks, tile)]
-    tile = [_cut(row_tiles, row_blocks, tile)]
-    around = [a for a in block.axes if a is not rows]
-    for axis in reversed([*around, row_blocks, col_blocks]):
-        tile = [Loop("grid", axis, tuple(tile))]
-    return tile
+@dataclass(frozen=True, slots=True)
+class StageLoops:
+    """The axes of a staged nest: blocks of rows and columns, strips of a block, tiles of a strip."""
+
+    staging: Staging
+    shape: Shape
+    lanes: int
+
+    @property
+    def row_blocks(self) -> Axis:
+        return _parts(self.staging.rows, self.shape.rows * self.lanes, "b")
+
+    @property
+    def col_blocks(self) -> Axis:
+        return _parts(self.staging.lanes, self.shape.cols * self.lanes, "b")
+
+    @property
+    def strips(self) -> Axis:
+        return _parts(self.staging.rows, self.shape.strip * self.lanes, "s")
+
+    @property
+    def first_row(self) -> Index:
+        return of_atom(self.strips) * (self.shape.strip * self.lanes)
+
+    @property
+    def first_col(self) -> Index:
+        return of_atom(self.col_blocks) * (self.shape.cols * self.lanes)
+
+    def build(self, block: Block, arrays: dict[Load, Scratch], body: tuple[Statement, ...]) -> list[Statement]:
+        """The loops around `body`, the statements at one point, whose staged loads read the arrays already."""
+        rows, cols, lanes, shape = self.staging.rows, self.staging.lanes, self.lanes, self.shape
+        row_tiles, col_tiles = _parts(rows, lanes, "t"), _parts(cols, lanes, "t")
+        row, col = of_atom(row_tiles) * lanes, of_atom(col_tiles) * lanes
+        at = (row - self.first_row, col - self.first_col)
+        stages = [Stage(s.name, at, e, rows, cols, row, col, lanes) for e, s in arrays.items()]
+        read = _over(row_tiles, self.strips, shape.strip, [_over(col_tiles, self.col_blocks, shape.cols, stages)])
+        tile = min(shape.cols, max(1, CACHE_LINE // (lanes * 4))) * lanes if shape.strip > 1 else shape.cols * lanes
+        end = self.first_col + shape.cols * lanes
+        point = Loop("lanes", cols, body, tile, self.first_col, end)
+        write = Loop("serial", rows, (point,), 1, self.first_row, self.first_row + shape.strip * lanes)
+        loops: list[Statement] = [_over(self.strips, self.row_blocks, shape.rows // shape.strip, [read, write])]
+        around = [a for a in block.axes if a is not rows]
+        for axis in reversed([*around, self.row_blocks, self.col_blocks]):
+            loops = [Loop("grid", axis, tuple(loops))]
+        return loops
+
+    def read_staged(self, arrays: dict[Load, Scratch]) -> Rewriter:
+        """Replaces staged loads by reads of their arrays."""
+        row, col = of_atom(self.staging.rows) - self.first_row, of_atom(self.staging.lanes) - self.first_col
+
+        def load(e: Load) -> Expr:
+            array = arrays.get(e)
+            if array is None:
+                return e
+            if e.dtype is BOOL:
+                return op("ne", Load(array.name, (row, col), I32), const(0, I32))
+            return Load(array.name, (row, col), e.dtype)
+
+        return Rewriter(load=load)
 
 
-def _cut(tiles: Axis, blocks: Axis, body: list[Statement]) -> Loop:
-    start = of_atom(blocks) * BLOCK_TILES
-    return Loop("serial", tiles, tuple(body), 1, start, start + BLOCK_TILES)
+def _over(parts: Axis, wholes: Axis, count: int, body: Sequence[Statement]) -> Loop:
+    """A loop over the `count` parts of the current whole."""
+    start = of_atom(wholes) * count
+    return Loop("serial", parts, tuple(body), 1, start, start + count)
 
 
-def read_staged(staging: Staging, arrays: dict[Load, Scratch]) -> Rewriter:
-    """Replaces staged loads by reads of their arrays."""
-    lanes = next(int(s.shape[0]) for s in arrays.values())
-    row = of_atom(staging.rows) - of_atom(_tiles(staging.rows, lanes)) * lanes
-    col = of_atom(staging.lanes) - of_atom(_tiles(staging.lanes, lanes)) * lanes
-
-    def load(e: Load) -> Expr:
-        array = arrays.get(e)
-        if array is None:
-            return e
-        if e.dtype is BOOL:
-            return op("ne", Load(array.name, (row, col), I32), const(0, I32))
-        return Load(array.name, (row, col), e.dtype)
-
-    return Rewriter(load=load)
-
-
-def _tiles(axis: Axis, lanes: int) -> Axis:
-    """The axis of the tiles of an axis."""
-    return Axis(f"{axis.name}_t", quotient(plus(axis.extent, lanes - 1), lanes))
+def _parts(axis: Axis, points: int, suffix: str) -> Axis:
+    """The axis of the parts of `points` that an axis is cut into."""
+    return Axis(f"{axis.name}_{suffix}", quotient(plus(axis.extent, points - 1), points))

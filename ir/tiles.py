@@ -115,14 +115,14 @@ class Put:
 
 @dataclass(frozen=True, slots=True)
 class Stage:
-    """`target[i, j] <- value` at (rows = first row + i, lanes = first lane + j), a tile x tile block; it exchanges the
-    axes.
+    """`target[at + (i, j)] <- value` at (rows = row + i, lanes = lane + j), for a tile x tile block: it exchanges the axes.
 
-    The load runs along `rows` in memory, so tiles of it are read along `rows` and written transposed. `row` and `lane`
-    are the block's first point; points beyond the axes' ends are not read.
+    The load runs along `rows` in memory, so tiles of it are read along `rows` and written transposed. Points beyond the
+    axes' ends are not read.
     """
 
     target: str
+    at: tuple[Index, Index]
     value: Load
     rows: Axis
     lanes: Axis

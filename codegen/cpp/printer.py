@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ...ir.expr import Expr, Load, Op, data_in
-from ...ir.index import Axis, Index, axis_coefficient, substitute
+from ...ir.index import Axis, axis_coefficient, linearize, substitute
 from ...ir.states import STATES
 from ...ir.tiles import Fold, Let, Loop, Program, Put, Scan, Stage, State, Statement, Update
 from ...ir.types import Dim, as_dim, is_nonnegative, plus
@@ -16,6 +16,8 @@ from .printer_parts import expressions_of, may_be_empty, walk_statements, writes
 from .printer_scope import Lanes, Stack, Val
 from .printer_values import Values, strip
 from .width import PACKS
+
+STAGE_AHEAD = 128  # bytes along each row of a block that are asked for while it is turned
 
 
 class Printer:
@@ -215,7 +217,8 @@ class Printer:
         """Reads a square block along its rows, turns it in registers, and writes it to its array."""
         n, pack = self.lanes, PACKS[s.value.dtype.name]
         place = self.memory.places[s.target]
-        storage = self.memory.places[s.value.name].storage
+        source = self.memory.place_of(s.value.name, s.value.dtype)
+        storage = source.storage
         load, part = (self.values.need(f"ld_{storage}{suffix}") for suffix in ("", "_n"))
         turned = {"M": "I"}.get(pack, pack)
         read, read_part = f"{load}(q + {{step}})", f"{part}(q + {{step}}, rows)"
@@ -224,25 +227,28 @@ class Printer:
             read, read_part = f"{call}({read})", f"{call}({read_part})"
         step = print_dim(axis_coefficient(s.value.index[0], s.lanes) or 0)
         step = "i" if step == "1" else f"i * {step}"
+        ahead = f" __builtin_prefetch((const char*)(q + {step}) + {STAGE_AHEAD});" if self.memory.prefetch else ""
         start = self.values.index_text(substitute(s.value.index[0], {s.rows: s.row, s.lanes: s.lane}))
         rows = f"{print_dim(s.rows.extent)} - ({self.values.index_text(s.row)})"
         cols = f"{print_dim(s.lanes.extent)} - ({self.values.index_text(s.lane)})"
-        block = self.stack.fresh("block")
+        block, width = self.stack.fresh("block"), print_dim(place.strides[0])
+        to = self.values.index_text(linearize(s.at, place.strides))
         kind = self.values.type_of(Val("", turned, False))
         lines = [
             f"{kind} {block}[{n}];",
-            f"const {storage}* q = {self.memory.places[s.value.name].name} + {start};",
+            f"{place.storage}* const to = {place.name} + {to};",
+            f"const {storage}* q = {source.at(f'{source.name} + {start}')};",
             f"const long rows = {rows}, cols = {cols};",
             f"if (rows >= {n} && cols >= {n}) {{",
             f"#pragma GCC unroll {n}",
-            f"  for (long i = 0; i < {n}; i++) {block}[i] = {read.format(step=step)};",
+            f"  for (long i = 0; i < {n}; i++) {{ {block}[i] = {read.format(step=step)};{ahead} }}",
             "} else {",
             f"#pragma GCC unroll {n}",
             f"  for (long i = 0; i < {n}; i++) {block}[i] = i < cols ? {read_part.format(step=step)} : {kind}{{}};",
             "}",
             f"{self.values.need(f'transpose_{turned}')}({block});",
             f"#pragma GCC unroll {n}",
-            f"for (int i = 0; i < {n}; i++) {self.values.need(f'st_{place.storage}')}({place.name} + {n} * i, {block}[i]);",
+            f"for (int i = 0; i < {n}; i++) {self.values.need(f'st_{place.storage}')}(to + {width} * i, {block}[i]);",
         ]
         self.stack.emit_all(["{", *(line if line.startswith("#") else f"  {line}" for line in lines), "}"])
         self.stack.forget(s.target)

@@ -69,7 +69,8 @@ class LanesPrinter:
 
     def _is_worth_aligning(self, s: Loop, points: Dim | None) -> bool:
         """True for long loops whose packs may start anywhere and in any order."""
-        if isinstance(points, int) and points < WORTH_ALIGNING * s.tile:
+        length = points if s.begin is None or s.end is None else (s.end - s.begin).const
+        if isinstance(length, int) and length < WORTH_ALIGNING * s.tile:
             return False
         if any(isinstance(p, Scan | Loop) for p in s.body) or s.axis.begin is not None:
             return False

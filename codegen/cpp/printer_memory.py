@@ -6,13 +6,13 @@ An address is a pointer that is moved once per loop level, plus a distance along
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from ...ir.expr import Expr, Load, data_in
 from ...ir.index import Axis, Data, Div, Index, Mod, axes_of, axis_coefficient, linearize
 from ...ir.tiles import Program, Put
-from ...ir.types import Dim, contiguous_strides, plus
+from ...ir.types import I16, Dim, DType, contiguous_strides, plus
 from .printer_dims import identifier, print_dim
 from .printer_scope import Stack, Val, names_in, names_in_index
 from .width import PACKS, fits_32, index_fits_32
@@ -27,11 +27,16 @@ SCRATCH = {"F": "f32", "D": "f64", "I": "i32", "L": "i64", "M": "b8"}
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """An array: its C++ name, storage type, and strides of its indices."""
+    """An array: its C++ name, storage type, strides of its indices, and the conversion that accesses need."""
 
     name: str
     storage: str
     strides: tuple[Dim, ...]
+    cast: str = ""
+
+    def at(self, pointer: str) -> str:
+        """An address as an argument of loads and stores."""
+        return f"{self.cast}({pointer})" if self.cast else pointer
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +55,7 @@ class Memory:
         self.stack = stack
         self.values = values
         self.prefetch = program.prefetch
+        self.buffers = {b.name for b in (*program.inputs, *program.outputs)}
         self.checks: list[str] = []
         self.places: dict[str, Place] = {}
         for b in (*program.inputs, *program.outputs):
@@ -59,11 +65,20 @@ class Memory:
         for s in program.scratch:
             storage = SCRATCH[PACKS[s.dtype.name]]
             self.places[s.name] = Place(identifier(s.name, stack.taken), storage, contiguous_strides(s.shape))
+        self.places_by_name = {place.name: place.storage for place in self.places.values()}
+
+    def place_of(self, name: str, dtype: DType) -> Place:
+        """The array as it is accessed for values of a type: 16-bit floats that are only moved are taken as integers."""
+        place = self.places[name]
+        return replace(place, storage="i16", cast="(i16*)") if self.moves_bits(name, dtype) else place
+
+    def moves_bits(self, name: str, dtype: DType) -> bool:
+        return dtype is I16 and self.places[name].storage in ("bf16", "f16")
 
     # --- loads ---------------------------------------------------------------------------------------------------
 
     def load(self, e: Load) -> Val:
-        place, pack = self.places[e.name], PACKS[e.dtype.name]
+        place, pack = self.place_of(e.name, e.dtype), PACKS[e.dtype.name]
         index = self._flat(e.index, place)
         self.check(index, e.guard)
         guard = None if e.guard is None else self.values.value(e.guard)
@@ -73,7 +88,7 @@ class Memory:
         suffix, arguments = self._way(address, guard)
         call = self.values.need(f"ld_{place.storage}{suffix}")
         self._prefetch(place, address, e)
-        return Val(f"{call}({', '.join([address.pointer, *arguments])})", pack, False)
+        return Val(f"{call}({', '.join([place.at(address.pointer), *arguments])})", pack, False)
 
     def _load_single(self, place: Place, pack: str, pointer: str, guard: Val | None) -> Val:
         text = self._read_one(place, pointer)
@@ -92,15 +107,19 @@ class Memory:
     def _read_one(self, place: Place, pointer: str) -> str:
         if place.storage in ("bf16", "f16"):
             return f"{self.values.need(f'ld_{place.storage}', single=True)}({pointer})"
+        if place.cast:
+            return f"*{place.at(pointer)}"
         base, _, rest = pointer.partition(" + ")
         text = f"{base}[{rest or 0}]"
         return f"({text} != 0)" if place.storage == "b8" else text
 
     def _prefetch(self, place: Place, address: Address, e: Load) -> None:
+        """Asks for what a later tile will load; not for rows that every outer point reads again, nor for scratch."""
         lanes = self.stack.lanes
-        if not self.prefetch or lanes is None or lanes.n is not None or address.stride != 1 or e.index[0].is_constant:
+        if not self.prefetch or lanes is None or lanes.n is not None or address.stride != 1 or e.name not in self.buffers:
             return
-        if e.name.endswith("_all"):
+        around = {a for scope in self.stack.scopes for a in scope.axes if not a.name.startswith(lanes.axis.name)}
+        if around and not around & e.axes:
             return
         self.stack.emit(f"__builtin_prefetch((const char*)({address.pointer}) + {self.prefetch});")
 
@@ -108,7 +127,7 @@ class Memory:
 
     def put(self, s: Put, value: Val, streams: str | None = None) -> None:
         """Prints a store; `streams` is the condition under which it bypasses the caches."""
-        place = self.places[s.target]
+        place = self.place_of(s.target, s.value.dtype)
         index = self._flat(s.index, place)
         self.check(index, s.guard)
         guard = None if s.guard is None else self.values.value(s.guard)
@@ -121,9 +140,9 @@ class Memory:
             call = self.values.need(f"st_{place.storage}{suffix}")
             pack = {"f32": "F", "bf16": "F", "f16": "F", "f64": "D", "i64": "L", "b8": "M"}.get(place.storage, "I")
             text = self.values.to(value, pack, single=False)
-            line = f"{call}({', '.join([address.pointer, text, *arguments])});"
+            line = f"{call}({', '.join([place.at(address.pointer), text, *arguments])});"
             if streams is not None:
-                line = self._stream(place, address.pointer, text, pack, streams)
+                line = self._stream(place, place.at(address.pointer), text, pack, streams)
             self.stack.emit(line)
         self.stack.forget(s.target)
 
@@ -159,7 +178,8 @@ class Memory:
             self.stack.emit(f"{prefix}{call}({pointer}, {value.text});")
             return
         base, _, rest = pointer.partition(" + ")
-        self.stack.emit(f"{prefix}{base}[{rest or 0}] = {value.text};")
+        element = f"*{place.at(pointer)}" if place.cast else f"{base}[{rest or 0}]"
+        self.stack.emit(f"{prefix}{element} = {value.text};")
 
     def _way(self, address: Address, guard: Val | None) -> tuple[str, list[str]]:
         """(suffix, further arguments) of the prelude's load or store for an address under a guard, at this loop's end."""
@@ -292,7 +312,8 @@ class Memory:
             found = self.stack.find(key, level)
             if found is None:
                 name = self.stack.fresh(f"{place.name}_{'_'.join(self._axis_names(terms))}", level)
-                self.stack.emit(f"{place.storage}* const {name} = {pointer} + {self.values.index_text(part)};", level)
+                storage = self.places_by_name[place.name]
+                self.stack.emit(f"{storage}* const {name} = {pointer} + {self.values.index_text(part)};", level)
                 found = Val(name, "L")
                 self.stack.keep(key, found, level, names_in_index(Index(tuple(done))))  # type: ignore[arg-type]
             pointer, const = found.text, 0

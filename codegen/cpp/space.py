@@ -6,7 +6,7 @@ from itertools import product as combinations
 
 from ...ir.loops import Equation, Kernel
 from ...ir.schedule import Knob, Schedule, Value
-from ...ir.types import Dim, multiply, plus, product
+from ...ir.types import Dim, is_static, multiply, plus, product
 from ..tiling import Choices
 from .isa import Isa
 
@@ -43,6 +43,12 @@ def stored_bytes(kernel: Kernel) -> Dim:
     return total
 
 
+def read_bytes(kernel: Kernel) -> Dim:
+    """How many bytes the largest input of a kernel has."""
+    sizes = [multiply(product(b.shape), b.dtype.itemsize) for b in kernel.inputs]
+    return max((s for s in sizes if isinstance(s, int)), default=0) if is_static(sizes) else sizes[0]
+
+
 def strategy_of(kernel: Kernel) -> str:
     """The family of a kernel: which knobs mean something for it."""
     equations = [s for s in kernel.body if isinstance(s, Equation)]
@@ -57,6 +63,9 @@ def default_schedule(kernel: Kernel, isa: Isa) -> Schedule:
     chosen: dict[str, Value] = {"unroll": 1} if strategy == "points" else {}
     if not isinstance(size, int) or size >= STREAM_BYTES:
         chosen["stream"] = True
+    read = read_bytes(kernel)
+    if not isinstance(read, int) or read >= STREAM_BYTES:
+        chosen["prefetch"] = 1024
     return Schedule(strategy).choose(**chosen)
 
 
