@@ -153,7 +153,7 @@ def show_counters(console: Console, trial: Trial) -> None:
     if not counted:
         return
     console.print(f"{trial.ours}: {describe_counts(counted)}")
-    if counted.get("opaque") or counted.get("fallback"):
+    if counted.get("opaque"):
         console.print(Text("  `treadle explain` on the same file says which, and why", "dim"))
 
 
