@@ -20,7 +20,7 @@ from torch._dynamo.utils import counters
 
 from ..codegen.cpp.isa import Isa
 from ..costmodel.roofline import estimate
-from ..ir.errors import StoreError, VerifyError
+from ..ir.errors import LoweringError, StoreError, VerifyError
 from ..ir.graph import Graph
 from ..ir.text import print_graph
 from ..passes.fuse import Call, Fused, Launch, fuse_graph
@@ -81,6 +81,7 @@ def compile_graph(gm: fx.GraphModule, watch: Watch, store: Store, isa: Isa, sour
         begin = total_stats().cpu_seconds
         kernels = build_kernels({s.digest: s.kernel for s in launches}, tools)
         watch.compiler_seconds += total_stats().cpu_seconds - begin
+    report_problems(kernels, fused)
     with watch.phase("plan"):
         values = Values(fused, len(imported.constants), find_keepers(fused, imported))
         codes = tuple(_code_of(b, fused) for b in kernels)
@@ -93,6 +94,16 @@ def compile_graph(gm: fx.GraphModule, watch: Watch, store: Store, isa: Isa, sour
         executable = bind(written.plan, kernels, values, imported, tools)
     storable = not imported.objects and not any(b.problem for b in kernels)
     return Compiled(executable, imported, fused, tuple(kernels), written.memory, watch, isa, storable)
+
+
+def report_problems(kernels: list[Built], fused: Fused) -> None:
+    """One line for each kernel that ATen computes instead. Raises LoweringError where that is forbidden."""
+    for b in kernels:
+        if not b.problem:
+            continue
+        if settings.fallback == "error":
+            raise LoweringError(b.problem, where=describe_place(b, fused))
+        log.warning("treadle: %s runs through ATen: %s", describe_place(b, fused), b.problem)
 
 
 def with_output_strides(graph: Graph) -> Graph:
@@ -137,7 +148,7 @@ def watch_kernel(executable: Executable, number: int, built: Built, values: Valu
         if not problem:
             counters["treadle"]["verified"] += 1
             return
-        error = VerifyError("kernel and interpreter disagree", where=describe_place(built, values), got=problem)
+        error = VerifyError("kernel and interpreter disagree", where=describe_place(built, values.fused), got=problem)
         if forbidden:
             raise error
         counters["treadle"]["fallback"] += 1
@@ -148,11 +159,11 @@ def watch_kernel(executable: Executable, number: int, built: Built, values: Valu
     executable.set_function(number, address_of(checked))
 
 
-def describe_place(built: Built, values: Values) -> str:
+def describe_place(built: Built, fused: Fused) -> str:
     """A kernel by the lines of the program that it computes."""
-    launch = next(s for s in values.fused.steps if isinstance(s, Launch) and s.digest == built.digest)
-    sources = dict.fromkeys(n.source for n in cut_out(values.graph, launch).nodes if n.source)
-    return f"kernel {built.digest[:12]} of {values.graph.name} ({', '.join(list(sources)[:3])})"
+    launch = next(s for s in fused.steps if isinstance(s, Launch) and s.digest == built.digest)
+    sources = dict.fromkeys(n.source for n in cut_out(fused.graph, launch).nodes if n.source)
+    return f"kernel {built.digest[:12]} of {fused.graph.name} ({', '.join(list(sources)[:3])})"
 
 
 def load_kernels(library: str, store: Store) -> ctypes.CDLL:
