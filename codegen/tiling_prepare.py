@@ -1,4 +1,5 @@
-"""Kernels made ready for tiling: flat buffers, fewest axes, no tiny reductions, no states that two plain passes serve better.
+"""Kernels made ready for tiling: flat buffers, fewest axes, no tiny reductions, no states that two plain passes serve
+better.
 
 y[t, c] <- x[t, c] + b[t, c]     with t:64, c:4096, all contiguous     ->     y[i] <- x[i] + b[i]     with i:262144
 """
@@ -133,10 +134,10 @@ def pointwise(e: Equation, values: Values) -> list[Statement]:
 
 
 def split_states(kernel: Kernel) -> Kernel:
-    """(m, l) = max_sum_exp x  ->  m = max x, l = sum exp(x - m); welford likewise: a second look beats a rescaled state."""
+    """(m, l) = max_sum_exp x  ->  m = max x, l = sum exp(x - m); moments likewise: a second look beats a rescaled state."""
     splitters: dict[str, Callable[[Equation], list[Statement]]] = {
         "max_sum_exp": _split_max_sum_exp,
-        "welford": _split_welford,
+        "moments": _split_moments,
     }
     body: list[Statement] = []
     for s in kernel.body:
@@ -167,7 +168,7 @@ def _split_max_sum_exp(e: Equation) -> list[Statement]:
     return [top, total]
 
 
-def _split_welford(e: Equation) -> list[Statement]:
+def _split_moments(e: Equation) -> list[Statement]:
     x, dtype = e.args[0], e.args[0].dtype
     size = product(a.extent for a in e.reduce)
     count = const(float(size), dtype) if isinstance(size, int) else cast(Iota(Index((), size)), dtype)

@@ -97,7 +97,7 @@ def _combine_max_sum_exp(a: Values, b: Values) -> Values:
     return m, op("add", left, right)
 
 
-def _combine_welford(a: Values, b: Values) -> Values:
+def _combine_moments(a: Values, b: Values) -> Values:
     """(n, mean, m2) by Chan et al. 1983; an empty side leaves the other unchanged."""
     n = op("add", a[0], b[0])
     zero = const(0.0, n.dtype)
@@ -136,11 +136,11 @@ STATES: dict[str, State] = {
             lift=lambda a: (a[0], const(1.0, a[0].dtype)),
         ),
         State(
-            "welford",
+            "moments",
             1,
             lambda d: (d[0], d[0], d[0]),
             _zeros(3),
-            _combine_welford,
+            _combine_moments,
             lift=lambda a: (const(1.0, a[0].dtype), a[0], const(0.0, a[0].dtype)),
         ),
     )

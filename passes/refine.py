@@ -195,7 +195,7 @@ def _joinable(kernel: Kernel) -> tuple[Axis, Axis] | None:
 
 
 def _can_join(kernel: Kernel, outer: Axis, inner: Axis) -> bool:
-    if outer.begin is not None or inner.begin is not None:
+    if outer.begin is not None or inner.begin is not None or inner.extent == 0:
         return False
     if not all(_adjacent(s, outer, inner) for s in kernel.body):
         return False
@@ -352,12 +352,25 @@ def _unfolded(flat: Buffer, found: list[tuple[Index, bool]]) -> Buffer:
         if extent is None:
             return flat
         shape.append(extent)
+    guarded = len(accesses) < len(found)
     for k in range(1, len(shape)):
         room = divide_exactly(strides[k - 1], strides[k])
-        contiguous = contiguous_strides(tuple(shape))
-        if room is not None and contiguous != strides and k > 0:
+        if room is not None and (guarded or contiguous_strides(tuple(shape)) != strides):
             shape[k] = room  # a partial read of a row: the row's own length keeps the buffer contiguous
+    if guarded:
+        rows = _rows(flat.shape[0], offset, strides[0])
+        if rows is None:
+            return flat
+        shape[0] = rows
     return Buffer(flat.name, flat.dtype, tuple(shape), strides, offset)
+
+
+def _rows(span: Dim, offset: Dim, stride: Dim) -> Dim | None:
+    """How many rows of `stride` elements begin within the first `span` elements."""
+    length = plus(span, multiply(offset, -1))
+    if isinstance(length, int) and isinstance(stride, int):
+        return -(-length // stride)
+    return divide_exactly(length, stride)
 
 
 def _reach(parts: tuple[Index, ...], k: int) -> tuple[Dim | None, Dim]:

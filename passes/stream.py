@@ -3,7 +3,7 @@
     m[t] = max(c) u[t, c]                               (m[t], l[t]) = max_sum_exp(c) u[t, c]
     l[t] = sum(c) exp(u[t, c] - m[t])            ->
 
-    s[t] = sum(c) x[t, c]                               (n[t], a[t], q[t]) = welford(c) x[t, c]
+    s[t] = sum(c) x[t, c]                               (n[t], a[t], q[t]) = moments(c) x[t, c]
     q[t] = sum(c) (x[t, c] - s[t]/N)^2           ->     with s = n * a
 
 The first is exp-affine in a maximum that bounds the exponent: partial sums are rescaled while running, with the shift 0
@@ -85,7 +85,7 @@ def _stream_square(kernel: Kernel, second: Equation) -> Kernel | None:
         return None
     n, average = f"{first.names[0]}_n", f"{first.names[0]}_mean"
     dtype = first.dtypes[0]
-    state = replace(first, names=(n, average, second.names[0]), dtypes=(dtype,) * 3, state="welford")
+    state = replace(first, names=(n, average, second.names[0]), dtypes=(dtype,) * 3, state="moments")
     own = Load(first.names[0], tuple(of_atom(a) for a in first.axes), dtype)
     total = make("mul", _renamed(own, average), _renamed(own, n))
     restored = Equation(first.names, first.axes, (total,), (dtype,), source=first.source)

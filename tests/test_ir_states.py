@@ -38,7 +38,7 @@ def inputs_of(row: State, draw, position: int) -> tuple[tuple[DType, ...], Value
     if dtype is BOOL:
         return (BOOL,), [torch.randint(0, 2, (COUNT,), generator=generator).bool()]
     # Moments of what is not finite are NaN, sooner or later.
-    pool = torch.tensor([v for v in FLOATS if math.isfinite(v) or row.name != "welford"], dtype=torch.float64)
+    pool = torch.tensor([v for v in FLOATS if math.isfinite(v) or row.name != "moments"], dtype=torch.float64)
     special = pool[torch.randint(0, len(pool), (COUNT,), generator=generator)]
     plain = torch.randint(-4, 5, (COUNT,), generator=generator) * 0.75
     value = torch.where(torch.rand(COUNT, generator=generator) < 0.5, special, plain).to(torch_dtype(dtype))

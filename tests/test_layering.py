@@ -19,7 +19,7 @@ MAY_IMPORT = {
 }
 TARGETS = ("cpp", "triton")  # the folders of codegen: each could be deleted without the other noticing
 TORCH_AT_IMPORT = re.compile(
-    r"ir/interp\w*\.py"
+    r"ir/(graph_)?interp\w*\.py"
 )  # the interpreter is torch's and NumPy's client; the rest of ir is not
 # Heavy, and not needed by every command: these may be imported inside the function that needs them.
 HEAVY = {

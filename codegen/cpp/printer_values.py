@@ -12,7 +12,7 @@ from .printer_dims import TYPES, print_const, print_dim
 from .printer_memory import Memory
 from .printer_ops import COMPARE, EXACT, print_cast, print_op
 from .printer_scope import Stack, Val, names_in
-from .width import PACKS, compares_indices, index_fits_32, pack_of
+from .width import PACKS, compares_indices, compares_with_wide, index_fits_32, pack_of
 
 LONGEST = 90  # characters of an expression before it gets a name
 NARROW = ("bf16", "f16", "i8", "u8", "i16")
@@ -105,7 +105,24 @@ class Values:
         if e.name in COMPARE and self.stack.lanes is not None and self.stack.varies(e):
             if compares_indices(e, self.stack.lanes.axis):
                 return self._compare_indices(e)
+            if compares_with_wide(e, self.stack.lanes.axis):
+                return self._compare_with_wide(e)
         return self._apply(e)
+
+    def _compare_with_wide(self, e: Op) -> Val:
+        """A pack that fits 32 bits beside one i64 value: that value is brought to the nearest one of 32 bits."""
+        sides: list[str] = []
+        for a in e.args:
+            val = self.value(a)
+            if val.single and val.pack == "L":
+                low, high = "(-2147483647L - 1)", "2147483647L"
+                near = f"({val.text} < {low} ? {low} : {val.text} > {high} ? {high} : {val.text})"
+                val = Val(f"(i32){near}", "I", True)
+            sides.append(self.to(val, "I", single=False))
+        text, needed = print_op(e.name, "I", sides, False)
+        if needed is not None:
+            self.need(needed, False)
+        return Val(text, "M", False)
 
     def _apply(self, e: Op) -> Val:
         vals = [self.value(a) for a in e.args]

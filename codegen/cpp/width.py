@@ -1,7 +1,7 @@
 """How many lanes a kernel's packs have, and which i64 values fit 32 bits.
 
-A pack of 8-byte elements (D of f64, L of i64) has half the lanes of one of 4 bytes. i64 values that provably fit 32 bits are
-computed in I, so index arithmetic and masks alone do not cost a kernel half its width.
+A pack of 8-byte elements (D of f64, L of i64) has half the lanes of one of 4 bytes. i64 values that provably fit 32
+bits are computed in I, so index arithmetic and masks alone do not cost a kernel half its width.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from ...ir.index import Axis, Div, Index, Mod, axes_of, axis_coefficient, bounds
 from ...ir.loops import Equation, Kernel, Statement, Store, statement_expressions
 from ...ir.states import STATES
 from ...ir.types import I64, Dim
-from ..tiling_plan import Nest, nests_of
 from ..tiling import Planned
+from ..tiling_plan import Nest, nests_of
 from .isa import Isa
 
 Range = tuple[int, int]
@@ -53,7 +53,7 @@ def index_fits_32(i: Index) -> bool:
 
 
 def _inside(r: Range | None) -> bool:
-    return r is not None and -(2**31) < r[0] and r[1] < 2**31
+    return r is not None and r[0] > -(2**31) and r[1] < 2**31
 
 
 @lru_cache(maxsize=65536)
@@ -147,6 +147,15 @@ def _value_is_wide(e: Expr, lanes: Axis) -> bool:
 def compares_indices(e: Op, lanes: Axis) -> bool:
     """True for comparisons of indices that are affine in the lanes: those need no pack of indices at all."""
     return e.name in COMPARES and e.args[0].dtype is I64 and all(_is_plain_index(a, lanes) for a in e.args)
+
+
+def compares_with_wide(e: Op, lanes: Axis) -> bool:
+    """True for a comparison of a 32-bit pack with one i64 value that may be larger: `target[t] == c` over c."""
+    if e.name not in COMPARES or e.args[0].dtype is not I64:
+        return False
+    varying = [a for a in e.args if lanes in a.axes]
+    ranges = [value_range(a) for a in varying]
+    return len(varying) == 1 and all(r is not None and r[0] > -(2**31) and r[1] < 2**31 - 1 for r in ranges)
 
 
 def _is_plain_index(e: Expr, lanes: Axis) -> bool:
