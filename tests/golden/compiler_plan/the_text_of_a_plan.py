@@ -1,0 +1,29 @@
+_pack1 = _struct('1Q').pack_into
+_pack2 = _struct('2Q').pack_into
+
+def measure():
+    return 1024, 0, (0, 0, )
+
+def views(at):
+    return (at(0, torch.float32, (8, 32), (32, 1), 0), at(1, torch.float32, (8, 4), (4, 1), 0), )
+
+def call(args):
+    x, w, v, = args
+    args.clear()
+    try: fit = _free.pop()
+    except IndexError: fit = _new_fit()
+    T, v1, v3, = fit
+    torch.mm(x, w, out=v1)
+    del w, x
+    # v2 = k0(v1)
+    v2 = _empty((8, 32), (32, 1), torch.float32)
+    _pack2(T, 16, _threads(), v2.data_ptr())
+    if e := _run(_s0, T): _fail(0, e)
+    torch.mm(v2, v, out=v3)
+    del v
+    # v4 = k1(v3)
+    v4 = _empty((8, 4), (4, 1), torch.float32)
+    _pack1(T, 32, v4.data_ptr())
+    if e := _run(_s1, T): _fail(1, e)
+    _free or _free.append(fit)
+    return [v4, v2]
