@@ -18,7 +18,7 @@ from ..ir.types import Dim, DType, plus
 from .tiling_nest import NestBuilder, map_statement, quotient
 from .tiling_plan import Block, Nest, Part, estimate, make_plan
 from .tiling_prepare import prepare
-from .tiling_stage import CACHE_LINE, Staging, StageLoops, choose_shape, find_staging, stage_scratch
+from .tiling_stage import CACHE_LINE, StageLoops, Staging, choose_shape, find_staging, stage_scratch
 
 POINTS_CHUNK = 16384  # points of one piece of a kernel that has a single axis
 
@@ -234,7 +234,9 @@ class Builder:
         return start, start + chunk[1]
 
     def _make_chunks(self, block: Block) -> Axis | None:
-        """The axis of the chunks that the block's lanes are cut into: so that scratch rows stay in the nearest cache."""
+        """The axis of the chunks that the block's lanes are cut into: so that scratch rows stay in the nearest
+        cache.
+        """
         if block.lanes is None:
             return None
         columns = self._has_columns(block)
@@ -259,7 +261,9 @@ class Builder:
         statements = [self.kernel.body[k] for k in nest.members]
         alone = any(isinstance(s, Equation) and s.state and lanes in s.axes for s in statements)
         unroll = 1 if alone else self.choices.unroll
-        sizes = [self.kernel.buffers[s.buffer].dtype.itemsize for s in statements if isinstance(s, Store) and self.streams(s)]
+        sizes = [
+            self.kernel.buffers[s.buffer].dtype.itemsize for s in statements if isinstance(s, Store) and self.streams(s)
+        ]
         if sizes:
             unroll = max(unroll, CACHE_LINE // (min(sizes) * self.choices.lanes))
         while unroll > 1 and isinstance(lanes.extent, int) and unroll * self.choices.lanes > lanes.extent:

@@ -90,10 +90,7 @@ class NestBuilder:
     def build(self) -> list[Statement]:
         reductions = [s for _, s in self.members if isinstance(s, Equation) and s.state and not s.scan]
         self.running = [self._make_running(s) for s in reductions]
-        if self._takes_rows():
-            loops = self._rows_at_once()
-        else:
-            loops = self._around(self._levels(), self.running, self._point)
+        loops = self._rows_at_once() if self._takes_rows() else self._around(self._levels(), self.running, self._point)
         before = [s for r in self.running for s in self._start(r)] + self._start_scans()
         after = [s for r in self.running for s in self._finish(r)]
         return [*before, *loops, *after]

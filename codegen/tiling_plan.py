@@ -4,8 +4,9 @@
     y[t, c] <- x[t, c] * s[t]            nest c: s            (reduces: y cannot join)
                                          nest c: y
 
-A plan is a list of `Block`s (loops over axes that all members keep) and `Nest`s (statements over equal axes, in one pass).
-Statements join as early as their dependencies allow; an axis is shared only if no two of its points meet in memory.
+A plan is a list of `Block`s (loops over axes that all members keep) and `Nest`s (statements over equal axes, in one
+pass). Statements join as early as their dependencies allow; an axis is shared only if no two of its points meet in
+memory.
 """
 
 from __future__ import annotations
@@ -27,7 +28,9 @@ LANE_SCANS = ("sum", "prod", "max", "min")  # rows that scan within a tile
 
 @dataclass(frozen=True, slots=True)
 class Nest:
-    """Statements (by position in the kernel) over equal axes: `serial` loops, outermost first, around one `lanes` loop."""
+    """Statements (by position in the kernel) over equal axes: `serial` loops, outermost first, around one `lanes`
+    loop.
+    """
 
     members: tuple[int, ...]
     serial: tuple[Axis, ...]
@@ -36,7 +39,9 @@ class Nest:
 
 @dataclass(frozen=True, slots=True)
 class Block:
-    """Loops over `axes` around the parts. `lanes` is the axis, kept by all members too, that nests inside run over innermost."""
+    """Loops over `axes` around the parts. `lanes` is the axis, kept by all members too, that nests inside run over
+    innermost.
+    """
 
     axes: tuple[Axis, ...]
     lanes: Axis | None
@@ -76,7 +81,9 @@ def estimate(dim: Dim) -> int:
 
 
 class _Facts:
-    """Accesses of one statement: loads of buffers and local values, the store, the axes that loops over it may share."""
+    """Accesses of one statement: loads of buffers and local values, the store, the axes that loops over it may
+    share.
+    """
 
     def __init__(self, kernel: Kernel, s: Statement) -> None:
         self.statement = s

@@ -6,6 +6,7 @@ y[t, c] <- x[t, c] + b[t, c]     with t:64, c:4096, all contiguous     ->     y[
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 
@@ -134,14 +135,16 @@ def pointwise(e: Equation, values: Values) -> list[Statement]:
 
 
 def split_states(kernel: Kernel) -> Kernel:
-    """(m, l) = max_sum_exp x  ->  m = max x, l = sum exp(x - m); moments likewise: a second look beats a rescaled state."""
+    """(m, l) = max_sum_exp x  ->  m = max x, l = sum exp(x - m); moments likewise: a second look beats a rescaled
+    state.
+    """
     splitters: dict[str, Callable[[Equation], list[Statement]]] = {
         "max_sum_exp": _split_max_sum_exp,
         "moments": _split_moments,
     }
     body: list[Statement] = []
     for s in kernel.body:
-        split = splitters.get(s.state) if isinstance(s, Equation) and not s.scan else None
+        split = splitters.get(s.state) if isinstance(s, Equation) and s.reduce and not s.scan else None
         ragged = any(a.begin is not None for a in s.domain)
         body += [s] if split is None or ragged or not isinstance(s, Equation) else split(s)
     return replace(kernel, body=tuple(body))
@@ -276,7 +279,7 @@ def _neighbours(kernel: Kernel) -> list[tuple[Axis, Axis]]:
     pairs: list[tuple[Axis, Axis]] = []
     for s in kernel.body:
         for order in (s.axes, *([s.reduce] if isinstance(s, Equation) and not s.scan else [])):
-            pairs += [(a, b) for a, b in zip(order, order[1:], strict=False) if a.begin is None and b.begin is None]
+            pairs += [(a, b) for a, b in itertools.pairwise(order) if a.begin is None and b.begin is None]
     return [p for p in dict.fromkeys(pairs) if all(_adjacent(s, *p) for s in kernel.body)]
 
 
@@ -286,7 +289,7 @@ def _adjacent(s: Statement, outer: Axis, inner: Axis) -> bool:
     if isinstance(s, Equation) and s.scan and (outer in s.reduce or inner in s.reduce):
         return False
     orders = (s.axes, s.reduce) if isinstance(s, Equation) and not s.scan else (s.axes,)
-    return any((outer, inner) in zip(o, o[1:], strict=False) for o in orders)
+    return any((outer, inner) in itertools.pairwise(o) for o in orders)
 
 
 def _move_together(kernel: Kernel, outer: Axis, inner: Axis) -> bool:

@@ -1,10 +1,11 @@
-"""Transposing kernels: loads that run along another axis than the stores are read in square blocks and turned in registers.
+"""Transposing kernels: loads that run along another axis than the stores are read in square blocks and turned in
+registers.
 
-    grid r, lanes c: y[r, c] <- x[c, r]              (x is read one element a row)
-    ->
-    grid r by 1024, c by 16, serial r by 16:
-      stage t[r - r0, c - c0] <- x[c, r]             (16 rows of x along r, turned)
-      serial r in r0..r0+16: lanes c in c0..c0+16: y[r, c] <- t[r - r0, c - c0]
+grid r, lanes c: y[r, c] <- x[c, r]              (x is read one element a row)
+->
+grid r by 1024, c by 16, serial r by 16:
+  stage t[r - r0, c - c0] <- x[c, r]             (16 rows of x along r, turned)
+  serial r in r0..r0+16: lanes c in c0..c0+16: y[r, c] <- t[r - r0, c - c0]
 """
 
 from __future__ import annotations

@@ -6,7 +6,8 @@
 
 Each kernel is `extern "C" int SYMBOL(void *const *p, const long *z, char *w, long threads)`:
 p has the addresses of element 0 of each buffer's storage (inputs, then outputs that are no inputs), z the values of
-`kernel.symbols`, w a workspace of `source.workspace` bytes for each thread, aligned to 64. It returns 0, or 1 + k where data index k
+`kernel.symbols`, w a workspace of `source.workspace` bytes for each thread, aligned to 64. It returns 0, or 1 + k
+where data index k
 (`source.checks`) was out of range: outputs are then unspecified.
 """
 
@@ -114,7 +115,9 @@ class _Emitter:
         self.stack_arrays, self.offsets, self.workspace = _lay_out(program.scratch)
 
     def _streaming(self) -> str:
-        """The condition under which outputs bypass the caches: that they are larger than those, where that is not known."""
+        """The condition under which outputs bypass the caches: that they are larger than those, where that is not
+        known.
+        """
         return "true" if isinstance(stored_bytes(self.kernel), int) else "large"
 
     def emit(self) -> KernelSource:
@@ -204,9 +207,8 @@ class _Emitter:
         for s in self.program.scratch:
             place = places[s.name]
             if s.name in self.offsets:
-                lines.append(
-                    f"  {place.storage}* const {place.name} = ({place.storage}*)(w + {print_dim(self.offsets[s.name])});"
-                )
+                at = f"w + {print_dim(self.offsets[s.name])}"
+                lines.append(f"  {place.storage}* const {place.name} = ({place.storage}*)({at});")
             else:
                 lines.append(f"  alignas({ALIGN}) {place.storage} {place.name}[{self.stack_arrays[s.name]}];")
         return lines

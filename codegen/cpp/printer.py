@@ -1,14 +1,15 @@
-"""A tile program as C++: statements and loops. Lanes loops are printed twice: whole tiles, and what is left at the end."""
+"""A tile program as C++: statements and loops. Lanes loops are printed twice: whole tiles, and what is left at the
+end.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ...ir.expr import Expr, Load, Op, data_in
+from ...ir.expr import Expr, Load, Op
 from ...ir.index import Axis, axis_coefficient, linearize, substitute
 from ...ir.states import STATES
 from ...ir.tiles import Fold, Let, Loop, Program, Put, Scan, Stage, State, Statement, Update
-from ...ir.types import Dim, as_dim, is_nonnegative, plus
 from .printer_dims import print_dim
 from .printer_lanes import LanesPrinter, divides_axis
 from .printer_memory import Memory

@@ -13,13 +13,14 @@ from ...ir.expr import Const
 from ...ir.types import Dim
 from .prelude import known
 
-KEYWORDS = frozenset(
-    "alignas alignof and asm auto bool break case catch char class const continue default delete do double else enum "
-    "export extern false float for friend goto if inline int long main mutable namespace new not operator or private "
-    "protected public register return short signed sizeof static struct switch template this throw true try typedef "
-    "typename union unsigned using virtual void volatile wchar_t while xor f16 bf16 f32 f64 i8 u8 i16 u16 i32 i64 b8 "
-    "p z w n u lo hi large threads FN NULL".split()
-)
+_KEYWORDS = """
+alignas alignof and asm auto bool break case catch char class const continue default delete do double else enum
+export extern false float for friend goto if inline int long main mutable namespace new not operator or private
+protected public register return short signed sizeof static struct switch template this throw true try typedef
+typename union unsigned using virtual void volatile wchar_t while xor f16 bf16 f32 f64 i8 u8 i16 u16 i32 i64 b8
+p z w n u lo hi large threads FN NULL
+"""
+KEYWORDS = frozenset(_KEYWORDS.split())
 TYPES = {"F": "f32", "D": "f64", "I": "i32", "L": "i64", "M": "bool"}
 
 

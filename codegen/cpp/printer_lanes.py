@@ -1,7 +1,7 @@
 """Lanes loops in C++: whole tiles in the main loop, and what is left before and after it, pack by pack under a mask.
 
-Stores that bypass the caches need aligned addresses. Where a loop is long, it starts its tiles at the first aligned one;
-else rows that happen to be aligned are streamed, and the others are not.
+Stores that bypass the caches need aligned addresses. Where a loop is long, it starts its tiles at the first aligned
+one; else rows that happen to be aligned are streamed, and the others are not.
 """
 
 from __future__ import annotations
@@ -23,7 +23,9 @@ WORTH_ALIGNING = 8  # tiles of a loop that starts at an aligned address
 
 @dataclass(slots=True)
 class LanesPrinter:
-    """Prints lanes loops. `body` prints statements, `limits` gives the first point of a loop and the one after its last."""
+    """Prints lanes loops. `body` prints statements, `limits` gives the first point of a loop and the one after its
+    last.
+    """
 
     stack: Stack
     values: Values
@@ -48,7 +50,9 @@ class LanesPrinter:
             return
         flags = {id(p): self._flag(s, p) for p in streams}
         if not isinstance(points, int) or points >= s.tile:
-            self._part(s, first, f"{last} - {s.tile}" if s.tile > 1 else last, s.tile // self.lanes, None, aligned, flags)
+            self._part(
+                s, first, f"{last} - {s.tile}" if s.tile > 1 else last, s.tile // self.lanes, None, aligned, flags
+            )
         if s.tile == 1 or (isinstance(points, int) and points % s.tile == 0):
             return
         if isinstance(points, int):
@@ -141,7 +145,9 @@ class LanesPrinter:
         var = self.stack.scopes[-1].axes[s.axis] = self.stack.fresh(s.axis.name)
         start = self.stack.fresh(f"{s.axis.name}_t") if packs > 1 else var
         slot = "[u]" if packs > 1 else "[0]" if s.tile > self.lanes else ""
-        self.stack.lanes = Lanes(s.axis, var, self.stack.depth, None if stop is None else "n", slot, aligned, packs, streams)
+        self.stack.lanes = Lanes(
+            s.axis, var, self.stack.depth, None if stop is None else "n", slot, aligned, packs, streams
+        )
         lanes = self.stack.lanes
         self.bind_slots()
         if packs > 1:
@@ -194,4 +200,3 @@ def _grouped(text: str) -> str:
 
 def _plus(a: str, b: str) -> str:
     return b if a == "0" else f"{a} + {b}"
-

@@ -116,7 +116,13 @@ class Memory:
     def _prefetch(self, place: Place, address: Address, e: Load) -> None:
         """Asks for what a later tile will load; not for rows that every outer point reads again, nor for scratch."""
         lanes = self.stack.lanes
-        if not self.prefetch or lanes is None or lanes.n is not None or address.stride != 1 or e.name not in self.buffers:
+        if (
+            not self.prefetch
+            or lanes is None
+            or lanes.n is not None
+            or address.stride != 1
+            or e.name not in self.buffers
+        ):
             return
         around = {a for scope in self.stack.scopes for a in scope.axes if not a.name.startswith(lanes.axis.name)}
         if around and not around & e.axes:
@@ -182,7 +188,9 @@ class Memory:
         self.stack.emit(f"{prefix}{element} = {value.text};")
 
     def _way(self, address: Address, guard: Val | None) -> tuple[str, list[str]]:
-        """(suffix, further arguments) of the prelude's load or store for an address under a guard, at this loop's end."""
+        """(suffix, further arguments) of the prelude's load or store for an address under a guard, at this loop's
+        end.
+        """
         lanes = self.stack.lanes
         assert lanes is not None
         if address.offsets is not None:
@@ -266,7 +274,9 @@ class Memory:
         return Index(tuple(single), i.const), stride, varying  # type: ignore[arg-type]
 
     def _step(self, atom: object) -> int | None:
-        """0 where the atom is one value for the lanes of a pack, 1 where it grows by one from lane to lane, else None."""
+        """0 where the atom is one value for the lanes of a pack, 1 where it grows by one from lane to lane, else
+        None.
+        """
         lanes = self.stack.lanes
         assert lanes is not None
         if atom is lanes.axis:
@@ -323,7 +333,8 @@ class Memory:
         return [a.name if isinstance(a, Axis) else "at" for a, _ in terms]
 
     def _level(self, atom: object) -> int:
-        level = max((self.stack.level_of_axis(a) for a in axes_of(Index(((atom, 1),)))), default=0)  # type: ignore[arg-type]
+        # type: ignore[arg-type]
+        level = max((self.stack.level_of_axis(a) for a in axes_of(Index(((atom, 1),)))), default=0)
         for d in data_in(Index(((atom, 1),))):  # type: ignore[arg-type]
             level = max(level, self.stack.level_of(d.value))
         return level

@@ -1,7 +1,7 @@
 """Scalar ops in C++: on packs, and on single values.
 
-Operators where the compiler has them for the type, else functions of the prelude. On single values the functions are those of
-the width of one lane (`w1::`).
+Operators where the compiler has them for the type, else functions of the prelude. On single values the functions are
+those of the width of one lane (`w1::`).
 """
 
 from __future__ import annotations

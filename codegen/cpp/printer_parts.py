@@ -1,4 +1,6 @@
-"""What the statements of a tile program contain: their expressions, the names they change, whether loops may be empty."""
+"""What the statements of a tile program contain: their expressions, the names they change, whether loops may be
+empty.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""The loops around the statement being printed, and what is known in each: every value is computed once, as far out as it can be."""
+"""The loops around the statement being printed, and what is known in each: every value is computed once, as far out
+as it can be.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +24,8 @@ class Val:
 
 @dataclass(slots=True)
 class Lanes:
-    """The lanes loop around: `var` is the first point of the pack, `n` the number of points left (None: at least a pack).
+    """The lanes loop around: `var` is the first point of the pack, `n` the number of points left (None: at least a
+    pack).
 
     `slot` selects the pack's own accumulator in a tile of several; `level` is the loop's scope.
     """
@@ -41,7 +44,9 @@ class Lanes:
 
 @dataclass(slots=True)
 class Scope:
-    """A loop body (or the function's). `writes` are names that change within it, `maybe_empty` that it may not run at all."""
+    """A loop body (or the function's). `writes` are names that change within it, `maybe_empty` that it may not run
+    at all.
+    """
 
     axes: dict[Axis, str]
     writes: frozenset[str]

@@ -74,6 +74,6 @@ def candidates(kernel: Kernel, isa: Isa) -> list[Schedule]:
     default = default_schedule(kernel, isa)
     knobs = (UNROLL, PREFETCH, *((ROWS, CHUNK) if default.strategy == "reduce" else ()))
     found = [default]
-    for values in combinations(*(k.candidates[-3:] for k in knobs)):
-        found.append(default.choose(**{k.name: v for k, v in zip(knobs, values, strict=True)}))
+    tried = combinations(*(k.candidates[-3:] for k in knobs))
+    found += [default.choose(**{k.name: v for k, v in zip(knobs, values, strict=True)}) for values in tried]
     return list(dict.fromkeys(found))[:48]

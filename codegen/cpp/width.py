@@ -128,9 +128,10 @@ def _statement_is_wide(kernel: Kernel, s: Statement, lanes: Axis) -> bool:
             return True
     if isinstance(s, Equation) and s.is_pointwise and lanes in s.axes and s.dtypes[0].itemsize == 8:
         return True
-    if isinstance(s, Store):
-        if kernel.buffers[s.buffer].dtype.itemsize == 8 or any(_offset_is_wide(i, lanes) for i in s.index):
-            return True
+    if isinstance(s, Store) and kernel.buffers[s.buffer].dtype.itemsize == 8:
+        return True
+    if isinstance(s, Store) and any(_offset_is_wide(i, lanes) for i in s.index):
+        return True
     return any(_value_is_wide(e, lanes) for e in walk(*statement_expressions(s)) if lanes in e.axes)
 
 
