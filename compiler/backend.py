@@ -15,9 +15,9 @@ from torch._dynamo import disable
 from torch._functorch.aot_autograd import aot_module_simplified
 
 from ..ir.errors import SettingError
-from .driver import Boxed, compile_boxed
-from .frontend.decompositions import build_decompositions
+from .driver import Boxed, compile_boxed, open_store
 from .settings import settings
+from .table import find_decompositions
 
 MODES = ("default",)
 Compiler = Callable[..., Boxed]  # (graph module, example inputs) -> what runs the graph
@@ -47,7 +47,7 @@ def run_aot(gm: fx.GraphModule, example_inputs: Sequence[Any]) -> Callable[..., 
         bw_compiler=without_tracing(make_backward_compiler(snapshot)),
         inference_compiler=make_compiler("inference", snapshot),
         partition_fn=min_cut_rematerialization_partition,
-        decompositions=build_decompositions(),
+        decompositions=find_decompositions(open_store()),
         keep_inference_input_mutations=True,
     )
     return without_tracing(compiled)

@@ -22,10 +22,10 @@ from torch.utils import _pytree as pytree
 from ..ir.errors import BadInput
 from ..ir.types import contiguous_strides, is_static
 from .backend import run_aot, treadle_backend
-from .driver import collect, compile_boxed
-from .frontend.decompositions import build_decompositions
+from .driver import collect, compile_boxed, open_store
 from .frontend.dims import Dims
 from .settings import settings
+from .table import find_decompositions
 
 if TYPE_CHECKING:
     from .report import Report
@@ -105,7 +105,7 @@ def _split(inputs: Inputs | None) -> tuple[tuple[Any, ...], dict[str, Any]]:
 
 def _compile_exported(program: ExportedProgram) -> Callable[..., Any]:
     """The program's graph is functional already: its state goes in as inputs, what it mutates comes out as results."""
-    lowered = program.run_decompositions(dict(build_decompositions()))
+    lowered = program.run_decompositions(dict(find_decompositions(open_store())))
     boxed = compile_boxed(lowered.graph_module, "graph")
     layouts: list[Layout] = [
         find_layout(n.meta.get("val")) for n in lowered.graph_module.graph.nodes if n.op == "placeholder"
