@@ -200,8 +200,8 @@ def move_bits(kernel: Kernel) -> Kernel:
         if isinstance(e, Load) and e.name in buffers:
             return Load(e.name, e.index, I16, e.guard)
         if isinstance(e, Op) and e.name == "where":
-            sides = [moved(a) for a in e.args[1:]]
-            return None if sides[0] is None or sides[1] is None else op("where", e.args[0], *sides)
+            this, other = (moved(a) for a in e.args[1:])
+            return None if this is None or other is None else op("where", e.args[0], this, other)
         return const(0, I16) if is_const(e, 0.0) else None
 
     body: list[Statement] = []

@@ -115,7 +115,8 @@ class Put:
 
 @dataclass(frozen=True, slots=True)
 class Stage:
-    """`target[at + (i, j)] <- value` at (rows = row + i, lanes = lane + j), for a tile x tile block: it exchanges the axes.
+    """`target[at + (i, j)] <- value` at (rows = row + i, lanes = lane + j), for a tile x tile block: it exchanges
+    the axes.
 
     The load runs along `rows` in memory, so tiles of it are read along `rows` and written transposed. Points beyond the
     axes' ends are not read.

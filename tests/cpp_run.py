@@ -1,4 +1,5 @@
-"""Builds printed kernels and compares them with the interpreter: many kernels in one file, memory fenced by forbidden pages.
+"""Builds printed kernels and compares them with the interpreter: many kernels in one file, memory fenced by
+forbidden pages.
 
 cases = [Case("rms", kernel, {"x": x})]
 check_cases(cases, ISAS["avx512"])              raises AssertionError with the case and the first wrong elements
@@ -34,7 +35,9 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 @dataclass
 class Case:
-    """A kernel with its buffers: tensors of the declared shapes, for every input; outputs that are no inputs are made here."""
+    """A kernel with its buffers: tensors of the declared shapes, for every input; outputs that are no inputs are
+    made here.
+    """
 
     name: str
     kernel: Kernel
@@ -127,10 +130,9 @@ def run_case(case: Case, source: KernelSource, library: ctypes.CDLL) -> list[str
         return [f"{case.name}: returned {code}, expected {case.error}\n{source.text}"]
     if case.error:
         return []
-    problems: list[str] = []
-    for name in source.buffers:
-        if name not in written and not torch.equal(_bits(storages[name].flat), _bits(before[name])):
-            problems.append(f"{case.name}: input {name} was written to")
+    kept = (n for n in source.buffers if n not in written)
+    spoiled = [n for n in kept if not torch.equal(_bits(storages[n].flat), _bits(before[n]))]
+    problems = [f"{case.name}: input {n} was written to" for n in spoiled]
     if all(storages[b.name].flat.numel() == 0 for b in case.kernel.outputs):
         return problems
     given = {n: case.buffers[n] for n in read}
@@ -188,8 +190,6 @@ def compare(
     if not bool(wrong.any()):
         return []
     at = wrong.nonzero()[:4].tolist()
-    shown = [
-        f"  {tuple(i)}: got {got[tuple(i)].item()!r}, want {want[tuple(i)].item()!r}, plain {plain[tuple(i)].item()!r}, bound {bound[tuple(i)].item()!r}"
-        for i in at
-    ]
+    named = {"got": got, "want": want, "plain": plain, "bound": bound}
+    shown = [f"  {tuple(i)}: " + ", ".join(f"{n} {t[tuple(i)].item()!r}" for n, t in named.items()) for i in at]
     return [f"{where}: {int(wrong.sum())} of {wrong.numel()} wrong\n" + "\n".join(shown) + f"\n{source.text}"]

@@ -188,6 +188,7 @@ def test_buffers_of_a_module():
     class Running(nn.Module):
         def __init__(self) -> None:
             super().__init__()
+            self.mean: Tensor
             self.register_buffer("mean", torch.zeros(4))
 
         def forward(self, x: Tensor) -> Tensor:

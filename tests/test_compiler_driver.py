@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 import torch
+import torch._dynamo.exc as dynamo_errors
 import torch.nn.functional as F
 
 from treadle.compiler import driver, kernels, pipeline
@@ -154,7 +155,8 @@ def test_a_damaged_entry_costs_one_recompile(kind: str, empty_cache: Path, caplo
 
 def test_settings_that_change_code_have_plans_of_their_own(empty_cache: Path):
     x, w = make_inputs()
-    for options in ({}, {"target": "scalar"}, {"target": "avx2"}, {"numerics": "strict"}):
+    choices: tuple[dict[str, Any], ...] = ({}, {"target": "scalar"}, {"target": "avx2"}, {"numerics": "strict"})
+    for options in choices:
         torch._dynamo.reset()
         assert_right(torch.compile(model, backend="treadle", options=options or None), x, w)
     assert "store_hit" not in counts()
@@ -191,7 +193,7 @@ def test_without_a_compiler_graphs_run_eagerly_and_one_line_says_so(empty_cache:
 
 def test_a_compiler_that_does_not_exist_is_an_error_where_fallback_is(empty_cache: Path):
     fast = torch.compile(model, backend="treadle", options={"compiler": "no-such-compiler", "fallback": "error"})
-    with pytest.raises(torch._dynamo.exc.BackendCompilerFailed, match="no C\\+\\+ compiler"):
+    with pytest.raises(dynamo_errors.BackendCompilerFailed, match="no C\\+\\+ compiler"):
         fast(*make_inputs())
 
 
@@ -205,7 +207,7 @@ def test_a_compiler_that_does_not_exist_is_an_error_where_fallback_is(empty_cach
     ],
 )
 def test_wrong_modes_and_options_say_what_exists(arguments: dict[str, Any], text: str):
-    with pytest.raises(torch._dynamo.exc.BackendCompilerFailed) as caught:
+    with pytest.raises(dynamo_errors.BackendCompilerFailed) as caught:
         torch.compile(model, backend="treadle", **arguments)(*make_inputs())
     assert text in str(caught.value)
     assert isinstance(caught.value.inner_exception, SettingError)
@@ -273,7 +275,7 @@ def test_a_graph_that_cannot_be_taken_runs_through_aten(
 def test_fallback_can_be_forbidden(monkeypatch: pytest.MonkeyPatch, empty_cache: Path):
     break_printing(monkeypatch, 1)
     fast = torch.compile(model, backend="treadle", options={"fallback": "error"})
-    with pytest.raises(torch._dynamo.exc.BackendCompilerFailed, match="a test breaks it"):
+    with pytest.raises(dynamo_errors.BackendCompilerFailed, match="a test breaks it"):
         fast(*make_inputs())
 
 

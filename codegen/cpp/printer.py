@@ -208,9 +208,9 @@ class Printer:
     def _put(self, s: Put) -> None:
         value, pack = s.value, PACKS[s.value.dtype.name]
         storage = self.memory.places[s.target].storage
-        rounds = isinstance(value, Op) and value.name == "cast" and value.dtype.name == storage
-        if rounds and PACKS[value.args[0].dtype.name] == pack:  # the store rounds
-            value = value.args[0]
+        if isinstance(value, Op) and value.name == "cast" and value.dtype.name == storage:
+            inner = value.args[0]
+            value = inner if PACKS[inner.dtype.name] == pack else value  # the store rounds
         flag = self.stack.lanes.streams.get(id(s)) if self.stack.lanes is not None else None
         self.memory.put(s, self.values.value(value), flag)
 

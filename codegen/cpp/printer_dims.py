@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 import struct
+from typing import Any
 
 import sympy
 
@@ -54,13 +55,18 @@ def print_dim(dim: Dim) -> str:
         numerator, denominator = sympy.fraction(sympy.together(dim.args[0]))
         return f"({print_dim(sympy.expand(numerator))} / {print_dim(denominator)})"
     if isinstance(dim, sympy.Mod):
-        return f"({print_dim(dim.args[0])} % {print_dim(dim.args[1])})"
+        whole, part = _operands(dim)
+        return f"({print_dim(whole)} % {print_dim(part)})"
     if isinstance(dim, sympy.Max | sympy.Min):
         return _print_extremum(dim)
     raise LoweringError("a size that C++ has no form for", got=dim, hint="report it: the op should be left to ATen")
 
 
-def _ordered(dim: sympy.Expr) -> list[sympy.Expr]:
+def _operands(dim: sympy.Expr) -> tuple[Any, ...]:
+    return dim.args
+
+
+def _ordered(dim: sympy.Expr) -> list[Any]:
     """The terms of a sum, constants last."""
     return sorted(dim.args, key=lambda a: (bool(a.is_number), str(a)))
 
@@ -72,7 +78,7 @@ def _print_product(dim: sympy.Mul) -> str:
     return "(" + " * ".join(print_dim(a) for a in sorted(dim.args, key=lambda a: (not a.is_number, str(a)))) + ")"
 
 
-def _print_extremum(dim: sympy.Expr) -> str:
+def _print_extremum(dim: Any) -> str:
     sign = ">" if isinstance(dim, sympy.Max) else "<"
     parts = [print_dim(a) for a in dim.args]
     text = parts[0]

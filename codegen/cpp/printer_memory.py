@@ -271,7 +271,7 @@ class Memory:
                 continue
             single.append((atom, c))
             stride = plus(stride, c if step else 0)
-        return Index(tuple(single), i.const), stride, varying  # type: ignore[arg-type]
+        return Index(tuple(single), i.const), stride, varying
 
     def _step(self, atom: object) -> int | None:
         """0 where the atom is one value for the lanes of a pack, 1 where it grows by one from lane to lane, else
@@ -283,7 +283,7 @@ class Memory:
             return 1
         if isinstance(atom, Data):
             return None if self.stack.varies(atom.value) else 0
-        if isinstance(atom, Axis) or lanes.axis not in axes_of(Index(((atom, 1),))):  # type: ignore[arg-type]
+        if isinstance(atom, Axis) or lanes.axis not in axes_of(Index(((atom, 1),))):
             return 0
         assert isinstance(atom, Div | Mod)
         if not self._is_aligned(atom):
@@ -317,7 +317,7 @@ class Memory:
                 return f"{pointer} + {self.values.index_text(Index(tuple(rest), const))}"
             terms = by_level[level]
             done += terms
-            part = Index(tuple(terms), const)  # type: ignore[arg-type]
+            part = Index(tuple(terms), const)
             key = ("pointer", place.name, tuple(done), index.const)
             found = self.stack.find(key, level)
             if found is None:
@@ -325,7 +325,7 @@ class Memory:
                 storage = self.places_by_name[place.name]
                 self.stack.emit(f"{storage}* const {name} = {pointer} + {self.values.index_text(part)};", level)
                 found = Val(name, "L")
-                self.stack.keep(key, found, level, names_in_index(Index(tuple(done))))  # type: ignore[arg-type]
+                self.stack.keep(key, found, level, names_in_index(Index(tuple(done))))
             pointer, const = found.text, 0
         return pointer if const == 0 else f"{pointer} + {print_dim(const)}"
 
@@ -333,9 +333,9 @@ class Memory:
         return [a.name if isinstance(a, Axis) else "at" for a, _ in terms]
 
     def _level(self, atom: object) -> int:
-        # type: ignore[arg-type]
+
         level = max((self.stack.level_of_axis(a) for a in axes_of(Index(((atom, 1),)))), default=0)
-        for d in data_in(Index(((atom, 1),))):  # type: ignore[arg-type]
+        for d in data_in(Index(((atom, 1),))):
             level = max(level, self.stack.level_of(d.value))
         return level
 
