@@ -15,8 +15,9 @@ from ..ir.loops import Equation, Kernel, Store, statement_expressions
 from ..ir.scalar import op
 from ..ir.tiles import Loop, Program, Put, Scratch, Statement
 from ..ir.types import Dim, DType, plus
+from .tiling_keep import KEPT_BYTES, WORTH_KEEPING, may_move, recompute
 from .tiling_nest import NestBuilder, map_statement, quotient
-from .tiling_plan import Block, Nest, Part, estimate, make_plan
+from .tiling_plan import Block, Nest, Part, estimate, expression_cost, make_plan
 from .tiling_prepare import prepare
 from .tiling_stage import CACHE_LINE, StageLoops, Staging, choose_shape, find_staging, stage_scratch
 
@@ -51,9 +52,17 @@ class Planned:
     maths: tuple[str, ...]
 
 
-def plan_kernel(kernel: Kernel) -> Planned:
+def plan_kernel(kernel: Kernel, keep: str = "auto") -> Planned:
+    """`keep` is "all", "none", or "auto": which pointwise values are kept for other passes, not computed again."""
     prepared = prepare(kernel)
-    return Planned(prepared, make_plan(prepared), tuple(describe(s) for s in kernel.body))
+    parts = make_plan(prepared)
+    if keep != "all" and any(isinstance(s, Equation) and s.is_pointwise for s in prepared.body):
+        builder = Builder(prepared, parts, Choices(1))
+        again = [e for e in prepared.body if isinstance(e, Equation) and builder.is_computed_again(e, keep)]
+        if again:
+            prepared = recompute(prepared, lambda e: any(e.names == a.names for a in again))
+            parts = make_plan(prepared)
+    return Planned(prepared, parts, tuple(describe(s) for s in kernel.body))
 
 
 def build_program(planned: Planned, choices: Choices) -> Program:
@@ -130,6 +139,16 @@ class Builder:
             bound = {a for b in shared for a in b.axes}
             self._private[k] = tuple(a for a in e.axes if a not in bound) if outside else ()
         return self._private[k]
+
+    def is_computed_again(self, e: Equation, keep: str) -> bool:
+        """True for a pointwise value that other nests read, where keeping it costs more than computing it."""
+        if not e.is_pointwise or not self.private_axes(e) or not may_move(self.kernel, e):
+            return False
+        size = e.dtypes[0].compute.itemsize
+        lanes = {b.lanes for b in self._paths[self._position(e)]}
+        for a in self.private_axes(e):
+            size *= min(estimate(a.extent), self.choices.chunk) if a in lanes else estimate(a.extent)
+        return keep == "none" or size > KEPT_BYTES or expression_cost(*e.args) < WORTH_KEEPING
 
     def is_stored(self, name: str) -> bool:
         """True when a value is kept in a scratch array of its own for readers in other nests."""

@@ -32,7 +32,7 @@ from .printer import Printer
 from .printer_dims import print_dim
 from .printer_memory import SCRATCH
 from .printer_parts import walk_statements, writes_of
-from .space import STREAM_BYTES, candidates, choices_of, default_schedule, stored_bytes
+from .space import KEEP, STREAM_BYTES, candidates, choices_of, default_schedule, stored_bytes
 from .width import PACKS, choose_lanes
 
 __all__ = ["KernelSource", "candidates", "default_schedule", "emit_kernel", "emit_unit"]
@@ -85,7 +85,7 @@ class KernelSource:
 
 def emit_kernel(kernel: Kernel, schedule: Schedule, isa: Isa, symbol: str) -> KernelSource:
     """The C++ of a kernel under a schedule. Raises ScheduleError where the schedule does not apply."""
-    planned = plan_kernel(kernel)
+    planned = plan_kernel(kernel, str(schedule.get(KEEP)))
     lanes = choose_lanes(planned, isa)
     program = build_program(planned, choices_of(schedule, lanes))
     return _Emitter(kernel, planned, program, lanes, symbol).emit()

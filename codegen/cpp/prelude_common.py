@@ -22,6 +22,17 @@ M signbit_$A($A x) { return lt_$B(bits_$A(x), $B{}); }
 M cvt_${A}_M($A x) { return ne_$A(x, $A{}); }
 """
 
+_DIVIDE = """
+// x / y with r = 1 / y: the remainder corrects x * r (Markstein 1990), unless r is near the ends of the range
+$A divide_$A($A x, $e y, $e r) {
+  if (!(__builtin_fabs$f(r) >= $least && __builtin_fabs$f(r) <= $most)) return x / y;
+  $A q = x * r, e = fma_$A(-q, sp_$A(y), x);
+  return sel_$A(eq_$A(e - e, $A{}), fma_$A(e, sp_$A(r), q), q);
+}
+"""
+
+_PLAIN_DIVIDE = "$A divide_$A($A x, $e y, $e r) { return x / y; }\n"
+
 _INTEGER = """
 $A neg_$A($A x) { return -x; }
 $A sign_$A($A x) { return sel_$A(gt_$A(x, $A{}), sp_$A(1), sel_$A(lt_$A(x, $A{}), sp_$A(-1), $A{})); }
@@ -58,9 +69,12 @@ _WIDE_SHIFTS = {
 def common_text(shape: Shape) -> str:
     """Definitions of elementwise functions on all packs of `shape`."""
     text = shape.fill(_FLOAT, A="F", B="I", magnitude="0x7fffffff")
+    divide = _DIVIDE if shape.has_fma else _PLAIN_DIVIDE
+    text += shape.fill(divide, A="F", e="f32", f="f", least="0x1p-100f", most="0x1p100f")
     text += shape.fill(_INTEGER, A="I", top=31, shr="sar_I") + _MASK_COMPARES + _SHIFTS
     if shape.has_wide:
         text += shape.fill(_FLOAT, A="D", B="L", magnitude="0x7fffffffffffffff")
+        text += shape.fill(divide, A="D", e="f64", f="", least="0x1p-900", most="0x1p900")
         text += shape.fill(_INTEGER, A="L", top=63, shr="sar_L")
         text += _WIDE_SHIFTS["avx2" if shape.kind == "avx2" else ""]
     return text if shape.kind == "scalar" else text + _MASK

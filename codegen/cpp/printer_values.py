@@ -128,6 +128,8 @@ class Values:
         vals = [self.value(a) for a in e.args]
         single = all(v.single for v in vals)
         result = "M" if e.dtype is BOOL else PACKS[e.dtype.name] if single else pack_of(e)
+        if e.name == "div" and vals[1].single and not single and vals[1].text.isidentifier():
+            return self._divide(e, vals[0], vals[1])
         values = vals[1:] if e.name == "where" else vals
         pack = self._common(e, values, single)
         if e.name == "where" and vals[0].single and not single:
@@ -146,6 +148,15 @@ class Values:
         if e.dtype.name in NARROW and not exact:
             text = self._rounded(text, result, e.dtype, single)
         return Val(text, result if e.name not in COMPARE else "M", single)
+
+    def _divide(self, e: Op, x: Val, y: Val) -> Val:
+        """A pack by one value: multiplied by the reciprocal and corrected by the remainder, which rounds as division does."""
+        level, key = self.stack.level_of(e.args[1]), ("reciprocal", e.args[1])
+        found = self.stack.find(key, level)
+        if found is None:
+            found = self.name(Val(f"1 / {y.text}", y.pack), "inverse", level)
+            self.stack.keep(key, found, level, names_in(e.args[1]))
+        return Val(f"{self.need(f'divide_{y.pack}')}({strip(x.text)}, {y.text}, {found.text})", y.pack, False)
 
     def _common(self, e: Op, values: list[Val], single: bool) -> str:
         """The type that the operands of an op are computed in."""

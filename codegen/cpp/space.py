@@ -18,7 +18,8 @@ CHUNK = Knob("chunk", 4096, (512, 1024, 2048, 4096, 8192), "columns whose accumu
 STREAM = Knob("stream", False, (False, True), "stores bypass the caches")
 PREFETCH = Knob("prefetch", 0, (0, 512, 1024, 4096), "bytes that loads are asked for ahead")
 STAGE = Knob("stage", True, (False, True), "loads across the lanes are read in blocks and turned in registers")
-KNOBS = (UNROLL, ROWS, CHUNK, STREAM, PREFETCH, STAGE)
+KEEP = Knob("keep", "auto", ("auto", "all", "none"), "values that several passes read are kept, or computed again")
+KNOBS = (UNROLL, ROWS, CHUNK, STREAM, PREFETCH, STAGE, KEEP)
 
 
 def choices_of(schedule: Schedule, lanes: int) -> Choices:
