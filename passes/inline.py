@@ -73,6 +73,7 @@ class Assembly:
         self.absorbed_stores: dict[str, Store] = {}
         self.body: list[Statement] = []
         self.roots: list[str] = []
+        self.pulled: dict[str, None] = {}  # the values that were pulled into their readers, in order
         self.axes: tuple[Axis, ...] = ()
         self._values: dict[Load, Expr] = {}
         self._local: dict[object, Equation] = {}
@@ -133,6 +134,7 @@ class Assembly:
 
     def _expand(self, load: Load) -> Expr:
         equation = self.lowered.equation(load.name)
+        self.pulled[load.name] = None
         if not equation.is_pointwise:
             return self._reduction(load, equation)
         guard = load.guard

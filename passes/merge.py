@@ -9,7 +9,7 @@ between kernels.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from ..ir.errors import LoweringError
@@ -154,17 +154,35 @@ class Merger:
             if changed is not None:
                 body = changed
                 in_place.append(name)
-        kernel = self._kernel(assembly.roots[0], body)
+        kernel = self._kernel(assembly.roots[0], body, self._notes(assembly, absorbed, in_place))
         reads = frozenset(b.name for b in kernel.inputs)
         return None if reads & own else Group(sinks, absorbed, kernel, reads, tuple(sorted(in_place)))
 
-    def _kernel(self, name: str, body: Sequence[Statement]) -> Kernel:
+    def _notes(self, assembly: Assembly, absorbed: tuple[str, ...], in_place: list[str]) -> tuple[str, ...]:
+        """Which law did what, by the ops of the values concerned."""
+
+        def ops(names: Iterable[str]) -> str:
+            return ", ".join(self.lowered.node(n).op for n in names)
+
+        notes: list[str] = []
+        inner = [n for n in assembly.pulled if n not in assembly.roots and n not in absorbed]
+        if inner:
+            notes.append(f"inline: {len(inner)} values have no memory of their own ({ops(inner[:12])})")
+        if absorbed:
+            notes.append(f"merge: {ops(absorbed)} stored on the way")
+        if len(assembly.roots) > 1:
+            notes.append(f"merge: {ops(assembly.roots)} share one iteration domain")
+        if in_place:
+            notes.append(f"reinplace: {ops(in_place)} written into the input it replaces")
+        return tuple(notes)
+
+    def _kernel(self, name: str, body: Sequence[Statement], notes: tuple[str, ...]) -> Kernel:
         written = tuple(dict.fromkeys(s.buffer for s in body if isinstance(s, Store)))
         local = {n for s in body if isinstance(s, Equation) for n in s.names}
         read = dict.fromkeys(n for s in body for n in sorted(reads_of(s)) if n not in local)
         inputs = tuple(self.buffer_of(n) for n in read if n not in written)
         outputs = tuple(self.buffer_of(n) for n in written)
-        return Kernel(name, inputs, outputs, tuple(body))
+        return Kernel(name, inputs, outputs, tuple(body), notes)
 
 
 def _axes_for(shape: tuple[Dim, ...], axes: tuple[Axis, ...] | None) -> tuple[Axis, ...] | None:
