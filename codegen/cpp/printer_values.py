@@ -150,7 +150,7 @@ class Values:
         return Val(text, result if e.name not in COMPARE else "M", single)
 
     def _divide(self, e: Op, x: Val, y: Val) -> Val:
-        """A pack by one value: multiplied by the reciprocal and corrected by the remainder, which rounds as division does."""
+        """A pack by one value: times the reciprocal, corrected by the remainder, which rounds as division does."""
         level, key = self.stack.level_of(e.args[1]), ("reciprocal", e.args[1])
         found = self.stack.find(key, level)
         if found is None:
