@@ -146,9 +146,14 @@ class _Run:
 
     def _own(self, value: torch.Tensor, strides: Any) -> torch.Tensor:
         """A fresh tensor with the strides that can be seen."""
+        shape = value.shape
         if strides is None:
             return value.clone()
-        return torch.empty_strided(value.shape, self._sized(strides), dtype=value.dtype).copy_(value)
+        strides = self._sized(strides)
+        for d, stride in enumerate(strides):
+            value = value.narrow(d, 0, 1) if stride == 0 and value.shape[d] else value  # one place, seen many times
+        out = torch.empty_strided(value.shape, strides, dtype=value.dtype).copy_(value)
+        return out.expand(shape)
 
     def output(self, out: Any) -> Any:
         return self.values[out] if isinstance(out, str) else self._sized(out)
