@@ -100,7 +100,6 @@ class Builder:
         self._find_paths(parts, ())
         self._readers = self._find_readers()
         self._private: dict[int, tuple[Axis, ...]] = {}
-        self.estimate = estimate
 
     # --- where local values live ---------------------------------------------------------------------------------
 

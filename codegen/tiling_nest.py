@@ -28,13 +28,14 @@ from .tiling_prepare import combine_tree
 if TYPE_CHECKING:
     from .tiling import Builder
 
+UNKNOWN_CHAIN = 4096  # stands for the length of a loop of dynamic size
 LONGEST_CHAIN = 128  # float additions into one accumulator before it is worth flushing into another
 BLOCK_STEPS = 64  # steps between two flushes
 
 
 @dataclass(frozen=True, slots=True)
 class Level:
-    """One loop of a nest. `chain` estimates its length; `block` says that running values may be flushed around it."""
+    """One loop of a nest. `chain` is about how many additions it makes in a row."""
 
     axis: Axis
     chain: int
@@ -169,12 +170,12 @@ class NestBuilder:
     def _levels(self, innermost: Sequence[Level] = ()) -> list[Level]:
         """The loops of the nest, outermost first; long sums along the lanes are cut in blocks."""
         reverse = any(isinstance(s, Equation) and s.scan and s.reverse for _, s in self.members)
-        levels = [Level(a, self.b.estimate(a.extent), reverse=reverse) for a in self.nest.serial]
+        levels = [Level(a, chain_of(a.extent), reverse=reverse) for a in self.nest.serial]
         if innermost:
             levels[-1:] = innermost
         if self.lanes is None:
             return levels
-        steps = -(-self.b.estimate(self.lanes.extent) // self.tile)
+        steps = -(-chain_of(self.lanes.extent) // self.tile)
         whole = Level(self.lanes, steps, self.tile, self.begin, self.end)
         sums = any(r.rounds and not r.column for r in self.running)
         if not sums or self.begin is not None or not is_long(whole):
@@ -234,7 +235,7 @@ class NestBuilder:
     def _rows_at_once(self) -> list[Statement]:
         axis, rows = self.nest.serial[-1], self.b.choices.rows
         groups = Axis(f"{axis.name}_rows", quotient(axis.extent, rows))
-        level = Level(groups, self.b.estimate(groups.extent))
+        level = Level(groups, chain_of(groups.extent))
         inner = cut_level(level, BLOCK_STEPS) if any(r.rounds for r in self.running) and is_long(level) else [level]
         first = [Rewriter({axis: of_atom(groups) * rows + k}) for k in range(rows)]
         whole = self._around(self._levels(inner), self.running, lambda current: self._point_of_rows(current, first))
@@ -351,6 +352,11 @@ def add_exactly(state: Values, x: Expr) -> Values:
     lost = op("add", op("sub", s, op("sub", total, seen)), op("sub", x, seen))
     known = op("where", op("eq", lost, lost), lost, const(0.0, x.dtype))
     return total, op("add", e, known)
+
+
+def chain_of(extent: Dim) -> int:
+    """How many additions a loop may chain."""
+    return extent if isinstance(extent, int) else UNKNOWN_CHAIN
 
 
 def is_long(level: Level) -> bool:

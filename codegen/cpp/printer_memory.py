@@ -147,6 +147,10 @@ class Memory:
             pack = {"f32": "F", "bf16": "F", "f16": "F", "f64": "D", "i64": "L", "b8": "M"}.get(place.storage, "I")
             text = self.values.to(value, pack, single=False)
             line = f"{call}({', '.join([place.at(address.pointer), text, *arguments])});"
+            if streams not in (None, "true") and not text.isidentifier():
+                self.values.need(pack)
+                text = self.values.name(Val(text, pack, False), "v", self.stack.depth).text
+                line = f"{call}({', '.join([place.at(address.pointer), text, *arguments])});"
             if streams is not None:
                 line = self._stream(place, place.at(address.pointer), text, pack, streams)
             self.stack.emit(line)
