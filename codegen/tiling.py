@@ -226,9 +226,10 @@ class Builder:
         if staging is not None:
             return self._build_staged(part, staging)
         chunk = self._make_chunks(part) if root else None
-        body = [s for p in part.body for s in self.build(p, bound | set(part.axes), root=False)]
+        body: list[Statement] = [s for p in part.body for s in self.build(p, bound | set(part.axes), root=False)]
         kind = "grid" if root else "serial"
-        for axis in reversed((*part.axes, *([chunk] if chunk else []))):
+        axes: tuple[Axis, ...] = part.axes if chunk is None else (*part.axes, chunk)
+        for axis in axes[::-1]:
             body = [Loop(kind, axis, tuple(body))]
         return body
 

@@ -78,9 +78,9 @@ def _print_product(dim: sympy.Mul) -> str:
     return "(" + " * ".join(print_dim(a) for a in sorted(dim.args, key=lambda a: (not a.is_number, str(a)))) + ")"
 
 
-def _print_extremum(dim: Any) -> str:
+def _print_extremum(dim: sympy.Expr) -> str:
     sign = ">" if isinstance(dim, sympy.Max) else "<"
-    parts = [print_dim(a) for a in dim.args]
+    parts = [print_dim(a) for a in _operands(dim)]
     text = parts[0]
     for part in parts[1:]:
         text = f"({text} {sign} {part} ? {text} : {part})"
