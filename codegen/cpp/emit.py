@@ -109,7 +109,7 @@ class _Emitter:
         self.program = program
         self.symbol = symbol
         self.lanes = lanes
-        self.printer = Printer(program, lanes, self._streaming())
+        self.printer = Printer(program, lanes, kernel.symbols, self._streaming())
         order: dict[str, Buffer] = {b.name: b for b in (*kernel.inputs, *kernel.outputs)}
         self.buffers = tuple(order.values())
         self.stack_arrays, self.offsets, self.workspace = _lay_out(program.scratch)
@@ -178,12 +178,13 @@ class _Emitter:
             lines = stack.close()
             stack.emit_all([f"for (long {name} = lo; {name} < hi; {name}++) {{", *lines, "}"])
         else:
+            count = stack.fresh("point")
             for line in _first_point(axes):
                 stack.emit(line)
             stack.open(dict(axes), writes_of(loop), False)
             self.printer.statements(inner)
             lines = [*stack.close(), *(f"  {line}" for line in _next_point(axes))]
-            stack.emit_all(["for (long g = lo; g < hi; g++) {", *lines, "}"])
+            stack.emit_all([f"for (long {count} = lo; {count} < hi; {count}++) {{", *lines, "}"])
         lines = stack.close()
         return [*self._declare("\n".join(lines)), *lines]
 

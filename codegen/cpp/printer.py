@@ -24,10 +24,11 @@ STAGE_AHEAD = 128  # bytes along each row of a block that are asked for while it
 class Printer:
     """Prints one program for packs of `lanes`."""
 
-    def __init__(self, program: Program, lanes: int, streaming: str = "true") -> None:
+    def __init__(self, program: Program, lanes: int, symbols: Sequence[str] = (), streaming: str = "true") -> None:
         self.program = program
         self.lanes = lanes
         self.stack = Stack()
+        self.stack.taken.update(symbols)
         self.values = Values(self.stack, lanes)
         self.memory = self.values.memory = Memory(program, self.stack, self.values)
         self.states: dict[str, State] = {}
