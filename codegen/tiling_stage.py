@@ -46,7 +46,8 @@ def find_staging(kernel: Kernel, block: Block, lanes: int) -> Staging | None:
     statements = [kernel.body[k] for k in nest.members]
     if not all(isinstance(s, Store) and s.injective for s in statements):
         return None
-    loads = dict.fromkeys(e for s in statements for e in loads_in(*statement_expressions(s)))
+    touched = (e for s in statements for e in loads_in(*statement_expressions(s)))
+    loads = dict.fromkeys(e for e in touched if e.name in kernel.buffers)
     across = [e for e in loads if e.guard is None and _stride(e, block.lanes) not in (None, 0, 1, -1)]
     weights = {a: [e for e in across if _stride(e, a) == 1] for a in block.axes if a.begin is None}
     rows = max(weights, key=lambda a: len(weights[a]), default=None)
