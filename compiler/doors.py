@@ -113,17 +113,17 @@ def _compile_exported(program: ExportedProgram) -> Callable[..., Any]:
 
     def call(*args: Any, **kwargs: Any) -> Any:
         with torch.no_grad():
-            flat = list(lowered._graph_module_flat_inputs(args, kwargs))
-            _check_constraints(lowered, args, kwargs)
+            flat = _flatten_inputs(lowered, args, kwargs)
             given = [laid_out(x, layout) for x, layout in zip(flat, layouts, strict=True)]
             return _put_back(lowered, flat, boxed(given))
 
     return call
 
 
-def _check_constraints(program: ExportedProgram, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+def _flatten_inputs(program: ExportedProgram, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Any]:
+    """State and inputs in the order of the graph, checked against the program's own constraints."""
     try:
-        program._check_input_constraints(pytree.tree_flatten_with_path((args, kwargs))[0])
+        return list(program._graph_module_flat_inputs(args, kwargs))
     except Exception as error:  # noqa: BLE001 - torch raises several kinds
         raise BadInput(f"the inputs do not fit the exported program: {error}", where="treadle.compile") from None
 

@@ -183,7 +183,7 @@ def count_steps(fused: Fused, imported: Imported, kernels: Sequence[Built]) -> d
             counts["fallback"] += step.digest in failed
         else:
             counts[fused.graph.by_name[step.node].attr("kind")] += 1
-    return {k: n for k, n in counts.items() if n}
+    return {k: n for k, n in counts.items() if n and k != "view"}
 
 
 def find_attribute(gm: fx.GraphModule, tensor: torch.Tensor) -> str:

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+import torch.utils.checkpoint
 from torch import nn
 
 from treadle.compiler import reference
@@ -304,3 +305,93 @@ def test_a_second_backward_of_the_same_graph_is_compiled_once():
         x = rand(8, grad=True)
         fast(x).backward()
     assert counts()["graphs"] == 2
+
+
+# --- dynamic sizes -----------------------------------------------------------------------------------------------
+
+
+def around_a_product(x: Tensor, w: Tensor) -> tuple[Any, ...]:
+    h = F.gelu(x @ w)
+    return torch.softmax(h, -1), h.sum(0), h.t().contiguous() + 1, x.shape[0] * 2, torch.arange(x.shape[0])
+
+
+@pytest.mark.parametrize("train", [False, True])
+def test_many_lengths_through_one_graph(train: bool):
+    fast = compiled(around_a_product)
+    w = rand(8, 12, grad=train)
+    for n in (5, 9, 33, 5, 64, 2, 1000):
+        report = reference.check(around_a_product, (rand(n, 8, grad=train), w), fast, train=train)
+        assert report.ok, str(report)
+    assert counts()["graphs"] == 2 * (1 + train)  # for the first length, then for any
+
+
+def test_dynamic_from_the_start():
+    fast = torch.compile(around_a_product, backend="treadle", dynamic=True, options={"fallback": "error"})
+    for n, m in ((5, 8), (9, 8), (4, 11), (64, 3)):
+        report = reference.check(around_a_product, (rand(n, 8), rand(8, m)), fast)
+        assert report.ok, str(report)
+    assert counts()["graphs"] == 1
+
+
+def test_numbers_as_inputs():
+    fast = torch.compile(lambda x, n: (x * n + n, x[:n]), backend="treadle", options={"fallback": "error"})
+    x = rand(20, 3)
+    for n in (3, 4, 7, 1, 0):
+        got = fast(x, n)
+        assert torch.equal(got[0], x * n + n) and torch.equal(got[1], x[:n])
+
+
+# --- what torch runs itself --------------------------------------------------------------------------------------
+
+
+@torch.library.custom_op("treadle_test::add_into", mutates_args=("x",))
+def add_into(x: Tensor, y: Tensor) -> None:
+    x.add_(y)
+
+
+@add_into.register_fake
+def _(x: Tensor, y: Tensor) -> None:
+    return None
+
+
+def test_custom_operators_that_write():
+    def f(x: Tensor, y: Tensor) -> Tensor:
+        z = x * 2
+        add_into(z, y)
+        add_into(x, z)
+        return z + x
+
+    check(f, rand(4, 4), rand(4, 4))
+
+
+def test_higher_order_operators():
+    from torch._higher_order_ops.while_loop import while_loop
+
+    def choose(x: Tensor) -> Tensor:
+        return torch.cond(x.sum() > 0, lambda x: x.sin() * 2, lambda x: x.cos() + 1, (x,)) * 3
+
+    def repeat(x: Tensor) -> Tensor:
+        return while_loop(lambda i, x: i < 3, lambda i, x: (i + 1, x * 2 + 1), (torch.tensor(0), x * 2))[1] * 3
+
+    for f in (choose, repeat):
+        for x in (rand(4, 5).abs(), -rand(4, 5).abs()):
+            torch._dynamo.reset()
+            torch.testing.assert_close(compiled(f)(x), f(x))
+
+
+def test_checkpointed_layers():
+    def f(x: Tensor, w: Tensor) -> Tensor:
+        def inner(x: Tensor, w: Tensor) -> Tensor:
+            return torch.tanh(x @ w).exp()
+
+        return torch.utils.checkpoint.checkpoint(inner, x, w, use_reentrant=False).sum()
+
+    check(f, rand(4, 4, grad=True), rand(4, 4, grad=True))
+
+
+def test_sizes_known_only_at_run_time(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(torch._dynamo.config, "capture_dynamic_output_shape_ops", True)
+    monkeypatch.setattr(torch._dynamo.config, "capture_scalar_outputs", True)
+    check(lambda x: x[x > 0] * 2 + 1, rand(6, 6))
+    torch._dynamo.reset()
+    check(lambda x: x.nonzero().float().sum(0), rand(4, 4))

@@ -21,6 +21,7 @@ from torch._C._dynamo import guards
 from ...ir.errors import CompileError, LoweringError
 from .build import LIBRARY, load_library
 from .cpu import count_cores
+from .large import empty_large, make_storage
 from .plan import RUNNER, LaunchCode, Plan, encode_segment
 from .store import Store
 
@@ -99,7 +100,7 @@ class Executable:
         return names | {
             "_run": self.runner, "_fail": self._fail, "_free": self.free, "_new_fit": self.new_fit,
             "_struct": struct.Struct, "_threads": torch.get_num_threads,
-            "_empty": _empty_strided_cpu, "_view": _reinterpret_tensor,
+            "_empty": _empty_strided_cpu, "_large": empty_large, "_view": _reinterpret_tensor,
             "_copy": copy_as,
             "objects": self.objects, "aten": torch.ops.aten, "ops": torch.ops,
             "torch": torch, "operator": operator, "math": math,
@@ -155,7 +156,7 @@ class Frame(dict[tuple[int, ...], Fit]):
         if self.arena.numel() < size:
             self.clear()
             self.arena = torch.empty(0, dtype=torch.uint8)  # the old one goes before the new one comes
-            self.arena = torch.empty(size, dtype=torch.uint8)
+            self.arena = torch.empty(0, dtype=torch.uint8).set_(make_storage(size))
             if self.arena.data_ptr() % ALIGNMENT:
                 raise LoweringError("torch's memory is not aligned", expected=f"{ALIGNMENT} bytes")
 

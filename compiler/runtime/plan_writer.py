@@ -25,9 +25,10 @@ from ...passes.memory import MemoryPlan, plan_memory
 from ...passes.regions import View
 from ..frontend.calls import call_source, target_source
 from .dim_text import dim_text, tuple_text
+from .large import LARGE
 from .plan import HEADER, Constant, KernelCode, LaunchCode, Plan
 from .plan_sizes import solve_sizes
-from .plan_values import OUT_CALLS, Values, writes_of
+from .plan_values import OUT_CALLS, Values, buffer_bytes, writes_of
 
 TORCH_NAMES = {
     "bool": "bool", "u8": "uint8", "i8": "int8", "i16": "int16", "i32": "int32", "i64": "int64",
@@ -164,7 +165,9 @@ class _Writer:
 
     def _allocation(self, name: str) -> str:
         b = self.values.buffer(name)
-        return f"_empty({tuple_text(b.shape)}, {tuple_text(b.strides)}, {dtype_text(b)})"
+        size = buffer_bytes(b)
+        function = "_large" if isinstance(size, int) and size >= LARGE else "_empty"
+        return f"{function}({tuple_text(b.shape)}, {tuple_text(b.strides)}, {dtype_text(b)})"
 
     def _pack(self, launches: Sequence[Launch]) -> None:
         """Set the words of pointers that this segment is the first to use; the first segment sets the threads too."""
