@@ -118,12 +118,30 @@ def two() -> list[Tensor]:
         ),
         (lambda x: (lambda y: (y, y, y.detach()))(x * 2), lambda: [rand(3, 4)]),
         (lambda x: (x * 2).topk(2), lambda: [rand(3, 4)]),
+        (lambda x, w: ((x @ w).t(), (x @ w)[1:].relu(), (x @ w + 1).unbind(1)[1]), two),
+        (lambda x, w: (x @ w).split(2, 1), two),
         (lambda x: torch.sort((x * 2).t(), -1), lambda: [rand(3, 4)]),
         (lambda x: (x + torch.tensor([1.0, 2, 3, 4]), x * torch.tensor(0.5)), lambda: [rand(3, 4)]),
     ],
 )
 def test_memory_of_results(function: Callable[..., Any], make: Callable[[], list[Any]], dynamic: bool) -> None:
     compile_and_compare(function, make, dynamic)
+
+
+def test_a_view_of_what_a_library_computes_costs_nothing() -> None:
+    (imported,) = compile_and_compare(lambda x, w: (x @ w).t(), two)
+    (out,) = imported.graph.outputs
+    view = imported.graph.by_name[str(out)]
+    assert view.op == "call"
+    assert view.attr("kind") == "view"
+
+
+def test_importing_twice_gives_the_same_graph() -> None:
+    graphs = []
+    for _ in range(2):
+        (imported,) = compile_and_compare(intermediate_and_its_views, lambda: [rand(3, 4)])
+        graphs.append(imported.graph)
+    assert graphs[0] == graphs[1]
 
 
 def test_tensors_that_the_ir_does_not_hold_go_through_aten() -> None:
@@ -179,6 +197,26 @@ def test_higher_order_operators_run_through_torch() -> None:
     (call,) = (c for c in imported.calls if c.kind == "effect")
     assert call.target == "@cond"
     assert sum(isinstance(o, torch.nn.Module) for o in imported.objects.values()) == 2
+
+
+@pytest.mark.parametrize("foreach", [False, True])
+def test_optimizer_steps_are_native(foreach: bool) -> None:
+    results = []
+    for compiled in (False, True):
+        torch._dynamo.reset()
+        torch.manual_seed(0)
+        parameters = [torch.nn.Parameter(rand(*shape)) for shape in ((3, 4), (5,))]
+        optimizer = torch.optim.AdamW(parameters, lr=0.1, foreach=foreach, amsgrad=True)
+        imported: list[Imported] = []
+        step = torch.compile(optimizer.step, backend=interpreting_backend(imported)) if compiled else optimizer.step
+        for _ in range(3):
+            for p in parameters:
+                p.grad = torch.randn_like(p)
+            step()
+        results.append([p.detach() for p in parameters])
+    torch.testing.assert_close(*results)
+    assert not imported[0].calls
+    assert len(imported[0].graph.mutations) > 2 * 2
 
 
 def test_sources_name_the_users_line() -> None:

@@ -368,3 +368,37 @@ def test_pools(dtype: torch.dtype) -> None:
     check(lambda x: (functional.adaptive_avg_pool2d(x, 1), functional.adaptive_avg_pool2d(x, (3, 4))), x, train=True)
     check(lambda x: functional.interpolate(x, scale_factor=2), x, train=True)
     check(lambda x: functional.interpolate(x, size=(18, 36), mode="nearest-exact"), x, train=True)
+
+
+class Foreach:
+    """torch's private operators on lists, without their prefix."""
+
+    def __getattr__(self, name: str) -> Callable[..., Any]:
+        return getattr(torch, f"_foreach_{name}")
+
+
+foreach = Foreach()
+
+
+def test_lists_of_tensors() -> None:
+    def function(a: Tensor, b: Tensor) -> list[Any]:
+        x, y = [a, b], [a * 2, b + 1]
+        pairs = foreach.add(x, y, alpha=2), foreach.mul(x, 0.5), foreach.div(x, [2.0, 3.0])
+        triples = foreach.addcmul(x, x, y, 0.3), foreach.addcdiv(x, y, foreach.exp(x), [0.1, 0.2])
+        powers = foreach.pow(y, 2.0), foreach.norm(x), foreach.sqrt(foreach.abs(x))
+        mixed = (
+            foreach.lerp(x, y, 0.3),
+            foreach.mul(x, torch.tensor(2.0)),
+            foreach.sub(x, [1.0, 2.0]),
+        )
+        return [pairs, triples, powers, mixed, foreach.maximum(x, y), foreach.clamp_min(x, 0.1)]
+
+    check(function, rand(3, 4), rand(5))
+
+
+def test_writes_to_parts() -> None:
+    def function(x: Tensor) -> Any:
+        diagonal = x.diagonal_scatter(x.diagonal(1, 1, 2) * 2, 1, 1, 2), torch.diag_embed(x)
+        return *diagonal, x.masked_scatter(x > 0, x * 2), x.round(decimals=2), (100 * x).round(decimals=-1)
+
+    check(function, rand(6, 4, 5))

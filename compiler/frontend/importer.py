@@ -19,19 +19,16 @@ from torch.utils._python_dispatch import _disable_current_modes
 from ...ir.builder import GraphBuilder, Value
 from ...ir.errors import LoweringError, TreadleError, UnsupportedOp
 from ...ir.graph import Graph
-from ...ir.ops import OPS
 from ...ir.types import F64, I64, contiguous_strides
 from . import lowerings
 from .calls import Encoder, name_target
 from .context import LOWERINGS, Context, Unsupported
 from .dims import DTYPE_OF, Dims, Meta, Shape
+from .results import Placer
 from .sources import find_source
 
-# Rows whose result may be memory of their operand; every other row makes a tensor of its own.
-VIEWS = frozenset({"reshape", "permute", "expand", "slice"})
 # Checks of what tracing has fixed already: metadata is static, sizes are guarded.
 DROPPED = frozenset({"aten._assert_tensor_metadata.default"})
-KEEPS_LAYOUT = frozenset({"aten.alias.default", "aten.detach.default"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -309,73 +306,19 @@ class _Importer:
         return value
 
     def _output(self, node: fx.Node) -> None:
-        """Name the results; each tensor gets its traced strides, and a copy where sharing memory would show."""
-        written = {target.node.name for target, _ in self.mutations}
-        for k, (target, value) in enumerate(self.mutations):
-            root = self._root(value)
-            if root in written and value is not target and value.node.dtype is not None:
-                self.mutations[k] = target, self.g.copy(value)  # else it may be written before it is read
         (results,) = node.args
         results = results if isinstance(results, (list, tuple)) else (results,)
-        bases = {out for out in results if isinstance(out, fx.Node)}
-        placed: dict[fx.Node, Any] = {}
-        owners: dict[str, fx.Node] = {}
-        for out in bases:
-            if not self._is_seen_view(out, bases):
-                placed[out] = self._place(out, owners)
-        for out in bases:
-            if out not in placed:
-                placed[out] = self._view(out, placed)
-        self.outputs = [placed[out] if isinstance(out, fx.Node) else out for out in results]
+        placer = Placer(self.g, self.dims, self.env, self._emit_view)
+        self.mutations = placer.protect(self.mutations)
+        self.outputs = placer.place_all(results)
 
-    def _is_seen_view(self, out: fx.Node, results: set[fx.Node]) -> bool:
-        """True for a view of an input or of another result.
-
-        AOTAutograd makes such a result again from the other tensor, by the strides and the offset of what the graph
-        returned: so it must be that memory itself, and is made by torch's own view operators.
-        """
-        base = _strip_views(out)
-        if base is out or not isinstance(self.env[out], Value) or not isinstance(self.env[base], Value):
-            return False
-        return base.op == "placeholder" or base in results
-
-    def _view(self, out: fx.Node, placed: dict[fx.Node, Any]) -> Any:
-        """`out` by the view operators that lead to it from an input or a result."""
-        if out in placed:
-            return placed[out]
-        if out.op == "placeholder":
-            return self.env[out]
-        source: Any = out.args[0]
-        above = self._view(source, placed)
-        val = out.meta.get("val")
-        if out.target is operator.getitem:
-            return self._result_of(above, out.args[1], val)  # type: ignore[arg-type]
-        if str(out.target) in KEEPS_LAYOUT:
-            return above
-        self.g.source = find_source(out)
-        return self._emit_call(out, out.target, (above, *out.args[1:]), val, kind="view")
-
-    def _place(self, out: fx.Node, owners: dict[str, fx.Node]) -> Any:
-        """A result: a tensor of ours gets its traced strides, and is copied where sharing memory would show."""
-        value, val = self.env[out], out.meta.get("val")
-        if not isinstance(value, Value) or value.node.dtype is None or not isinstance(val, torch.Tensor):
-            return value if not isinstance(value, bool) else int(value)
-        strides, base, root = self.dims.strides(val), _strip_views(out), self._root(value)
-        owner = owners.setdefault(root, base)
-        node = self.g.node(value.node.name)
-        shared = owner is not base or (self.g.is_input(root) and base.op != "placeholder")
-        claimed = node.op in ("input", "call", "result") or node.strides is not None
-        if shared or (claimed and node.strides != strides):
-            value = self.g.copy(value)
-            node = value.node
-        return value if strides is None or node.strides == strides else self.g.lay_out(value, strides)
-
-    def _root(self, value: Value) -> str:
-        """The node whose memory `value` may lie in."""
-        node = value.node
-        while node.op in VIEWS:
-            node = self.g.node(node.inputs[0])
-        return node.name
+    def _emit_view(self, node: fx.Node, source: Value) -> Value:
+        """The view operator of `node`, run by torch on `source`."""
+        self.g.source = find_source(node)
+        val = node.meta.get("val")
+        if node.target is operator.getitem:
+            return self._result_of(source, node.args[1], val)  # type: ignore[arg-type]
+        return self._emit_call(node, node.target, (source, *node.args[1:]), val, kind="view")
 
 
 def _check(result: Any, metas: tuple[Meta | None, ...]) -> None:
@@ -414,24 +357,3 @@ def _kind(node: fx.Node, function: Any, target: str) -> tuple[str, str]:
     if isinstance(function, torch._ops.HigherOrderOperator):
         return "effect", "a higher-order operator runs through torch"
     return "opaque", "a Python function"
-
-
-def _strip_views(node: fx.Node) -> fx.Node:
-    """The fx node whose memory `node` is a view of."""
-    while node.op == "call_function" and node.args:
-        is_item = node.target is operator.getitem
-        is_view = isinstance(node.target, torch._ops.OpOverload) and (
-            node.target.is_view or str(node.target) in ("aten._unsafe_view.default", "aten.alias.default")
-        )
-        source = node.args[0]
-        if not (is_view or (is_item and _gives_views(source))) or not isinstance(source, fx.Node):
-            return node
-        node = source
-    return node
-
-
-def _gives_views(node: Any) -> bool:
-    return isinstance(node, fx.Node) and isinstance(node.target, torch._ops.OpOverload) and node.target.is_view
-
-
-assert OPS.keys() >= VIEWS

@@ -4,11 +4,37 @@ from __future__ import annotations
 
 from torch import fx
 
-from . import activations, batch_norm, creation, indexing, norms, pointwise, pools, reductions, scans, views
+from . import (
+    activations,
+    batch_norm,
+    creation,
+    foreach,
+    indexing,
+    norms,
+    pointwise,
+    pools,
+    reductions,
+    scans,
+    selects,
+    views,
+)
 from .context import LOWERINGS
 
 # Importing them fills the table.
-TABLES = (activations, batch_norm, creation, indexing, norms, pointwise, pools, reductions, scans, views)
+TABLES = (
+    activations,
+    batch_norm,
+    creation,
+    foreach,
+    indexing,
+    norms,
+    pointwise,
+    pools,
+    reductions,
+    scans,
+    selects,
+    views,
+)
 
 _CONTRACTION = "a contraction"
 _CONVOLUTION = "a convolution"
@@ -48,10 +74,10 @@ LIBRARY: dict[str, str] = {
 }  # fmt: skip
 
 # Lowerings that compute nothing: they are not counted among the native nodes.
-FREE = frozenset(name for name, function in LOWERINGS.items() if function in (*views.FREE, pointwise.identity))
+FREE = frozenset(name for name, function in LOWERINGS.items() if function in (*views.FREE, selects.identity))
 
 # Modules whose lowerings accept a 0-d tensor wherever a number may stand.
-TAKES_NUMBERS = frozenset({pointwise.__name__, activations.__name__})
+TAKES_NUMBERS = frozenset({pointwise.__name__, selects.__name__, activations.__name__})
 
 
 def is_random(node: fx.Node) -> bool:
