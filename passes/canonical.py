@@ -120,7 +120,9 @@ def _rename_values(kernel: Kernel, simplify: Simplifier) -> tuple[Kernel, tuple[
             if e.name not in kernel.equations and e.name not in written and e.name not in names:
                 names[e.name] = f"x{len(names)}"
         if isinstance(s, Equation):
-            locals_.update({n: f"e{len(locals_) + k}" for k, n in enumerate(s.names) if n != "_"})
+            for n in s.names:
+                if n != "_":
+                    locals_[n] = f"e{len(locals_)}"
     for s in kernel.stores:
         if s.buffer not in names:
             names[s.buffer] = f"y{sum(1 for v in names.values() if v[0] == 'y')}"

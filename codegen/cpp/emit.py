@@ -97,7 +97,8 @@ def emit_unit(sources: Sequence[KernelSource], isa: Isa) -> str:
     widths = sorted({lanes for lanes, _ in names}, reverse=True)
     preludes = [prelude(isa, lanes, [n for k, n in names if k == lanes]) for lanes in widths] or [prelude(isa, 1, [])]
     team = [TEAM] if any(s.threaded for s in sources) else []
-    return "\n".join([*preludes, *team, *(s.text for s in sources)])
+    empty = [f"namespace w{k} {{}}" for k in sorted({s.lanes for s in sources} - set(widths))]
+    return "\n".join([*preludes, *empty, *team, *(s.text for s in sources)])
 
 
 class _Emitter:
