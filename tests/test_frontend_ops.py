@@ -217,6 +217,11 @@ def test_reduction_of_floats(dtype: torch.dtype) -> None:
     check(lambda x: (x.sum(1), x.amax(2), x.prod(1), x.cumsum(0), x.norm(dim=1), x.max(1).values), x, train=True)
 
 
+def test_histogram() -> None:
+    x = torch.randint(0, 8, (100,)).float()
+    check(lambda x: (torch.histc(x, 8, 0, 7), torch.histc(x + 0.3, 5, 1, 6.5), torch.histc(x / 0, 5, 1, 6)), x)
+
+
 def test_reduction_of_no_elements_and_of_scalars() -> None:
     empty, scalar = rand(3, 0, 4), rand()
     check(lambda x: (x.sum(1), x.mean(1), x.any(1), x.all(1), x.prod(1), x.softmax(1), x.amax(0), x.cumsum(1)), empty)

@@ -6,7 +6,8 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from .context import BOOL, Context, Unsupported, Value, accumulator, lowers
+from ...ir.types import product
+from .context import BOOL, I64, Context, Unsupported, Value, accumulator, lowers
 
 Dims = int | Sequence[int] | None
 INF = math.inf
@@ -172,3 +173,15 @@ def _vector_norm(
 @lowers("count_nonzero.default", "count_nonzero.dim_IntList")
 def _count_nonzero(cx: Context, x: Value, dim: Dims = None) -> Value:
     return cx.g.sum(cx.g.cast(cx.truth(x), cx.dtype), cx.reduced(x, dim))
+
+
+@lowers("histc.default")
+def _histc(cx: Context, x: Value, bins: int = 100, min: Any = 0, max: Any = 0) -> Value:
+    """How many elements fall into each bin: ATen's own index formula, then a sum into the bins."""
+    if x.dtype.compute is not x.dtype or not x.dtype.is_float or not min < max:
+        raise Unsupported("with bounds from the data")
+    g, flat = cx.g, cx.g.reshape(x, (product(x.shape),))
+    inside = (flat >= float(min)) & (flat <= float(max))
+    at = g.cast((g.where(inside, flat, float(min)) - float(min)) * float(bins) / float(max - min), I64)
+    at = g.apply("min", at, bins - 1)  # the last bin has its upper bound too
+    return g.put(g.full((bins,), 0.0, x.dtype), (0,), [at], g.cast(inside, x.dtype), "add")
