@@ -14,13 +14,14 @@ from ..ir.index import Axis, Index, of_atom
 from ..ir.loops import Equation, Kernel, Store, statement_expressions
 from ..ir.scalar import op
 from ..ir.tiles import Loop, Program, Put, Scratch, Statement
-from ..ir.types import Dim, DType, plus
+from ..ir.types import Dim, DType, plus, product
 from .tiling_keep import KEPT_BYTES, WORTH_KEEPING, may_move, recompute
 from .tiling_nest import NestBuilder, map_statement, quotient
 from .tiling_plan import Block, Nest, Part, estimate, expression_cost, make_plan
 from .tiling_prepare import prepare
 from .tiling_stage import CACHE_LINE, StageLoops, Staging, choose_shape, find_staging, stage_scratch
 
+STREAMED_BYTES = 1 << 16  # smaller outputs stay in the caches
 POINTS_CHUNK = 16384  # points of one piece of a kernel that has a single axis
 
 
@@ -290,7 +291,10 @@ class Builder:
         return unroll * self.choices.lanes
 
     def streams(self, s: Store) -> bool:
-        return self.choices.stream and s.injective and s.mode == "set"
+        """True for stores of large outputs that are written once."""
+        size = product([*(a.extent for a in s.axes), self.kernel.buffers[s.buffer].dtype.itemsize])
+        small = isinstance(size, int) and size < STREAMED_BYTES
+        return self.choices.stream and s.injective and s.mode == "set" and not small
 
 
 def _common(a: tuple[Block, ...], b: tuple[Block, ...]) -> tuple[Block, ...]:

@@ -22,7 +22,7 @@ from ..ir.states import STATES, Values
 from ..ir.states import State as StateRow
 from ..ir.tiles import Fold, Let, Loop, Put, Scan, State, Statement, Update
 from ..ir.types import F32, F64, Dim, DType, as_dim, multiply, plus
-from .tiling_plan import Nest
+from .tiling_plan import Nest, statement_cost
 from .tiling_prepare import combine_tree
 
 if TYPE_CHECKING:
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 UNKNOWN_CHAIN = 4096  # stands for the length of a loop of dynamic size
 LONGEST_CHAIN = 128  # float additions into one accumulator before it is worth flushing into another
+LONGEST_POINT = 40  # vector cycles of the rows that are joined
 BLOCK_STEPS = 64  # steps between two flushes
 
 
@@ -131,7 +132,8 @@ class NestBuilder:
             return [State(n, d, i, lanes, tile) for n, d, i in zip(r.names, r.dtypes, r.identity, strict=True)]
         for n, d in zip(r.names, r.dtypes, strict=True):
             self.b.add_scratch(n, d, r.equation, self._column_axes(r))
-        return [self._over_lanes(self._assign(r, r.identity))]
+        index = self._column_index(r)
+        return [self._over_lanes([Put(n, index, v) for n, v in zip(r.names, r.identity, strict=True)])]
 
     def _over_lanes(self, body: Sequence[Statement]) -> Loop:
         assert self.lanes is not None
@@ -224,16 +226,23 @@ class NestBuilder:
 
     def _takes_rows(self) -> bool:
         """True where every statement reduces columns along the innermost serial axis: rows are then joined first."""
-        if not self.nest.serial or self.lanes is None or self.b.choices.rows < 2:
+        if not self.nest.serial or self.lanes is None or self._rows() < 2:
             return False
         axis = self.nest.serial[-1]
-        if axis.begin is not None or (isinstance(axis.extent, int) and axis.extent < self.b.choices.rows):
+        if axis.begin is not None or (isinstance(axis.extent, int) and axis.extent < self._rows()):
             return False
         reduces = [isinstance(s, Equation) and bool(s.state) and not s.scan for _, s in self.members]
         return all(reduces) and all(r.column and axis in r.equation.reduce for r in self.running)
 
+    def _rows(self) -> int:
+        """How many rows are joined: fewer of those that cost much, whose code is repeated."""
+        rows, cost = self.b.choices.rows, sum(statement_cost(s) for _, s in self.members)
+        while rows > 2 and rows * cost > LONGEST_POINT:
+            rows //= 2
+        return rows
+
     def _rows_at_once(self) -> list[Statement]:
-        axis, rows = self.nest.serial[-1], self.b.choices.rows
+        axis, rows = self.nest.serial[-1], self._rows()
         groups = Axis(f"{axis.name}_rows", quotient(axis.extent, rows))
         level = Level(groups, chain_of(groups.extent))
         inner = cut_level(level, BLOCK_STEPS) if any(r.rounds for r in self.running) and is_long(level) else [level]

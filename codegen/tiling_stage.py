@@ -128,19 +128,21 @@ class StageLoops:
     def build(self, block: Block, arrays: dict[Load, Scratch], body: tuple[Statement, ...]) -> list[Statement]:
         """The loops around `body`, the statements at one point, whose staged loads read the arrays already."""
         rows, cols, lanes, shape = self.staging.rows, self.staging.lanes, self.lanes, self.shape
-        row_tiles, col_tiles = _parts(rows, lanes, "t"), _parts(cols, lanes, "t")
+        row_tiles = self.strips if shape.strip == 1 else _parts(rows, lanes, "t")
+        col_tiles = self.col_blocks if shape.cols == 1 else _parts(cols, lanes, "t")
         row, col = of_atom(row_tiles) * lanes, of_atom(col_tiles) * lanes
         at = (row - self.first_row, col - self.first_col)
-        stages = [Stage(s.name, at, e, rows, cols, row, col, lanes) for e, s in arrays.items()]
-        read = _over(row_tiles, self.strips, shape.strip, [_over(col_tiles, self.col_blocks, shape.cols, stages)])
+        stages: list[Statement] = [Stage(s.name, at, e, rows, cols, row, col, lanes) for e, s in arrays.items()]
+        read = _over(col_tiles, self.col_blocks, shape.cols, stages)
+        read = _over(row_tiles, self.strips, shape.strip, read)
         tile = min(shape.cols, max(1, CACHE_LINE // (lanes * 4))) * lanes if shape.strip > 1 else shape.cols * lanes
         end = self.first_col + shape.cols * lanes
         point = Loop("lanes", cols, body, tile, self.first_col, end)
         write = Loop("serial", rows, (point,), 1, self.first_row, self.first_row + shape.strip * lanes)
-        loops: list[Statement] = [_over(self.strips, self.row_blocks, shape.rows // shape.strip, [read, write])]
+        loops = _over(self.strips, self.row_blocks, shape.rows // shape.strip, [*read, write])
         around = [a for a in block.axes if a is not rows]
         for axis in reversed([*around, self.row_blocks, self.col_blocks]):
-            loops = [Loop("grid", axis, tuple(loops))]
+            loops = [Loop("grid", axis, tuple(loops))] if axis.extent != 1 else loops
         return loops
 
     def read_staged(self, arrays: dict[Load, Scratch]) -> Rewriter:
@@ -158,10 +160,14 @@ class StageLoops:
         return Rewriter(load=load)
 
 
-def _over(parts: Axis, wholes: Axis, count: int, body: Sequence[Statement]) -> Loop:
-    """A loop over the `count` parts of the current whole."""
+def _over(parts: Axis, wholes: Axis, count: int, body: Sequence[Statement]) -> list[Statement]:
+    """A loop over the `count` parts of the current whole: none where a part is a whole, or there is only one."""
+    if parts is wholes or parts.extent == 1:
+        return list(body)
+    if wholes.extent == 1:
+        return [Loop("serial", parts, tuple(body))]
     start = of_atom(wholes) * count
-    return Loop("serial", parts, tuple(body), 1, start, start + count)
+    return [Loop("serial", parts, tuple(body), 1, start, start + count)]
 
 
 def _parts(axis: Axis, points: int, suffix: str) -> Axis:

@@ -4,11 +4,10 @@
     source   = emit_kernel(kernel, schedule, isa, "rms")
     text     = emit_unit([source], isa)                     one translation unit, no headers
 
-Each kernel is `extern "C" int SYMBOL(void *const *p, const long *z, char *w, long threads)`:
-p has the addresses of element 0 of each buffer's storage (inputs, then outputs that are no inputs), z the values of
-`kernel.symbols`, w a workspace of `source.workspace` bytes for each thread, aligned to 64. It returns 0, or 1 + k
-where data index k
-(`source.checks`) was out of range: outputs are then unspecified.
+Each kernel is `extern "C" int SYMBOL(void *const *args, const long *sizes, char *work, long threads)`:
+`args` has the addresses of element 0 of each buffer's storage (inputs, then outputs that are no inputs), `sizes` the
+values of `kernel.symbols`, `work` has `source.workspace` bytes for each thread, aligned to 64. It returns 0, or 1 + k
+where data index k of `source.checks` was out of range: outputs are then unspecified.
 """
 
 from __future__ import annotations
@@ -44,20 +43,21 @@ GRAIN = 400_000  # rough vector cycles that are worth another thread
 
 TEAM = """\
 // Runs a kernel's grid points lo .. hi-1 in parts, one per thread of the pool that torch has started.
-typedef int part(void *const *p, const long *z, char *w, long lo, long hi);
-struct team { part *f; void *const *p; const long *z; char *w; long bytes, points, count; int bad; };
+typedef int part(void *const *args, const long *sizes, char *work, long lo, long hi);
+struct team { part *f; void *const *args; const long *sizes; char *work; long bytes, points, count; int bad; };
 extern "C" void GOMP_parallel(void (*f)(void *), void *data, unsigned threads, unsigned flags);
 extern "C" int omp_get_thread_num();
 static void run_part(void *data) {
   team *t = (team *)data;
   long k = omp_get_thread_num(), lo = t->points * k / t->count, hi = t->points * (k + 1) / t->count;
-  int bad = lo < hi ? t->f(t->p, t->z, t->w + k * t->bytes, lo, hi) : 0;
+  int bad = lo < hi ? t->f(t->args, t->sizes, t->work + k * t->bytes, lo, hi) : 0;
   if (bad) t->bad = bad;
 }
-static int run_team(part *f, void *const *p, const long *z, char *w, long bytes, long points, long count) {
+static int run_team(
+    part *f, void *const *args, const long *sizes, char *work, long bytes, long points, long count) {
   if (count > points) count = points;
-  if (count < 2) return f(p, z, w, 0, points);
-  team t = {f, p, z, w, bytes, points, count, 0};
+  if (count < 2) return f(args, sizes, work, 0, points);
+  team t = {f, args, sizes, work, bytes, points, count, 0};
   GOMP_parallel(run_part, &t, (unsigned)count, 0);
   return t.bad;
 }
@@ -140,7 +140,7 @@ class _Emitter:
     # --- functions -----------------------------------------------------------------------------------------------
 
     def _plain(self) -> list[str]:
-        head = f'extern "C" int {self.symbol}(void *const *p, const long *z, char *w, long) {{'
+        head = f'extern "C" int {self.symbol}(void *const *args, const long *sizes, char *work, long) {{'
         return [head, *self._body(self.program.body, {}), *self._end(), "}"]
 
     def _end(self) -> list[str]:
@@ -155,13 +155,13 @@ class _Emitter:
         axes = {loop.axis: self.printer.stack.fresh(loop.axis.name) for loop in grid}
         inner = grid[-1].body
         body = self._range_body(outer, axes, inner)
-        head = f"static int {self.symbol}_part(void *const *p, const long *z, char *w, long lo, long hi) {{"
+        head = f"static int {self.symbol}_part(void *const *args, const long *sizes, char *work, long lo, long hi) {{"
         points = print_dim(product(a.extent for a in axes))
         entry = [
-            f'extern "C" int {self.symbol}(void *const *p, const long *z, char *w, long threads) {{',
+            f'extern "C" int {self.symbol}(void *const *args, const long *sizes, char *work, long threads) {{',
             *self._symbols(used_in=[points, self._work()]),
             f"  const long count = 1 + {self._work()} / {GRAIN};",
-            f"  return run_team({self.symbol}_part, p, z, w, {print_dim(self.workspace)}, {points}, "
+            f"  return run_team({self.symbol}_part, args, sizes, work, {print_dim(self.workspace)}, {points}, "
             "count < threads ? count : threads);",
             "}",
         ]
@@ -205,11 +205,11 @@ class _Emitter:
         for k, b in enumerate(self.buffers):
             place = places[b.name]
             if _mentions(text, place.name):
-                lines.append(f"  {place.storage}* const {place.name} = ({place.storage}*)p[{k}];")
+                lines.append(f"  {place.storage}* const {place.name} = ({place.storage}*)args[{k}];")
         for s in self.program.scratch:
             place = places[s.name]
             if s.name in self.offsets:
-                at = f"w + {print_dim(self.offsets[s.name])}"
+                at = f"work + {print_dim(self.offsets[s.name])}"
                 lines.append(f"  {place.storage}* const {place.name} = ({place.storage}*)({at});")
             else:
                 lines.append(f"  alignas({ALIGN}) {place.storage} {place.name}[{self.stack_arrays[s.name]}];")
@@ -217,7 +217,7 @@ class _Emitter:
 
     def _symbols(self, used_in: list[str]) -> list[str]:
         text = "\n".join(used_in)
-        return [f"  const long {n} = z[{k}];" for k, n in enumerate(self.kernel.symbols) if _mentions(text, n)]
+        return [f"  const long {n} = sizes[{k}];" for k, n in enumerate(self.kernel.symbols) if _mentions(text, n)]
 
     # --- threads -------------------------------------------------------------------------------------------------
 

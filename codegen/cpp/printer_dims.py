@@ -19,7 +19,7 @@ alignas alignof and asm auto bool break case catch char class const continue def
 export extern false float for friend goto if inline int long main mutable namespace new not operator or private
 protected public register return short signed sizeof static struct switch template this throw true try typedef
 typename union unsigned using virtual void volatile wchar_t while xor f16 bf16 f32 f64 i8 u8 i16 u16 i32 i64 b8
-p z w n u lo hi large threads FN NULL
+args sizes work n u lo hi large threads FN NULL
 """
 KEYWORDS = frozenset(_KEYWORDS.split())
 TYPES = {"F": "f32", "D": "f64", "I": "i32", "L": "i64", "M": "bool"}

@@ -109,8 +109,7 @@ class Memory:
             return f"{self.values.need(f'ld_{place.storage}', single=True)}({pointer})"
         if place.cast:
             return f"*{place.at(pointer)}"
-        base, _, rest = pointer.partition(" + ")
-        text = f"{base}[{rest or 0}]"
+        text = element(pointer)
         return f"({text} != 0)" if place.storage == "b8" else text
 
     def _prefetch(self, place: Place, address: Address, e: Load) -> None:
@@ -187,9 +186,8 @@ class Memory:
             call = self.values.need(f"st_{place.storage}", single=True)
             self.stack.emit(f"{prefix}{call}({pointer}, {value.text});")
             return
-        base, _, rest = pointer.partition(" + ")
-        element = f"*{place.at(pointer)}" if place.cast else f"{base}[{rest or 0}]"
-        self.stack.emit(f"{prefix}{element} = {value.text};")
+        into = f"*{place.at(pointer)}" if place.cast else element(pointer)
+        self.stack.emit(f"{prefix}{into} = {value.text};")
 
     def _way(self, address: Address, guard: Val | None) -> tuple[str, list[str]]:
         """(suffix, further arguments) of the prelude's load or store for an address under a guard, at this loop's
@@ -318,7 +316,7 @@ class Memory:
         for level in sorted(by_level):
             if level >= self.values.here:
                 rest = [t for t in index.terms if t not in done]
-                return f"{pointer} + {self.values.index_text(Index(tuple(rest), const))}"
+                return moved(pointer, self.values.index_text(Index(tuple(rest), const)))
             terms = by_level[level]
             done += terms
             part = Index(tuple(terms), const)
@@ -327,11 +325,11 @@ class Memory:
             if found is None:
                 name = self.stack.fresh(f"{place.name}_{'_'.join(self._axis_names(terms))}", level)
                 storage = self.places_by_name[place.name]
-                self.stack.emit(f"{storage}* const {name} = {pointer} + {self.values.index_text(part)};", level)
+                self.stack.emit(f"{storage}* const {name} = {moved(pointer, self.values.index_text(part))};", level)
                 found = Val(name, "L")
                 self.stack.keep(key, found, level, names_in_index(Index(tuple(done))))
             pointer, const = found.text, 0
-        return pointer if const == 0 else f"{pointer} + {print_dim(const)}"
+        return pointer if const == 0 else moved(pointer, print_dim(const))
 
     def _axis_names(self, terms: list[tuple[object, Dim]]) -> list[str]:
         return [a.name if isinstance(a, Axis) else "at" for a, _ in terms]
@@ -351,7 +349,7 @@ class Memory:
         found = self.stack.find(atom, level)
         if found is not None:
             return found
-        val = self.values.value(atom.value)
+        val = self.values.inline(atom.value, level)
         if val.single:
             val = Val(self.values.to(val, "L"), "L")
         name = self.stack.fresh("at", level)
@@ -414,3 +412,16 @@ class Memory:
         if mask is not None:
             bad = f"{self.values.need('and_M')}({bad}, {mask})"
         return f"{self.values.need('any_M')}({bad})"
+
+
+def moved(pointer: str, distance: str) -> str:
+    """A pointer some elements further on."""
+    return f"{pointer} - {distance[1:]}" if distance.startswith("-") else f"{pointer} + {distance}"
+
+
+def element(pointer: str) -> str:
+    """What a pointer points to."""
+    base, sign, rest = pointer.partition(" + ")
+    if not base.isidentifier():
+        return f"*({pointer})"
+    return f"{base}[{rest or 0}]"

@@ -65,6 +65,18 @@ class Values:
         self._here = before
         return val
 
+    def inline(self, e: Expr, level: int) -> Val:
+        """The C++ of a value that is printed once, in a scope: without a name of its own."""
+        if isinstance(e, Const) or (isinstance(e, Load) and e.name in self.stack.bound):
+            return self.value(e)
+        found = self.stack.find(e, level)
+        if found is not None:
+            return found
+        before, self._here = self._here, level
+        val = self._print(e)
+        self._here = before
+        return val
+
     @property
     def here(self) -> int:
         """The level of the scope that the text being printed goes to."""
