@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import sympy
@@ -24,6 +25,7 @@ from ..ir.tiles import Fold, Let, Loop, Put, Scan, State, Statement, Update
 from ..ir.types import F32, F64, Dim, DType, as_dim, multiply, plus
 from .tiling_plan import Nest, statement_cost
 from .tiling_prepare import combine_tree
+from .tiling_segments import decide, find_cuts
 
 if TYPE_CHECKING:
     from .tiling import Builder
@@ -194,7 +196,7 @@ class NestBuilder:
             if p == len(levels):
                 return point(current)
             if p + 1 not in breaks:
-                return [levels[p].loop(code(p + 1, current))]
+                return self._loops(levels[p], code(p + 1, current))
             inner = [r.part(p) if self._flushes(r) else r for r in current]
             pairs = [(o, i) for o, i in zip(current, inner, strict=True) if o is not i]
             start = [s for _, i in pairs for s in self._start(i)]
@@ -202,6 +204,19 @@ class NestBuilder:
             return [levels[p].loop([*start, *code(p + 1, inner), *flush])]
 
         return code(0, running)
+
+    def _loops(self, level: Level, body: list[Statement]) -> list[Statement]:
+        """The loop of a level; for the lanes one loop for each part over which the conditions on their axis are decided."""
+        roots = [e for s in body for e in expressions_of(s)]
+        cuts = find_cuts(level.axis, roots) if level.tile and level.begin is None else []
+        if not cuts:
+            return [level.loop(body)]
+        loops: list[Statement] = []
+        for begin, end in pairwise([0, *cuts, level.axis.extent]):
+            rewrite = decide(level.axis, begin, end)
+            part = replace(level, begin=Index((), begin), end=Index((), end))
+            loops.append(part.loop([map_statement(s, rewrite) for s in body]))
+        return loops
 
     def _flushes(self, r: Running) -> bool:
         return r.rounds
@@ -390,6 +405,15 @@ def cut_level(level: Level, points: int) -> list[Level]:
 def quotient(extent: Dim, by: int) -> Dim:
     """extent // by."""
     return extent // by if isinstance(extent, int) else as_dim(sympy.floor(extent / by))
+
+
+def expressions_of(s: Statement) -> list[Expr]:
+    """What a statement at a point computes."""
+    if isinstance(s, Update):
+        return list(s.values)
+    if isinstance(s, Put):
+        return [s.value] if s.guard is None else [s.value, s.guard]
+    return [s.value] if isinstance(s, Let | Scan) else []
 
 
 def map_statement(s: Statement, rewrite: Callable[[Expr], Expr]) -> Statement:

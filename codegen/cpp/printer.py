@@ -11,7 +11,7 @@ from ...ir.index import Axis, axis_coefficient, linearize, substitute
 from ...ir.states import STATES
 from ...ir.tiles import Fold, Let, Loop, Program, Put, Scan, Stage, State, Statement, Update
 from .printer_dims import print_dim
-from .printer_lanes import LanesPrinter, divides_axis
+from .printer_lanes import LanesPrinter, divides_axis, is_fixed
 from .printer_memory import Memory
 from .printer_parts import expressions_of, may_be_empty, walk_statements, writes_of
 from .printer_scope import Lanes, Stack, Val
@@ -297,6 +297,6 @@ class Printer:
             begin, end = (self.values.to(self.values.value(e), "L") for e in (s.axis.begin, s.axis.end))
         if s.end is not None:
             limit = self.values.index_text(s.end)
-            end = limit if divides_axis(s) else f"{limit} < {end} ? {limit} : {end}"
+            end = limit if divides_axis(s) or is_fixed(s) else f"{limit} < {end} ? {limit} : {end}"
         begin, end = self._named(begin, f"{s.axis.name}_begin"), self._named(end, f"{s.axis.name}_end")
         return begin, end

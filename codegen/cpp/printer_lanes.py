@@ -55,6 +55,10 @@ class LanesPrinter:
             )
         if s.tile == 1 or (isinstance(points, int) and points % s.tile == 0):
             return
+        if isinstance(points, int) and first.isdigit():
+            done, whole = str(int(first) + points // s.tile * s.tile), points % self.lanes == 0
+            self._part(s, done, last, 0, None if whole else last, aligned, {})
+            return
         if isinstance(points, int):
             done, whole = str(points // s.tile * s.tile), points % self.lanes == 0
         else:
@@ -133,7 +137,7 @@ class LanesPrinter:
             return None
         if s.begin is None and s.end is None:
             return s.axis.extent
-        if s.begin is not None and s.end is not None and divides_axis(s):
+        if s.begin is not None and s.end is not None and (divides_axis(s) or is_fixed(s)):
             return as_dim((s.end - s.begin).const)
         return None
 
@@ -188,6 +192,13 @@ def divides_axis(s: Loop) -> bool:
         return False
     size = (s.end - s.begin).const
     return isinstance(size, int) and isinstance(s.axis.extent, int) and s.axis.extent % size == 0
+
+
+def is_fixed(s: Loop) -> bool:
+    """True where the part of the axis that a loop runs over is known, and within it."""
+    if s.begin is None or s.end is None or s.begin.terms or s.end.terms:
+        return False
+    return isinstance(s.end.const, int) and isinstance(s.axis.extent, int) and s.end.const <= s.axis.extent
 
 
 def _has_digit_of(i: Index, axis: Axis) -> bool:

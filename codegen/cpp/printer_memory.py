@@ -85,10 +85,14 @@ class Memory:
         address = self.address(place, index, names_in(e))
         if address.stride == 0 and address.offsets is None:
             return self._load_single(place, pack, address.pointer, guard)
-        suffix, arguments = self._way(address, guard)
+        branch = guard if guard is not None and guard.single else None
+        suffix, arguments = self._way(address, None if branch else guard)
         call = self.values.need(f"ld_{place.storage}{suffix}")
         self._prefetch(place, address, e)
-        return Val(f"{call}({', '.join([place.at(address.pointer), *arguments])})", pack, False)
+        text = f"{call}({', '.join([place.at(address.pointer), *arguments])})"
+        if branch is not None:
+            text = f"({branch.text} ? {text} : {self.values.to(Val('0', pack), pack, single=False)})"
+        return Val(text, pack, False)
 
     def _load_single(self, place: Place, pack: str, pointer: str, guard: Val | None) -> Val:
         text = self._read_one(place, pointer)
