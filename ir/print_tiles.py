@@ -10,8 +10,7 @@ from .tiles import Fold, Let, Loop, Program, Put, Scan, Stage, State, Statement,
 def print_program(program: Program) -> str:
     inputs, outputs = (", ".join(map(_buffer, side)) for side in (program.inputs, program.outputs))
     lines = [f"tiles {program.name}({inputs}) -> ({outputs})"]
-    for s in program.scratch:
-        lines.append(f"  scratch {s.name}: {s.dtype}[{', '.join(map(str, s.shape))}]")
+    lines += [f"  scratch {s.name}: {s.dtype}[{', '.join(map(str, s.shape))}]" for s in program.scratch]
     for s in program.body:
         lines += [f"  {line}" for line in _statement(s)]
     return "\n".join(lines) + "\n"

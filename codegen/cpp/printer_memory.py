@@ -425,7 +425,7 @@ def moved(pointer: str, distance: str) -> str:
 
 def element(pointer: str) -> str:
     """What a pointer points to."""
-    base, sign, rest = pointer.partition(" + ")
+    base, _, rest = pointer.partition(" + ")
     if not base.isidentifier():
         return f"*({pointer})"
     return f"{base}[{rest or 0}]"
