@@ -206,7 +206,9 @@ class NestBuilder:
         return code(0, running)
 
     def _loops(self, level: Level, body: list[Statement]) -> list[Statement]:
-        """The loop of a level; for the lanes one loop for each part over which the conditions on their axis are decided."""
+        """The loop of a level; for the lanes one loop for each part over which the conditions on their axis are
+        decided.
+        """
         roots = [e for s in body for e in expressions_of(s)]
         cuts = find_cuts(level.axis, roots) if level.tile and level.begin is None else []
         if not cuts:

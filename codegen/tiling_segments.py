@@ -1,9 +1,9 @@
 """Lanes loops cut where a condition on their axis changes, so that each part runs without it.
 
-    lanes c in 4096: y[c] <- where(c < 1024, a[c if c < 1024], b[c - 1024 if c >= 1024])
-    ->
-    lanes c in 4096 from 0 to 1024:     y[c] <- a[c]
-    lanes c in 4096 from 1024 to 4096:  y[c] <- b[c - 1024]
+lanes c in 4096: y[c] <- where(c < 1024, a[c if c < 1024], b[c - 1024 if c >= 1024])
+->
+lanes c in 4096 from 0 to 1024:     y[c] <- a[c]
+lanes c in 4096 from 1024 to 4096:  y[c] <- b[c - 1024]
 """
 
 from __future__ import annotations
@@ -86,4 +86,3 @@ class _Decider(Rewriter):
 
 def _without_false_guard(e: Load) -> Expr:
     return const(0, e.dtype) if e.guard is FALSE else e
-
