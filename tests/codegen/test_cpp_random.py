@@ -1,0 +1,136 @@
+"""Random kernels and random graphs on the C++ target, against the interpreter; many to a compiled file."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from cpp_run import HERE, Case, check_cases
+from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import strategies as st
+from lowering import kernel_of_graph
+from strategies import EMITTERS, finished, graphs, one_op, random_tensor
+from strategies_loops import kernels
+
+from treadle.codegen import tiling, tiling_nest, tiling_stage
+from treadle.codegen.cpp import printer_lanes, space
+from treadle.codegen.cpp.emit import default_schedule
+from treadle.codegen.cpp.isa import ISAS
+from treadle.ir.loops import Equation, Kernel
+from treadle.passes.fuse import Launch, fuse_graph
+
+WIDEST_FIRST = [HERE[0], *(pytest.param(name, marks=pytest.mark.slow) for name in HERE[1:])]
+KERNELS = 40  # in one file
+INEXACT = ("digamma",)  # loses digits next to its roots, which no bound from its operands shows
+
+
+def draw(strategy: st.SearchStrategy[Any], count: int, use: Callable[[Any, int], None]) -> None:
+    """Uses `count` examples of a strategy, each with a seed."""
+
+    @settings(max_examples=count, phases=[Phase.generate], database=None, suppress_health_check=list(HealthCheck))
+    @given(strategy, st.integers(0, 2**31))
+    def each(example: Any, seed: int) -> None:
+        use(example, seed)
+
+    each()
+
+
+def tensors_for(kernel: Kernel, seed: int) -> dict[str, torch.Tensor]:
+    """Random inputs; `d` holds indices of a dimension of 5."""
+    made = {}
+    for k, b in enumerate(kernel.inputs):
+        low, high = (0, 4) if b.name == "d" else (None, None)
+        made[b.name] = random_tensor(tuple(int(n) for n in b.shape), b.dtype, seed + k, low, high)
+    return made
+
+
+def has_rescaled_nan(kernel: Kernel) -> bool:
+    """The sum of max_sum_exp over NaNs is 1 where the first is lifted, NaN where it is combined with the identity."""
+    return any(isinstance(s, Equation) and s.state == "max_sum_exp" for s in kernel.body)
+
+
+@pytest.fixture
+def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Chunks, blocks and chains so short that small kernels have several."""
+    monkeypatch.setattr(tiling, "POINTS_CHUNK", 64)
+    monkeypatch.setattr(tiling, "STREAMED_BYTES", 0)
+    monkeypatch.setattr(tiling_nest, "LONGEST_CHAIN", 4)
+    monkeypatch.setattr(tiling_nest, "BLOCK_STEPS", 2)
+    monkeypatch.setattr(tiling_stage, "LONG_BLOCK", 32)
+    monkeypatch.setattr(tiling_stage, "WIDE_BLOCK", 32)
+    monkeypatch.setattr(printer_lanes, "WORTH_ALIGNING", 1)
+    chunk = replace(space.CHUNK, candidates=(32, 64))
+    monkeypatch.setattr(space, "CHUNK", chunk)
+    monkeypatch.setattr(space, "KNOBS", tuple(chunk if k.name == "chunk" else k for k in space.KNOBS))
+
+
+def random_schedule(kernel: Kernel, isa: str, seed: int) -> Any:
+    pick = random.Random(seed)
+    return default_schedule(kernel, ISAS[isa]).choose(
+        unroll=pick.choice((1, 2, 4)), rows=pick.choice((1, 2, 8)), chunk=pick.choice((32, 64)),
+        stream=pick.random() < 0.7, prefetch=pick.choice((0, 512)), stage=pick.random() < 0.7,
+        keep=pick.choice(("auto", "all", "none")),
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("isa", WIDEST_FIRST)
+def test_random_kernels(isa: str):
+    cases: list[Case] = []
+
+    def use(kernel: Kernel, seed: int) -> None:
+        if not has_rescaled_nan(kernel):
+            cases.append(Case(f"random {len(cases)}", kernel, tensors_for(kernel, seed)))
+
+    draw(kernels(), KERNELS, use)
+    check_cases(cases, ISAS[isa])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("isa", HERE)
+def test_random_kernels_in_small_blocks(isa: str, small_blocks: None):
+    cases: list[Case] = []
+
+    def use(kernel: Kernel, seed: int) -> None:
+        if not has_rescaled_nan(kernel):
+            schedule = random_schedule(kernel, isa, seed)
+            cases.append(Case(f"random {len(cases)} {schedule}", kernel, tensors_for(kernel, seed), schedule=schedule))
+
+    draw(kernels(), 2 * KERNELS, use)
+    check_cases(cases, ISAS[isa])
+
+
+@pytest.mark.parametrize("isa", WIDEST_FIRST)
+def test_every_op(isa: str):
+    cases: list[Case] = []
+    for name in sorted(EMITTERS):
+
+        def use(case: Any, seed: int, name: str = name) -> None:
+            graph = case.builder.finish([case.builder._value_of("v1")])
+            cases.append(Case(name, kernel_of_graph(graph), case.tensors(seed)))
+
+        if name not in INEXACT:
+            draw(one_op(name), 2, use)
+    check_cases(cases, ISAS[isa])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("isa", HERE)
+def test_fused_graphs(isa: str):
+    cases: list[Case] = []
+
+    def use(case: Any, seed: int) -> None:
+        for step in fuse_graph(finished(case), lambda kernel: 1.0).steps:
+            if isinstance(step, Launch):
+                inputs = {b.name: random_tensor(_shape(b), b.dtype, seed, 0, 4) for b in step.kernel.inputs}
+                cases.append(Case(f"fused {len(cases)}", step.kernel, inputs))
+
+    draw(graphs(), KERNELS, use)
+    check_cases(cases, ISAS[isa])
+
+
+def _shape(b: Any) -> tuple[int, ...]:
+    return tuple(int(n) for n in b.shape)
