@@ -215,7 +215,7 @@ class NestBuilder:
             return [level.loop(body)]
         loops: list[Statement] = []
         for begin, end in pairwise([0, *cuts, level.axis.extent]):
-            rewrite = decide(level.axis, begin, end)
+            rewrite = decide(level.axis, begin, end)  # type: ignore[arg-type]
             part = replace(level, begin=Index((), begin), end=Index((), end))
             loops.append(part.loop([map_statement(s, rewrite) for s in body]))
         return loops

@@ -143,7 +143,7 @@ class StageLoops:
         around = [a for a in block.axes if a is not rows]
         for axis in reversed([*around, self.row_blocks, self.col_blocks]):
             loops = [Loop("grid", axis, tuple(loops))] if axis.extent != 1 else loops
-        return loops
+        return loops  # type: ignore[return-value]
 
     def read_staged(self, arrays: dict[Load, Scratch]) -> Rewriter:
         """Replaces staged loads by reads of their arrays."""
