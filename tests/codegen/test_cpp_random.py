@@ -31,7 +31,7 @@ INEXACT = ("digamma",)  # loses digits next to its roots, which no bound from it
 def draw(strategy: st.SearchStrategy[Any], count: int, use: Callable[[Any, int], None]) -> None:
     """Uses `count` examples of a strategy, each with a seed."""
 
-    @settings(max_examples=count, phases=[Phase.generate], database=None, suppress_health_check=list(HealthCheck))
+    @settings(max_examples=count, phases=[Phase.generate], database=None, suppress_health_check=list(HealthCheck))  # type: ignore[arg-type]
     @given(strategy, st.integers(0, 2**31))
     def each(example: Any, seed: int) -> None:
         use(example, seed)
