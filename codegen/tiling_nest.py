@@ -30,10 +30,10 @@ from .tiling_segments import decide, find_cuts
 if TYPE_CHECKING:
     from .tiling import Builder
 
-UNKNOWN_CHAIN = 4096  # stands for the length of a loop of dynamic size
-LONGEST_CHAIN = 128  # float additions into one accumulator before it is worth flushing into another
+UNKNOWN_CHAIN = 1 << 20  # stands for the length of a loop of dynamic size
+LONGEST_CHAIN = 64  # float additions into one accumulator before it is worth flushing into another
 LONGEST_POINT = 40  # vector cycles of the rows that are joined
-BLOCK_STEPS = 64  # steps between two flushes
+BLOCK_STEPS = 16  # steps between two flushes
 
 
 @dataclass(frozen=True, slots=True)

@@ -31,7 +31,7 @@ class Knob:
     text: str = ""
 
     def check(self, value: Value) -> Value:
-        if value not in self.candidates or not isinstance(value, type(self.default)):
+        if value not in self.candidates or type(value) is not type(self.default):
             raise ScheduleError(
                 "not a value of this knob",
                 where=self.name,

@@ -1,0 +1,73 @@
+"""Long float sums on the C++ target lose no more than eager's do."""
+
+from __future__ import annotations
+
+import ctypes
+
+import pytest
+import torch
+from cpp_run import HERE, compile_unit
+from cpp_texts import kernel_of
+
+from treadle.codegen.cpp.emit import default_schedule, emit_kernel
+from treadle.codegen.cpp.isa import ISAS
+from treadle.ir.types import evaluate
+
+ROWS = """
+kernel rows(x: f32[{T}, {C}]) -> (y: f32[{T}])
+  axes t:{T}, c:{C}
+  s[t]: f32 = sum(c) x[t, c]
+  y[t] <- s[t]
+"""
+COLUMNS = """
+kernel columns(x: f32[{T}, {C}]) -> (y: f32[{C}])
+  axes t:{T}, c:{C}
+  s[c]: f32 = sum(t) x[t, c]
+  y[c] <- s[c]
+"""
+RUNNING = """
+kernel running(x: f32[{T}, {C}]) -> (y: f32[{T}, {C}])
+  axes t:{T}, c:{C}
+  s[t, c]: f32 = scan sum(c) inclusive x[t, c]
+  y[t, c] <- s[t, c]
+"""
+RUNNING_DOWN = """
+kernel running_down(x: f32[{T}, {C}]) -> (y: f32[{T}, {C}])
+  axes t:{T}, c:{C}
+  s[t, c]: f32 = scan sum(t) inclusive x[t, c]
+  y[t, c] <- s[t, c]
+"""
+LONG = 262_144
+FORMS = {
+    "rows": (ROWS, (3, LONG), lambda x: x.sum(1)),
+    "columns": (COLUMNS, (LONG, 3), lambda x: x.sum(0)),
+    "few long columns": (COLUMNS, (4096, 40), lambda x: x.sum(0)),
+    "running": (RUNNING, (2, LONG), lambda x: x.cumsum(1)),
+    "running down": (RUNNING_DOWN, (LONG, 3), lambda x: x.cumsum(0)),
+}
+
+
+@pytest.mark.parametrize("isa", HERE)
+@pytest.mark.parametrize("dynamic", [False, True])
+def test_sums_are_as_exact_as_eager(isa: str, dynamic: bool):
+    names = ("s0", "s1")
+    kernels = [kernel_of(text, "f32", *(names if dynamic else shape)) for text, shape, _ in FORMS.values()]
+    sources = [
+        emit_kernel(k, default_schedule(k, ISAS[isa]), ISAS[isa], f"{k.name}{n}") for n, k in enumerate(kernels)
+    ]
+    library = compile_unit(sources, ISAS[isa])
+    for (name, (_, shape, eager)), kernel, source in zip(FORMS.items(), kernels, sources, strict=True):
+        for shift in (0.0, 1.0):  # around zero, and all of one sign
+            x = torch.randn(shape, generator=torch.Generator().manual_seed(1)) + shift
+            y = torch.empty_like(eager(x))
+            args = (ctypes.c_void_p * 2)(x.data_ptr(), y.data_ptr())
+            known = dict(zip(names, shape, strict=True))
+            sizes = (ctypes.c_long * 2)(*[known[s] for s in kernel.symbols])
+            work = torch.empty(evaluate(source.workspace, known) + 64, dtype=torch.uint8)
+            function = getattr(library, source.symbol)
+            function.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_long]
+            assert function(args, sizes, -(-work.data_ptr() // 64) * 64, 1) == 0
+            exact = eager(x.double())
+            ours, theirs = ((v.double() - exact).abs().max().item() for v in (y, eager(x)))
+            ulp = exact.abs().max().item() * 2.0**-23
+            assert ours <= max(1.5 * theirs, 2 * ulp), f"{name} on {isa}: {ours} against {theirs}"
