@@ -25,11 +25,11 @@ static int softmax_part(void *const *args, const long *sizes, char *work, long l
     const f32 m_all = hmax_F(m3);
     F l[4];
     for (int u = 0; u < 4; u++) l[u] = sp_F(0.0f);
-    for (long c_b = 0; c_b < 16; c_b++) {
+    for (long c_b = 0; c_b < 64; c_b++) {
       F l_part0[4];
       for (int u = 0; u < 4; u++) l_part0[u] = sp_F(0.0f);
-      const long c_begin = 256 * c_b;
-      const long c_end = 256 * c_b + 256;
+      const long c_begin = 64 * c_b;
+      const long c_end = 64 * c_b + 64;
       for (long c_t = c_begin; c_t <= c_end - 4; c_t += 4)
 #pragma GCC unroll 4
         for (int u = 0; u < 4; u++) {

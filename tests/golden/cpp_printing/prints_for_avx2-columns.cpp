@@ -10,6 +10,7 @@ extern "C" int columns(void *const *args, const long *sizes, char *work, long) {
   f32* const z = (f32*)args[2];
   alignas(64) f32 m[2048];
   alignas(64) f32 s_part0[2048];
+  alignas(64) f32 s_part0_part1[2048];
   alignas(64) f32 s[2048];
   for (long c = 0; c <= 2048 - 8; c += 8) {
     st_f32(m + c, sp_F(-__builtin_inff()));
@@ -41,21 +42,34 @@ extern "C" int columns(void *const *args, const long *sizes, char *work, long) {
   for (long c = 0; c <= 2048 - 8; c += 8) {
     st_f32(s + c, sp_F(0.0f));
   }
-  for (long t_rows_b = 0; t_rows_b < 32; t_rows_b++) {
+  for (long t_rows_b_b = 0; t_rows_b_b < 8; t_rows_b_b++) {
     for (long c = 0; c <= 2048 - 8; c += 8) {
       st_f32(s_part0 + c, sp_F(0.0f));
     }
-    const long t_rows_begin = 64 * t_rows_b;
-    const long t_rows_end = 64 * t_rows_b + 64;
-    for (long t_rows = t_rows_begin; t_rows < t_rows_end; t_rows++) {
-      f32* const x_t_rows = x + 4096 * t_rows;
-      f32* const x_t_rows1 = x + 4096 * t_rows + 2048;
+    const long t_rows_b_begin = 16 * t_rows_b_b;
+    const long t_rows_b_end = 16 * t_rows_b_b + 16;
+    for (long t_rows_b = t_rows_b_begin; t_rows_b < t_rows_b_end; t_rows_b++) {
+      for (long c = 0; c <= 2048 - 8; c += 8) {
+        st_f32(s_part0_part1 + c, sp_F(0.0f));
+      }
+      const long t_rows_begin = 16 * t_rows_b;
+      const long t_rows_end = 16 * t_rows_b + 16;
+      for (long t_rows = t_rows_begin; t_rows < t_rows_end; t_rows++) {
+        f32* const x_t_rows = x + 4096 * t_rows;
+        f32* const x_t_rows1 = x + 4096 * t_rows + 2048;
+        for (long c = 0; c <= 2048 - 8; c += 8) {
+          const F s_part0_part1_v = ld_f32(s_part0_part1 + c);
+          __builtin_prefetch((const char*)(x_t_rows + c) + 1024);
+          const F m_v = ld_f32(m + c);
+          __builtin_prefetch((const char*)(x_t_rows1 + c) + 1024);
+          const F sum = s_part0_part1_v + (exp_F((ld_f32(x_t_rows + c) - m_v)) + exp_F((ld_f32(x_t_rows1 + c) - m_v)));
+          st_f32(s_part0_part1 + c, sum);
+        }
+      }
       for (long c = 0; c <= 2048 - 8; c += 8) {
         const F s_part0_v = ld_f32(s_part0 + c);
-        __builtin_prefetch((const char*)(x_t_rows + c) + 1024);
-        const F m_v = ld_f32(m + c);
-        __builtin_prefetch((const char*)(x_t_rows1 + c) + 1024);
-        st_f32(s_part0 + c, (s_part0_v + (exp_F((ld_f32(x_t_rows + c) - m_v)) + exp_F((ld_f32(x_t_rows1 + c) - m_v)))));
+        const F s_part0_part1_v = ld_f32(s_part0_part1 + c);
+        st_f32(s_part0 + c, (s_part0_v + s_part0_part1_v));
       }
     }
     for (long c = 0; c <= 2048 - 8; c += 8) {

@@ -10,19 +10,28 @@ static int rms_part(void *const *args, const long *sizes, char *work, long lo, l
     F s[4];
     for (int u = 0; u < 4; u++) s[u] = sp_F(0.0f);
     bf16* const x_t = x + 3001 * t;
-    for (long c_t = 0; c_t <= 3001 - 32; c_t += 32)
+    for (long c_b = 0; c_b < 6; c_b++) {
+      F s_part0[4];
+      for (int u = 0; u < 4; u++) s_part0[u] = sp_F(0.0f);
+      const long c_begin = 512 * c_b;
+      const long c_end = 512 * c_b + 512 < 3001 ? 512 * c_b + 512 : 3001;
+      for (long c_t = c_begin; c_t <= c_end - 32; c_t += 32)
 #pragma GCC unroll 4
-      for (int u = 0; u < 4; u++) {
-        const long c = c_t + 8 * u;
-        __builtin_prefetch((const char*)(x_t + c) + 1024);
-        const F v = ld_bf16(x_t + c);
-        s[u] = s[u] + (v * v);
+        for (int u = 0; u < 4; u++) {
+          const long c = c_t + 8 * u;
+          __builtin_prefetch((const char*)(x_t + c) + 1024);
+          const F v = ld_bf16(x_t + c);
+          s_part0[u] = s_part0[u] + (v * v);
+        }
+      for (long c = c_begin + (c_end - c_begin) / 32 * 32; c < c_end; c += 8) {
+        const long n = c_end - c;
+        const M live = first_n_M(n);
+        const F v = ld_bf16_n(x_t + c, n);
+        s_part0[0] = sel_F(live, s_part0[0] + (v * v), s_part0[0]);
       }
-    for (long c = 2976; c < 3001; c += 8) {
-      const long n = 3001 - c;
-      const M live = first_n_M(n);
-      const F v = ld_bf16_n(x_t + c, n);
-      s[0] = sel_F(live, s[0] + (v * v), s[0]);
+      for (int u = 0; u < 4; u++) {
+        s[u] = s[u] + s_part0[u];
+      }
     }
     const F s1 = s[0] + s[2];
     const F s2 = s[1] + s[3];
