@@ -210,12 +210,13 @@ class NestBuilder:
         decided.
         """
         roots = [e for s in body for e in expressions_of(s)]
+        extent = level.axis.extent
         cuts = find_cuts(level.axis, roots) if level.tile and level.begin is None else []
-        if not cuts:
+        if not cuts or not isinstance(extent, int):
             return [level.loop(body)]
         loops: list[Statement] = []
-        for begin, end in pairwise([0, *cuts, level.axis.extent]):
-            rewrite = decide(level.axis, begin, end)  # type: ignore[arg-type]
+        for begin, end in pairwise([0, *cuts, extent]):
+            rewrite = decide(level.axis, begin, end)
             part = replace(level, begin=Index((), begin), end=Index((), end))
             loops.append(part.loop([map_statement(s, rewrite) for s in body]))
         return loops

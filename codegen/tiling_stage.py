@@ -139,11 +139,11 @@ class StageLoops:
         end = self.first_col + shape.cols * lanes
         point = Loop("lanes", cols, body, tile, self.first_col, end)
         write = Loop("serial", rows, (point,), 1, self.first_row, self.first_row + shape.strip * lanes)
-        loops = _over(self.strips, self.row_blocks, shape.rows // shape.strip, [*read, write])
+        loops: list[Statement] = [*_over(self.strips, self.row_blocks, shape.rows // shape.strip, [*read, write])]
         around = [a for a in block.axes if a is not rows]
         for axis in reversed([*around, self.row_blocks, self.col_blocks]):
             loops = [Loop("grid", axis, tuple(loops))] if axis.extent != 1 else loops
-        return loops  # type: ignore[return-value]
+        return loops
 
     def read_staged(self, arrays: dict[Load, Scratch]) -> Rewriter:
         """Replaces staged loads by reads of their arrays."""

@@ -389,9 +389,8 @@ def test_checkpointed_layers():
     check(f, rand(4, 4, grad=True), rand(4, 4, grad=True))
 
 
-def test_sizes_known_only_at_run_time(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(torch._dynamo.config, "capture_dynamic_output_shape_ops", True)
-    monkeypatch.setattr(torch._dynamo.config, "capture_scalar_outputs", True)
+@torch._dynamo.config.patch(capture_dynamic_output_shape_ops=True, capture_scalar_outputs=True)
+def test_sizes_known_only_at_run_time():
     check(lambda x: x[x > 0] * 2 + 1, rand(6, 6))
     torch._dynamo.reset()
     check(lambda x: x.nonzero().float().sum(0), rand(4, 4))

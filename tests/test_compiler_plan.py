@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import gc
 import random
+from collections.abc import Iterator
 from dataclasses import replace
 
 import pytest
 import sympy
 import torch
 
+from treadle.compiler.runtime import arena as arena_module
+from treadle.compiler.runtime.arena import ARENAS, USERS
 from treadle.compiler.runtime.dim_text import dim_text, tuple_text
 from treadle.compiler.runtime.executable import Executable
 from treadle.compiler.runtime.plan import KernelCode, Plan, plan_from_json, plan_to_json
@@ -23,6 +27,14 @@ from treadle.ir.types import F32, I64, Dim, evaluate, symbol
 from treadle.passes.fuse import Fused, Launch, fuse_graph
 
 S, T = symbol("s"), symbol("t")
+
+
+@pytest.fixture(autouse=True)
+def _no_arenas() -> Iterator[None]:
+    gc.collect()
+    ARENAS.clear()
+    yield
+    ARENAS.clear()
 
 
 def fuse(graph: Graph) -> Fused:
@@ -120,11 +132,7 @@ def test_the_text_of_a_plan(golden):
 
 
 def test_the_text_of_a_dynamic_plan(golden):
-    g = GraphBuilder("dynamic")
-    g.size_input("n", S)
-    x, w = g.input("x", (S, 16), F32, (16, 1)), g.input("w", (16, 32), F32, (32, 1))
-    graph = g.finish([g.tanh(mm(g, g.exp(x), w)), S * 2])
-    golden(plan_of(graph).text, "py")
+    golden(plan_of(dynamic_graph()).text, "py")
 
 
 def test_a_plan_survives_json():
@@ -153,31 +161,58 @@ def executable_of(graph: Graph) -> Executable:
     return Executable(plan, [0] * len(plan.kernels), lambda code, table: 0)
 
 
-def test_a_fit_is_kept_between_calls_and_each_call_in_flight_has_its_own():
+def run_perceptron(exe: Executable) -> None:
+    given = [torch.zeros(8, 16), torch.zeros(16, 32), torch.zeros(32, 4)]
+    exe.call(given)
+    assert given == []
+
+
+def test_an_arena_is_kept_between_calls_and_a_call_in_flight_has_its_own():
     exe = executable_of(perceptron())
-    one, two = exe.new_fit(), exe.new_fit()
-    assert one[0][0] != two[0][0]
-    inputs = [torch.zeros(8, 16), torch.zeros(16, 32), torch.zeros(32, 4)]
     for _ in range(3):
-        given = list(inputs)
-        exe.call(given)
-        assert given == []
-        assert len(exe.free) == 1
+        run_perceptron(exe)
+    (arena,) = ARENAS
+    assert set(arena) == {exe.number}
+    ARENAS.clear()  # as if it were in use
+    run_perceptron(exe)
+    assert ARENAS[0] is not arena and ARENAS[0].base != arena.base
 
 
-def test_an_arena_grows_with_the_sizes_and_is_shared_by_smaller_ones():
+def dynamic_graph() -> Graph:
     g = GraphBuilder("dynamic")
     g.size_input("n", S)
     x, w = g.input("x", (S, 16), F32, (16, 1)), g.input("w", (16, 32), F32, (32, 1))
-    exe = executable_of(g.finish([g.tanh(mm(g, g.exp(x), w))]))
+    return g.finish([g.tanh(mm(g, g.exp(x), w)), S * 2])
+
+
+def test_graphs_and_sizes_share_an_arena_and_fits_go_when_it_grows():
+    exe, other = executable_of(dynamic_graph()), executable_of(perceptron())
+    run_perceptron(other)
     for n in (4, 100, 7, 100, 4):
         exe.call([n, torch.zeros(n, 16), torch.zeros(16, 32)])
-    (frame,) = exe.free
-    assert set(frame) == {(100,), (7,), (4,)}
-    assert len({fit[0].arena.data_ptr() for fit in frame.values()}) == 1
-    for n in range(2, 60):
+        run_perceptron(other)
+    (arena,) = ARENAS
+    assert set(arena) == {other.number, (exe.number, 100), (exe.number, 7), (exe.number, 4)}
+    tables = [fit[0] for fit in arena.values()]
+    assert all(arena.base <= word < arena.base + arena.memory.numel() for table in tables for word in table[-1:])
+
+
+def test_what_many_sizes_have_prepared_is_bounded(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(arena_module, "MOST_TENSORS", 20)
+    exe = executable_of(dynamic_graph())
+    for n in range(60, 2, -1):
         exe.call([n, torch.zeros(n, 16), torch.zeros(16, 32)])
-    assert len(exe.free[0]) <= 16
+    assert len(ARENAS[0]) <= 20
+
+
+def test_arenas_go_with_the_last_executable():
+    exe = executable_of(perceptron())
+    run_perceptron(exe)
+    count = USERS.count
+    del exe
+    gc.collect()
+    assert USERS.count == count - 1
+    assert USERS.count or not ARENAS
 
 
 def test_a_fault_in_a_call_costs_no_later_call():
@@ -185,7 +220,7 @@ def test_a_fault_in_a_call_costs_no_later_call():
     with pytest.raises(RuntimeError):
         exe.call([torch.zeros(8, 16), torch.zeros(5, 32), torch.zeros(32, 4)])
     exe.call([torch.zeros(8, 16), torch.zeros(16, 32), torch.zeros(32, 4)])
-    assert len(exe.free) == 1
+    assert len(ARENAS) == 1
 
 
 def test_names_that_python_or_the_plan_have_taken():

@@ -1,16 +1,13 @@
-"""A plan bound to its libraries: what a call of a compiled graph runs.
-
-A *fit* is the table of one call and its tensors on the arena: `(T, tensors...)`. A call takes one and puts it back;
-where there is none (the first call, a second thread, a callee that calls again) it makes one, with an arena of its own.
-With dynamic sizes the arena belongs to a `Frame`, which keeps the fits of the sizes seen last.
-"""
+"""A plan bound to its libraries: what a call of a compiled graph runs."""
 
 from __future__ import annotations
 
 import ctypes
+import itertools
 import math
 import operator
 import struct
+import weakref
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -18,17 +15,15 @@ from typing import Any
 import torch
 from torch._C._dynamo import guards
 
-from ...ir.errors import CompileError, LoweringError
+from ...ir.errors import CompileError
+from .arena import ALIGNMENT, ARENAS, USERS, Arena, Fit
 from .build import LIBRARY, load_library
 from .cpu import count_cores
-from .large import empty_large, make_storage
+from .large import empty_large
 from .plan import RUNNER, LaunchCode, Plan, encode_segment
 from .store import Store
 
-ALIGNMENT = 64
-MOST_FITS = 16  # sizes whose fits a frame remembers
-
-Fit = tuple[Any, ...]
+_numbers = itertools.count(1)
 ERRORS: dict[str, type[Exception]] = {"IndexError": IndexError, "RuntimeError": RuntimeError}
 
 
@@ -68,7 +63,9 @@ class Executable:
 
     def __post_init__(self) -> None:
         self.codes = [self._encode(segment) for segment in self.plan.segments]
-        self.free: list[Any] = []
+        self.number = next(_numbers)
+        USERS.enter()
+        weakref.finalize(self, USERS.leave)
         namespace = self._namespace()
         exec(compile(self.plan.text, f"<treadle plan {self.plan.name}>", "exec"), namespace)
         self.measure, self.views = namespace["measure"], namespace["views"]
@@ -86,9 +83,29 @@ class Executable:
             words = encode_segment(segment, self.functions)
             code[:] = words
 
-    def new_fit(self) -> Any:
-        frame = Frame(self)
-        return frame if self.plan.symbols else frame.make(())
+    def make_fit(self, arena: Arena, *sizes: int) -> Fit:
+        """Prepare a table and tensors on an arena for these sizes."""
+        plan = self.plan
+        used, workspace, offsets = self.measure(*sizes)
+        workspace = -(-workspace // ALIGNMENT) * ALIGNMENT
+        most_threads = max(torch.get_num_threads(), count_cores())
+        # Grad and inference mode are the caller's; what outlives the call must not take part in either.
+        with torch.inference_mode(False), torch.no_grad():
+            arena.reserve(used + workspace * most_threads)
+            base = arena.base
+            table = (ctypes.c_void_p * plan.words)()
+            table[0] = base + used
+            table[1] = most_threads
+            for k, size in enumerate(sizes):
+                table[plan.sizes + k] = size
+            for word, offset in zip(plan.fixed, offsets, strict=True):
+                if word >= 0:
+                    table[word] = base + offset
+            for constant, tensor in zip(plan.constants, self.constants, strict=True):
+                if constant.word >= 0:
+                    table[constant.word] = tensor.data_ptr()
+            tensors = self.views(_make_at(arena, offsets), *sizes)
+        return arena.keep((self.number, *sizes) if sizes else self.number, (table, *tensors))
 
     def _encode(self, segment: tuple[LaunchCode, ...]) -> Any:
         words = encode_segment(segment, self.functions)
@@ -98,7 +115,8 @@ class Executable:
         names: dict[str, Any] = {f"_s{k}": code for k, code in enumerate(self.codes)}
         names |= {c.variable: t for c, t in zip(self.plan.constants, self.constants, strict=True)}
         return names | {
-            "_run": self.runner, "_fail": self._fail, "_free": self.free, "_new_fit": self.new_fit,
+            "_run": self.runner, "_fail": self._fail, "_me": self.number, "_fit": self.make_fit,
+            "_arenas": ARENAS, "_new_arena": Arena,
             "_struct": struct.Struct, "_threads": torch.get_num_threads,
             "_empty": _empty_strided_cpu, "_large": empty_large, "_view": _reinterpret_tensor,
             "_copy": copy_as,
@@ -117,57 +135,16 @@ class Executable:
         raise ERRORS[name](text)
 
 
-class Frame(dict[tuple[int, ...], Fit]):
-    """An arena, and the fits on it by sizes."""
+def _make_at(arena: Arena, offsets: Sequence[int]) -> Callable[..., torch.Tensor]:
+    """Makes tensors on an arena: `at(number of the value, dtype, shape, strides, offset in elements)`."""
+    storage = arena.memory.untyped_storage()
+    first = arena.base - arena.memory.data_ptr()
 
-    def __init__(self, executable: Executable) -> None:
-        self.executable = executable
-        self.arena = torch.empty(0, dtype=torch.uint8)
+    def at(number: int, dtype: torch.dtype, shape: Any, strides: Any, offset: int) -> torch.Tensor:
+        start = (first + offsets[number]) // dtype.itemsize + offset
+        return torch.empty(0, dtype=dtype).set_(storage, start, shape, strides)
 
-    def make(self, sizes: tuple[int, ...]) -> Fit:
-        """The fit of these sizes; where the arena must grow, those on the old one go."""
-        exe, plan = self.executable, self.executable.plan
-        used, workspace, offsets = exe.measure(*sizes)
-        workspace = -(-workspace // ALIGNMENT) * ALIGNMENT
-        most_threads = max(torch.get_num_threads(), count_cores())
-        # Grad and inference mode are the caller's; what outlives the call must not take part in either.
-        with torch.inference_mode(False), torch.no_grad():
-            self._reserve(used + workspace * most_threads)
-            base = self.arena.data_ptr()
-            table = (ctypes.c_void_p * plan.words)()
-            table[0] = base + used
-            table[1] = most_threads
-            for k, size in enumerate(sizes):
-                table[plan.sizes + k] = size
-            for word, offset in zip(plan.fixed, offsets, strict=True):
-                if word >= 0:
-                    table[word] = base + offset
-            for constant, tensor in zip(plan.constants, exe.constants, strict=True):
-                if constant.word >= 0:
-                    table[constant.word] = tensor.data_ptr()
-            views = exe.views(self._make_at(offsets), *sizes)
-        table.arena = self.arena  # type: ignore[attr-defined]
-        fit = self[sizes] = (table, *views)
-        return fit
-
-    def _reserve(self, size: int) -> None:
-        if len(self) >= MOST_FITS:
-            self.clear()
-        if self.arena.numel() < size:
-            self.clear()
-            self.arena = torch.empty(0, dtype=torch.uint8)  # the old one goes before the new one comes
-            self.arena = torch.empty(0, dtype=torch.uint8).set_(make_storage(size))
-            if self.arena.data_ptr() % ALIGNMENT:
-                raise LoweringError("torch's memory is not aligned", expected=f"{ALIGNMENT} bytes")
-
-    def _make_at(self, offsets: Sequence[int]) -> Callable[..., torch.Tensor]:
-        storage = self.arena.untyped_storage()
-
-        def at(number: int, dtype: torch.dtype, shape: Any, strides: Any, offset: int) -> torch.Tensor:
-            start = offsets[number] // dtype.itemsize + offset
-            return torch.empty(0, dtype=dtype).set_(storage, start, shape, strides)
-
-        return at
+    return at
 
 
 def bind_runner(library: ctypes.CDLL) -> Callable[[Any, Any], int]:

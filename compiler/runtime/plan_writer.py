@@ -24,6 +24,7 @@ from ...passes.fuse import Call, Launch
 from ...passes.memory import MemoryPlan, plan_memory
 from ...passes.regions import View
 from ..frontend.calls import call_source, target_source
+from .arena import MOST_IDLE
 from .dim_text import dim_text, tuple_text
 from .large import LARGE
 from .plan import HEADER, Constant, KernelCode, LaunchCode, Plan
@@ -34,7 +35,7 @@ TORCH_NAMES = {
     "bool": "bool", "u8": "uint8", "i8": "int8", "i16": "int16", "i32": "int32", "i64": "int64",
     "f16": "float16", "bf16": "bfloat16", "f32": "float32", "f64": "float64",
 }  # fmt: skip
-RESERVED = {"args", "at", "fit", "frame", "e", "T", "torch", "aten", "ops", "operator", "math", "objects"}
+RESERVED = {"args", "arena", "at", "e", "T", "torch", "aten", "ops", "operator", "math", "objects"}
 RESERVED |= {"max", "min", "float", "complex", "slice"}
 ANY = object()  # a layout: whatever it is
 DYNAMIC = ("input", "fresh", "call")  # homes whose address each call sets anew
@@ -315,7 +316,7 @@ class _Writer:
             lines += self._take_fit()
         lines += self.lines
         if self._needs_fit:
-            lines.append("_free or _free.append(fit)")
+            lines.append(f"if len(_arenas) < {MOST_IDLE}: _arenas.append(arena)")
         lines.append(f"return [{outputs}]")
         return _function("call(args)", lines)
 
@@ -324,13 +325,15 @@ class _Writer:
         return bool(self.segments or self.tensors)
 
     def _take_fit(self) -> list[str]:
-        """A fit belongs to one call at a time: a second thread, or a callee that calls us again, makes its own."""
+        """An arena belongs to one call at a time: a second thread, or a callee that calls again, makes its own."""
         names = ", ".join(["T", *map(self.variable, self.tensors)])
-        lines = ["try: fit = _free.pop()", "except IndexError: fit = _new_fit()"]
-        if not self.sizes:
-            return [*lines, f"{names}, = fit"]
-        sizes = f"({', '.join(self.sizes)},)"
-        return [*lines, f"{names}, = fit.get({sizes}) or fit.make({sizes})"]
+        sizes = "".join(f", {s}" for s in self.sizes)
+        key = f"(_me{sizes})" if sizes else "_me"
+        return [
+            "try: arena = _arenas.pop()",
+            "except IndexError: arena = _new_arena()",
+            f"{names}, = arena.get({key}) or _fit(arena{sizes})",
+        ]
 
     # --- words ---------------------------------------------------------------------------------------------------
 

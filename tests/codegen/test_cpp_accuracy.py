@@ -52,16 +52,14 @@ FORMS = {
 def test_sums_are_as_exact_as_eager(isa: str, dynamic: bool):
     names = ("s0", "s1")
     kernels = [kernel_of(text, "f32", *(names if dynamic else shape)) for text, shape, _ in FORMS.values()]
-    sources = [
-        emit_kernel(k, default_schedule(k, ISAS[isa]), ISAS[isa], f"{k.name}{n}") for n, k in enumerate(kernels)
-    ]
+    sources = [emit_kernel(k, default_schedule(k, ISAS[isa]), ISAS[isa], f"{k.name}{n}") for n, k in enumerate(kernels)]
     library = compile_unit(sources, ISAS[isa])
     for (name, (_, shape, eager)), kernel, source in zip(FORMS.items(), kernels, sources, strict=True):
         for shift in (0.0, 1.0):  # around zero, and all of one sign
             x = torch.randn(shape, generator=torch.Generator().manual_seed(1)) + shift
             y = torch.empty_like(eager(x))
             args = (ctypes.c_void_p * 2)(x.data_ptr(), y.data_ptr())
-            known = dict(zip(names, shape, strict=True))
+            known: dict[str, int] = dict(zip(names, shape, strict=True))
             sizes = (ctypes.c_long * 2)(*[known[s] for s in kernel.symbols])
             work = torch.empty(evaluate(source.workspace, known) + 64, dtype=torch.uint8)
             function = getattr(library, source.symbol)
