@@ -211,7 +211,9 @@ class NestBuilder:
         """
         roots = [e for s in body for e in expressions_of(s)]
         extent = level.axis.extent
-        cuts = find_cuts(level.axis, roots) if level.tile and level.begin is None else []
+        # A scan carries what its last lane holds, which only a full step computes: its loop must not end in between.
+        whole = not level.tile or level.begin is not None or any(isinstance(s, Scan) for s in body)
+        cuts = [] if whole else find_cuts(level.axis, roots)
         if not cuts or not isinstance(extent, int):
             return [level.loop(body)]
         loops: list[Statement] = []

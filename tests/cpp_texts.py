@@ -138,6 +138,16 @@ kernel pad(x: {d}[{T}, {C}]) -> (y: {d}[{T}, {C}])
   axes t:{T}, c:{C}
   y[t, c] <- where((#(c - 2) >= 0:i64), x[t, c - 2 if (#(c - 2) >= 0:i64)], x[t, 0])
 """
+PIECES = """
+kernel pieces(x: {d}[{T}, {C}]) -> (y: i64[{T}, {C}], z: f32[{T}, {C}], w: f32[{T}])
+  axes t:{T}, c:{C}
+  p[t, c]: i64 = scan sum(c) inclusive where((#(c) >= 3:i64), 2:i64, 5:i64)
+  s[t, c]: f32 = scan sum(c) inclusive where((#(c) < 18:i64), «x[t, c]», 1.5)
+  r[t]: f32 = sum(c) where((#(c) < 18:i64), «x[t, c]», 1.5)
+  y[t, c] <- p[t, c]
+  z[t, c] <- s[t, c]
+  w[t] <- r[t]
+"""
 IN_PLACE = """
 kernel in_place(x: {d}[{T}, {C}], g: {d}[{C}]) -> (x: {d}[{T}, {C}])
   axes t:{T}, c:{C}
@@ -153,7 +163,7 @@ EVERYWHERE = {
     "swiglu": SWIGLU, "rms": RMS, "softmax": SOFTMAX, "streamed": STREAMED, "moments": MOMENTS, "columns": COLUMNS,
     "middle": MIDDLE, "total": TOTAL, "both": BOTH, "argmax": ARGMAX, "turn": TURN, "scan": SCAN, "scans": SCANS,
     "embed": EMBED, "gather": GATHER, "scatter": SCATTER, "histogram": HISTOGRAM, "masked": MASKED, "pad": PAD,
-    "in_place": IN_PLACE, "digits": DIGITS,
+    "pieces": PIECES, "in_place": IN_PLACE, "digits": DIGITS,
 }  # fmt: skip
 
 
