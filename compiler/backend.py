@@ -6,6 +6,7 @@ first used.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -15,6 +16,7 @@ from torch._dynamo import disable
 from torch._functorch.aot_autograd import aot_module_simplified
 
 from ..ir.errors import SettingError
+from .direct import find_direct_call
 from .driver import Boxed, compile_boxed, open_store
 from .settings import settings
 from .table import find_decompositions
@@ -40,17 +42,25 @@ def treadle_backend(
 def run_aot(gm: fx.GraphModule, example_inputs: Sequence[Any]) -> Callable[..., Any]:
     """Trace a graph with AOTAutograd and compile what comes out, under the settings in force."""
     snapshot = settings.snapshot()
+    direct: list[Callable[..., Any] | None] = []
+    count = len(example_inputs) + sum(1 for _ in itertools.chain(gm.parameters(), gm.buffers()))
+
+    def compile_inference(graph: fx.GraphModule, inputs: Sequence[Any]) -> Boxed:
+        boxed = make_compiler("inference", snapshot)(graph, inputs)
+        direct.append(find_direct_call(graph, boxed) if len(inputs) == count == len(example_inputs) else None)
+        return boxed
+
     compiled = aot_module_simplified(
         gm,
         example_inputs,
         fw_compiler=make_compiler("forward", snapshot),
         bw_compiler=without_tracing(make_backward_compiler(snapshot)),
-        inference_compiler=make_compiler("inference", snapshot),
+        inference_compiler=compile_inference,
         partition_fn=min_cut_rematerialization_partition,
         decompositions=find_decompositions(open_store()),
         keep_inference_input_mutations=True,
     )
-    return without_tracing(compiled)
+    return without_tracing((direct[0] if len(direct) == 1 else None) or compiled)
 
 
 def make_compiler(kind: str, snapshot: Mapping[str, object]) -> Compiler:

@@ -27,6 +27,7 @@ from ..passes.fuse import Call, Fused, Launch, fuse_graph
 from ..passes.memory import MemoryPlan
 from .frontend.calls import find_target
 from .frontend.importer import Imported, import_graph
+from .frontend.results import UNSAFE_VIEW
 from .kernels import Built, Toolchain, build_kernels, build_runner
 from .report import GraphReport, report_graph
 from .runtime.build import LIBRARY, load_library, total_stats
@@ -224,6 +225,8 @@ def find_keepers(fused: Fused, imported: Imported) -> frozenset[str]:
 
 
 def _may_keep(target: str, imported: Imported) -> bool:
+    if target == UNSAFE_VIEW:  # its schema says nothing of it
+        return True
     function = find_target(target, imported.objects)
     if not isinstance(function, torch._ops.OpOverload):
         return True

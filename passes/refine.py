@@ -20,6 +20,7 @@ from ..ir.index import Atom, Axis, Div, Index, Mod, add, as_index, axis_coeffici
 from ..ir.loops import Buffer, Equation, Kernel, Statement, Store, statement_expressions
 from ..ir.simplify import Simplifier
 from ..ir.types import Dim, contiguous_strides, divide_exactly, is_nonnegative, multiply, plus
+from .limits import bounds_where
 
 
 def refine(kernel: Kernel, simplify: Simplifier) -> Kernel:
@@ -39,7 +40,7 @@ def refine(kernel: Kernel, simplify: Simplifier) -> Kernel:
 def flatten_buffers(kernel: Kernel, simplify: Simplifier) -> Kernel:
     """x[i, j] -> x[1024*i + j]: every buffer has one dimension of stride 1 that spans its elements."""
 
-    def flat_index(name: str, index: tuple[Index, ...]) -> tuple[Index, ...]:
+    def flat_index(name: str, index: tuple[Index, ...], guard: Expr | None = None) -> tuple[Index, ...]:
         buffer = kernel.buffers.get(name)
         if buffer is None:
             return index
@@ -67,11 +68,11 @@ def _with(kernel: Kernel, body: tuple[Statement, ...], buffers: dict[str, Buffer
     return replace(kernel, inputs=inputs, outputs=tuple(buffers[b.name] for b in kernel.outputs), body=body)
 
 
-def _rewritten(s: Statement, rewrite: Rewriter, flat_index=lambda name, index: index) -> Statement:
+def _rewritten(s: Statement, rewrite: Rewriter, flat_index=lambda name, index, guard: index) -> Statement:
     if isinstance(s, Equation):
         return replace(s, args=tuple(rewrite(a) for a in s.args))
-    index = flat_index(s.buffer, tuple(rewrite.index(i) for i in s.index))
     guard = None if s.guard is None else rewrite(s.guard)
+    index = flat_index(s.buffer, tuple(rewrite.index(i) for i in s.index), guard)
     return replace(s, index=index, value=rewrite(s.value), guard=guard)
 
 
@@ -284,20 +285,23 @@ def unfold_buffers(kernel: Kernel, simplify: Simplifier) -> Kernel:
                 accesses[e.name].append((e.index[0], e.guard is not None))
     shapes = {n: _unfolded(kernel.buffers[n], found) for n, found in accesses.items()}
 
-    def split_index(name: str, index: tuple[Index, ...]) -> tuple[Index, ...]:
+    def split_index(name: str, index: tuple[Index, ...], guard: Expr | None = None) -> tuple[Index, ...]:
         buffer = shapes.get(name)
-        return index if buffer is None else digits(index[0], buffer)
+        return index if buffer is None else digits(index[0], buffer, guard)
 
     def load(e: Load) -> Expr:
-        return Load(e.name, split_index(e.name, e.index), e.dtype, e.guard) if e.name in shapes else e
+        return Load(e.name, split_index(e.name, e.index, e.guard), e.dtype, e.guard) if e.name in shapes else e
 
     rewrite = Rewriter(load=load, rebuild=simplify)
     body = tuple(_rewritten(s, rewrite, split_index) for s in kernel.body)
     return _with(kernel, body, shapes)
 
 
-def digits(index: Index, buffer: Buffer) -> tuple[Index, ...]:
-    """A flat index in the mixed radix of the buffer's strides; a term goes to the greatest stride that divides it."""
+def digits(index: Index, buffer: Buffer, guard: Expr | None = None) -> tuple[Index, ...]:
+    """A flat index in the mixed radix of the buffer's strides; a term goes to the greatest stride that divides it.
+
+    Where a guard holds, each digit is in its range.
+    """
     parts: list[list[tuple[Atom, Dim]]] = [[] for _ in buffer.strides]
     for atom, coefficient in index.terms:
         for k, stride in enumerate(buffer.strides):
@@ -306,7 +310,20 @@ def digits(index: Index, buffer: Buffer) -> tuple[Index, ...]:
                 parts[k].append((atom, quotient))
                 break
     constants, _ = _constant_digits(plus(index.const, multiply(buffer.offset, -1)), buffer.strides)
-    return tuple(Index(tuple(p), c) for p, c in zip(parts, constants, strict=True))
+    found = [Index(tuple(p), c) for p, c in zip(parts, constants, strict=True)]
+    return tuple(found) if guard is None else _carried(found, buffer, guard)
+
+
+def _carried(found: list[Index], buffer: Buffer, guard: Expr) -> tuple[Index, ...]:
+    """x[t + 3, c + 8 if c >= 8] -> x[t + 4, c - 8 if c >= 8], with 16 columns: the same address, in range."""
+    for k in range(len(found) - 1, 0, -1):
+        extent, stride, above = buffer.shape[k], buffer.strides[k], buffer.strides[k - 1]
+        least = bounds_where(found[k], guard)[0]
+        if isinstance(least, int) and isinstance(extent, int) and extent and multiply(stride, extent) == above:
+            carry = least // extent
+            found[k] = found[k] + (-carry * extent)
+            found[k - 1] = found[k - 1] + carry
+    return tuple(found)
 
 
 def _constant_digits(rest: Dim, strides: tuple[Dim, ...]) -> tuple[list[Dim], Dim]:

@@ -138,6 +138,14 @@ kernel pad(x: {d}[{T}, {C}]) -> (y: {d}[{T}, {C}])
   axes t:{T}, c:{C}
   y[t, c] <- where((#(c - 2) >= 0:i64), x[t, c - 2 if (#(c - 2) >= 0:i64)], x[t, 0])
 """
+TABLE = """
+kernel table(d: i64[{T}, {C}], w: {d}[3, 2]) -> (i: i64[{T}, {C}], y: {d}[{T}, {C}], z: f32[{T}, {C}])
+  axes t:{T}, c:{C}
+  k[t, c]: i64 = where((#(c) < 1:i64), 3:i64, where((#(t) < 1:i64), 2:i64, d[t, c]))
+  i[t, c] <- k[t, c]
+  y[t, c] <- w[(at(k[t, c], 5) // 2), (at(k[t, c], 5) % 2)]
+  z[t, c] <- where((#(at(k[t, c], 5)) < 3:i64), f32(#((at(k[t, c], 5) % 3))), f32(#((at(k[t, c], 5) // 3))))
+"""
 PIECES = """
 kernel pieces(x: {d}[{T}, {C}]) -> (y: i64[{T}, {C}], z: f32[{T}, {C}], w: f32[{T}])
   axes t:{T}, c:{C}
@@ -163,7 +171,7 @@ EVERYWHERE = {
     "swiglu": SWIGLU, "rms": RMS, "softmax": SOFTMAX, "streamed": STREAMED, "moments": MOMENTS, "columns": COLUMNS,
     "middle": MIDDLE, "total": TOTAL, "both": BOTH, "argmax": ARGMAX, "turn": TURN, "scan": SCAN, "scans": SCANS,
     "embed": EMBED, "gather": GATHER, "scatter": SCATTER, "histogram": HISTOGRAM, "masked": MASKED, "pad": PAD,
-    "pieces": PIECES, "in_place": IN_PLACE, "digits": DIGITS,
+    "pieces": PIECES, "table": TABLE, "in_place": IN_PLACE, "digits": DIGITS,
 }  # fmt: skip
 
 

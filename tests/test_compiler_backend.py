@@ -394,3 +394,21 @@ def test_sizes_known_only_at_run_time():
     check(lambda x: x[x > 0] * 2 + 1, rand(6, 6))
     torch._dynamo.reset()
     check(lambda x: x.nonzero().float().sum(0), rand(4, 4))
+
+
+def test_results_of_a_training_step_outlive_the_next():
+    """Logits that a loss reads and the caller keeps: what AOTAutograd returns is an unsafe view of a product."""
+
+    def f(x: Tensor, w: Tensor) -> tuple[Tensor, Tensor]:
+        logits = x @ w
+        return logits, F.cross_entropy(logits.view(-1, 9), torch.arange(6))
+
+    fast = compiled(f)
+    results = []
+    for _ in range(2):
+        x, w = rand(2, 3, 5, grad=True), rand(5, 9, grad=True)
+        logits, loss = fast(x, w)
+        loss.backward()
+        results.append((logits, f(x, w)[0]))
+    for got, want in results:
+        torch.testing.assert_close(got, want)

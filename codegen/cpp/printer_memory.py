@@ -289,10 +289,11 @@ class Memory:
             return 1
         if isinstance(atom, Data):
             return None if self.stack.varies(atom.value) else 0
-        if isinstance(atom, Axis) or lanes.axis not in axes_of(Index(((atom, 1),))):
+        index = Index(((atom, 1),))  # type: ignore[arg-type]
+        if isinstance(atom, Axis) or not self.stack.index_varies(index):
             return 0
         assert isinstance(atom, Div | Mod)
-        if not self._is_aligned(atom):
+        if any(self.stack.varies(d.value) for d in data_in(index)) or not self._is_aligned(atom):
             return None
         return 0 if isinstance(atom, Div) else 1
 

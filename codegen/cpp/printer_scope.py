@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 
 from ...ir.expr import Expr, Load, data_in, walk
-from ...ir.index import Axis, Index
+from ...ir.index import Axis, Index, axes_of
 from .printer_dims import identifier
 
 
@@ -128,7 +128,17 @@ class Stack:
             return False
         if self.lanes.axis in e.axes:
             return True
+        return self.reads_pack(e)
+
+    def reads_pack(self, e: Expr) -> bool:
+        """True for an expression, or data in its indices, that reads a name which is bound to a pack."""
         return any(n in self.bound and not self.bound[n][0].single for n in names_in(e))
+
+    def index_varies(self, i: Index) -> bool:
+        """True when the index may differ between the lanes of a pack."""
+        if self.lanes is None:
+            return False
+        return self.lanes.axis in axes_of(i) or any(self.varies(d.value) for d in data_in(i))
 
     # --- values --------------------------------------------------------------------------------------------------
 

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterable
 
 from ...ir.expr import Const, Expr, Iota, Load, Op, children, indices, walk
-from ...ir.index import Axis, Data, Div, Index, Mod, axes_of, axis_coefficient, bounds
+from ...ir.index import Axis, Data, Div, Index, Mod, axis_coefficient, bounds
 from ...ir.types import BOOL, F32, I64, DType, is_nonnegative
 from .printer_dims import TYPES, print_const, print_dim
 from .printer_memory import Memory
@@ -115,9 +115,10 @@ class Values:
         if e.name == "cast":
             return self._cast(e)
         if e.name in COMPARE and self.stack.lanes is not None and self.stack.varies(e):
-            if compares_indices(e, self.stack.lanes.axis):
+            affine = not self.stack.reads_pack(e)
+            if affine and compares_indices(e, self.stack.lanes.axis):
                 return self._compare_indices(e)
-            if compares_with_wide(e, self.stack.lanes.axis):
+            if affine and compares_with_wide(e, self.stack.lanes.axis):
                 return self._compare_with_wide(e)
         return self._apply(e)
 
@@ -231,7 +232,7 @@ class Values:
     def index_value(self, i: Index, pack: str) -> Val:
         """An index as a value."""
         lanes = self.stack.lanes
-        if lanes is None or lanes.axis not in axes_of(i):
+        if lanes is None or not self.stack.index_varies(i):
             return Val(f"({self.index_text(i)})", "L")
         return Val(self.index_pack(i, pack), pack, False)
 
