@@ -1,6 +1,6 @@
 """Law: narrow. A store under a guard runs only over the part of its domain where the guard holds.
 
-    y[t, c] <- v[t - p, c] if (t >= p) & (t < p + 1)     t:4096     ->     y[p, c] <- v[0, c]
+y[t, c] <- v[t - p, c] if (t >= p) & (t < p + 1)     t:4096     ->     y[p, c] <- v[0, c]
 """
 
 from __future__ import annotations

@@ -3,6 +3,7 @@
     (x * r) * g,  x * (r * g),  g * x * r          ->  one product, factors with fewer axes first
     x / sqrt(v),  x * (1 / sqrt(v))                ->  x * rsqrt(v)
     s + where(p, -inf, 0),  where(~p, s, -inf)     ->  where(p, -inf, s)
+    where(p, f(where(p, x, 0)), y)                 ->  where(p, f(x), y)
 
 Products are reordered and selects lifted only under `numerics="fast"`: rounding may differ in the last place. Sums are
 never reassociated: (x + 1e8) - 1e8 is not x.
@@ -18,6 +19,7 @@ from ..ir.loops import Equation, Kernel, Statement
 from ..ir.scalar import SCALAR_OPS
 from ..ir.simplify import Simplifier, exact, fast
 from ..ir.types import BOOL, DType
+from .assume import assume
 from .keys import Keys, rewritten
 
 PRODUCT = ("mul", "div", "neg", "reciprocal")
@@ -102,6 +104,9 @@ class Normalizer(Rewriter):
         p, a, b = e.args
         if isinstance(p, Op) and p.name in ("ge", "ne", "or") and not p.args[0].dtype.is_float:
             return self._rebuild("where", (self._negated(p), b, a), e.dtype)
+        known = assume(a, p, True, self._rebuild), assume(b, p, False, self._rebuild)
+        if known != (a, b):
+            return self._rebuild("where", (p, *known), e.dtype)
         if isinstance(b, Op) and b.name == "where" and b.args[1] is a:  # either condition gives a
             p = self._rebuild("or", (p, b.args[0]), BOOL)
             return self._rebuild("where", (p, a, b.args[2]), e.dtype)
