@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
 UNKNOWN_CHAIN = 1 << 20  # stands for the length of a loop of dynamic size
 LONGEST_CHAIN = 64  # float additions into one accumulator before it is worth flushing into another
+LONGEST_COLUMN = 16  # the same where each lane has a sum of its own: no fold of lanes makes those shorter
 LONGEST_POINT = 40  # vector cycles of the rows that are joined
 BLOCK_STEPS = 16  # steps between two flushes
 
@@ -177,6 +178,8 @@ class NestBuilder:
         levels = [Level(a, chain_of(a.extent), reverse=reverse) for a in self.nest.serial]
         if innermost:
             levels[-1:] = innermost
+        elif levels and self._sums_rows(levels[-1]):
+            levels[-1:] = cut_level(levels[-1], BLOCK_STEPS)
         if self.lanes is None:
             return levels
         steps = -(-chain_of(self.lanes.extent) // self.tile)
@@ -185,6 +188,12 @@ class NestBuilder:
         if not sums or self.begin is not None or not is_long(whole):
             return [*levels, whole]
         return [*levels, *cut_level(whole, BLOCK_STEPS * self.tile)]
+
+    def _sums_rows(self, level: Level) -> bool:
+        """True for a long loop in which each lane has a sum of its own."""
+        scans = any(isinstance(s, Equation) and s.scan for _, s in self.members)
+        sums = any(r.rounds and r.column and level.axis in r.equation.reduce for r in self.running)
+        return sums and not scans and level.begin is None and level.axis.begin is None and is_long(level)
 
     def _around(
         self, levels: list[Level], running: list[Running], point: Callable[[list[Running]], list[Statement]]
@@ -231,12 +240,13 @@ class NestBuilder:
         if not any(r.rounds for r in self.running):
             return set()
         columns = [r.column for r in self.running if r.rounds]
+        longest = LONGEST_COLUMN if any(columns) else LONGEST_CHAIN
         found: set[int] = set()
         chain = 1
         for p in reversed(range(len(levels))):
             if levels[p].tile and any(columns):
                 continue  # each point of the lanes has its own
-            if chain >= 8 and chain * levels[p].chain > LONGEST_CHAIN:
+            if chain >= 8 and chain * levels[p].chain > longest:
                 found.add(p + 1)
                 chain = 1
             chain *= levels[p].chain
@@ -390,7 +400,8 @@ def chain_of(extent: Dim) -> int:
 
 def is_long(level: Level) -> bool:
     """True where a chain of additions over the whole loop may lose precision."""
-    return level.chain > LONGEST_CHAIN or not isinstance(level.axis.extent, int)
+    longest = LONGEST_CHAIN if level.tile else LONGEST_COLUMN
+    return level.chain > longest or not isinstance(level.axis.extent, int)
 
 
 def cut_level(level: Level, points: int) -> list[Level]:
@@ -402,7 +413,7 @@ def cut_level(level: Level, points: int) -> list[Level]:
     start = of_atom(blocks) * points
     inner = replace(level, chain=steps, begin=start, end=start + points)
     outer = Level(blocks, count)
-    if count <= LONGEST_CHAIN:
+    if count <= (LONGEST_CHAIN if level.tile else LONGEST_COLUMN):
         return [outer, inner]
     return [*cut_level(outer, BLOCK_STEPS), inner]
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from ..ir.expr import Expr, Op
-from ..ir.index import Axis, Index, axes_of, bounds, substitute
+from ..ir.expr import Expr, Op, Rewriter
+from ..ir.index import Axis, Index, axes_of, bounds
 from ..ir.types import Dim, is_nonnegative, multiply, plus
 
 
@@ -44,7 +44,7 @@ def bounds_where(index: Index, guard: Expr) -> tuple[Dim, Dim]:
         if limits is not None:
             first, end = limits
             moved[axis] = shift(axis, first, end)
-    return bounds(substitute(index, moved) if moved else index)
+    return bounds(Rewriter(moved).index(index) if moved else index)
 
 
 def shift(axis: Axis, first: Dim, end: Dim) -> Index:

@@ -12,6 +12,7 @@ never reassociated: (x + 1e8) - 1e8 is not x.
 from __future__ import annotations
 
 import math
+import struct
 from dataclasses import replace
 
 from ..ir.expr import Const, Expr, Load, Op, Rewriter, const
@@ -24,6 +25,7 @@ from .keys import Keys, rewritten
 
 PRODUCT = ("mul", "div", "neg", "reciprocal")
 HALF_ULP = 2.0**-24
+FEW_DIGITS = 4  # of a constant that somebody wrote down
 LARGEST = 1e30  # constants beyond this, or below its inverse, stay where the user put them
 
 
@@ -181,12 +183,24 @@ def _product_of(a: float, b: float, dtype: DType) -> float | None:
 
 
 def shortest(value: float) -> float:
-    """The shortest decimal that is no further from `value` than f32 rounds it: 0.25000001 and 1/4 are one constant."""
+    """The decimal that stands for all spellings of an f32 constant: 0.25000001 and 1/4 are 0.25.
+
+    A short one may be as far from `value` as f32 rounds; a long one is the same f32, or every element would be off the
+    same way, which sums do not average out.
+    """
     for digits in range(1, 10):
         short = float(f"{value:.{digits}g}")
-        if abs(short - value) <= HALF_ULP * abs(value):
+        near = abs(short - value) <= HALF_ULP * abs(value) if digits <= FEW_DIGITS else _same_f32(short, value)
+        if near:
             return short
     return value
+
+
+def _same_f32(a: float, b: float) -> bool:
+    try:
+        return struct.pack("f", a) == struct.pack("f", b)
+    except OverflowError:
+        return False
 
 
 def join_equal(kernel: Kernel, simplify: Simplifier) -> Kernel:

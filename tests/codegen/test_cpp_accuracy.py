@@ -37,11 +37,19 @@ kernel running_down(x: f32[{T}, {C}]) -> (y: f32[{T}, {C}])
   s[t, c]: f32 = scan sum(t) inclusive x[t, c]
   y[t, c] <- s[t, c]
 """
+STORED = """
+kernel stored(x: {d}[{T}, {C}]) -> (y: {d}[{C}], z: {d}[{T}, {C}])
+  axes t:{T}, c:{C}
+  s[c]: f32 = sum(t) x[t, c]
+  z[t, c] <- (x[t, c] * 2.0)
+  y[c] <- s[c]
+"""
 LONG = 262_144
 FORMS = {
     "rows": (ROWS, (3, LONG), lambda x: x.sum(1)),
     "columns": (COLUMNS, (LONG, 3), lambda x: x.sum(0)),
     "few long columns": (COLUMNS, (4096, 40), lambda x: x.sum(0)),
+    "columns beside a store": (STORED, (501, 40), lambda x: x.sum(0)),
     "running": (RUNNING, (2, LONG), lambda x: x.cumsum(1)),
     "running down": (RUNNING_DOWN, (LONG, 3), lambda x: x.cumsum(0)),
 }
@@ -58,7 +66,8 @@ def test_sums_are_as_exact_as_eager(isa: str, dynamic: bool):
         for shift in (0.0, 1.0):  # around zero, and all of one sign
             x = torch.randn(shape, generator=torch.Generator().manual_seed(1)) + shift
             y = torch.empty_like(eager(x))
-            args = (ctypes.c_void_p * 2)(x.data_ptr(), y.data_ptr())
+            other = torch.empty_like(x)  # STORED writes that too
+            args = (ctypes.c_void_p * 3)(x.data_ptr(), y.data_ptr(), other.data_ptr())
             known: dict[str, int] = dict(zip(names, shape, strict=True))
             sizes = (ctypes.c_long * 2)(*[known[s] for s in kernel.symbols])
             work = torch.empty(evaluate(source.workspace, known) + 64, dtype=torch.uint8)
