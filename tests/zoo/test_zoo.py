@@ -17,8 +17,8 @@ CASES = [(name, case) for name, row in ARCHITECTURES.items() for case in list_ca
 
 @pytest.mark.parametrize(("name", "case"), CASES, ids=[f"{name}-{case}" for name, case in CASES])
 def test_results_are_right(name: str, case: str, backend: str):
-    """A gradient that is zero in exact arithmetic (the bias of keys) is rounding and nothing else, eager's and ours: one
-    draw of that says little. So what a first draw finds wrong must be wrong in one of two more.
+    """A gradient that is zero in exact arithmetic (the bias of keys) is nothing but rounding, ours and eager's:
+    one draw of that says little. So what a first draw finds wrong must be wrong in one of two more.
     """
     outcome = run_case(ARCHITECTURES[name], case, backend)
     wrong = {row.name for row in outcome.report.failures}
