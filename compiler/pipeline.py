@@ -12,15 +12,15 @@ import logging
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import fx
-from torch._dynamo.utils import counters
 
 from ..codegen.cpp.isa import Isa
 from ..costmodel.roofline import estimate
-from ..ir.errors import LoweringError, StoreError, VerifyError
+from ..ir.errors import LoweringError, StoreError
 from ..ir.graph import Graph
 from ..ir.text import print_graph
 from ..passes.fuse import Call, Fused, Launch, fuse_graph
@@ -29,7 +29,7 @@ from .frontend.calls import find_target
 from .frontend.importer import Imported, import_graph
 from .frontend.results import UNSAFE_VIEW
 from .kernels import Built, Toolchain, build_kernels, build_runner
-from .report import GraphReport, report_graph
+from .places import cut_out, describe_place
 from .runtime.build import LIBRARY, load_library, total_stats
 from .runtime.executable import Executable, address_of, bind_runner, read_attribute
 from .runtime.plan import KernelCode, Plan
@@ -37,9 +37,10 @@ from .runtime.plan_values import Values
 from .runtime.plan_writer import Choices, write_plan
 from .runtime.store import Store
 from .settings import settings
-from .stand_ins import aten_body, cut_out, make_function
-from .verify import verifying_body
 from .watch import Watch
+
+if TYPE_CHECKING:
+    from .report import GraphReport
 
 log = logging.getLogger(__name__)
 
@@ -60,9 +61,10 @@ class Compiled:
     def report(self) -> GraphReport:
         """What `explain` tells of it."""
         plan = self.executable.plan
-        return report_graph(
+        report: GraphReport = import_module(".report", __package__).report_graph(
             self.imported, self.fused, self.kernels, self.memory, self.watch, self.isa, plan.counts, plan.text
         )
+        return report
 
 
 def compile_graph(gm: fx.GraphModule, watch: Watch, store: Store, isa: Isa, sources: str) -> Compiled:
@@ -121,7 +123,7 @@ def bind(plan: Plan, kernels: list[Built], values: Values, imported: Imported, t
     runner = None
     for b in kernels:
         if b.problem:
-            functions.append(make_function(b.kernel, aten_body(values, first[b.digest]), stash))
+            functions.append(_stand_ins().aten_function(b.kernel, values, first[b.digest], stash))
             continue
         library = load_kernels(b.library, tools.store)
         runner = bind_runner(library)
@@ -133,38 +135,13 @@ def bind(plan: Plan, kernels: list[Built], values: Values, imported: Imported, t
     if settings.verify:
         for k, b in enumerate(kernels):
             if not b.problem:
-                watch_kernel(executable, k, b, values, first[b.digest])
+                _stand_ins().watch_kernel(executable, k, b, values, first[b.digest])
     return executable
 
 
-def watch_kernel(executable: Executable, number: int, built: Built, values: Values, launch: Launch) -> None:
-    """Let a kernel's first run be checked against the interpreter; ATen takes its place where they disagree."""
-    stash, native = executable.stash, executable.functions[number]
-    otherwise = aten_body(values, launch)
-    stand_in = make_function(built.kernel, otherwise, stash)
-    forbidden = settings.fallback == "error"
-
-    def tell(problem: str) -> None:
-        executable.set_function(number, address_of(stand_in) if problem else native)
-        if not problem:
-            counters["treadle"]["verified"] += 1
-            return
-        error = VerifyError("kernel and interpreter disagree", where=describe_place(built, values.fused), got=problem)
-        if forbidden:
-            raise error
-        counters["treadle"]["fallback"] += 1
-        log.warning("treadle: %s; ATen computes it from now on", error)
-
-    checked = make_function(built.kernel, verifying_body(built.kernel, native, otherwise, tell), stash)
-    executable.keep_alive += (stand_in, checked)
-    executable.set_function(number, address_of(checked))
-
-
-def describe_place(built: Built, fused: Fused) -> str:
-    """A kernel by the lines of the program that it computes."""
-    launch = next(s for s in fused.steps if isinstance(s, Launch) and s.digest == built.digest)
-    sources = dict.fromkeys(n.source for n in cut_out(fused.graph, launch).nodes if n.source)
-    return f"kernel {built.digest[:12]} of {fused.graph.name} ({', '.join(list(sources)[:3])})"
+def _stand_ins() -> Any:
+    """Imported for kernels that need another beside them: the interpreter costs as much as a small graph."""
+    return import_module(".watched", __package__)
 
 
 def load_kernels(library: str, store: Store) -> ctypes.CDLL:

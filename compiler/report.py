@@ -30,7 +30,7 @@ from ..passes.fuse import Call, Fused, Launch
 from ..passes.memory import MemoryPlan
 from .frontend.importer import Imported
 from .kernels import Built, print_kernel_source
-from .stand_ins import cut_out
+from .places import cut_out
 from .watch import Watch
 
 

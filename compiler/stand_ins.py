@@ -11,18 +11,18 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 
 from ..ir.errors import LoweringError
-from ..ir.graph import Graph
 from ..ir.graph_interp import TORCH_DTYPES, evaluate
 from ..ir.loops import Buffer, Kernel
 from ..ir.types import Dim
 from ..ir.types import evaluate as evaluate_dim
 from ..passes.fuse import Launch
+from .places import cut_out
 from .runtime.plan_values import Values, span_of, writes_of
 
 FUNCTION = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_long)
@@ -100,31 +100,6 @@ def aten_body(values: Values, launch: Launch) -> Body:
         return 0
 
     return body
-
-
-def cut_out(graph: Graph, launch: Launch) -> Graph:
-    """The part of the graph between what a launch reads and what it writes.
-
-    %2 = exp %1;  %3 = add %2, %0     a launch that reads %0 and %1 and writes %3     ->     f(%0, %1) { %2; %3 }
-
-    A value written in place of an input may need that input too, although its kernel leaves what it keeps alone.
-    """
-    reads = dict.fromkeys(launch.reads)
-    needed: set[str] = set()
-    waiting = list(writes_of(launch))
-    while waiting:
-        name = waiting.pop()
-        if name in needed or name in reads:
-            continue
-        node = graph.by_name[name]
-        if node.op in ("input", "call", "result"):
-            reads[name] = None
-            continue
-        needed.add(name)
-        waiting += node.inputs
-    inputs = tuple(replace(graph.by_name[n], op="input", inputs=(), attrs=()) for n in reads)
-    nodes = tuple(n for n in graph.nodes if n.name in needed)
-    return Graph(launch.kernel.name, inputs, nodes, writes_of(launch))
 
 
 def _known(dims: Sequence[Dim], symbols: dict[str, int]) -> tuple[int, ...]:
