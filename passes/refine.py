@@ -28,7 +28,7 @@ def refine(kernel: Kernel, simplify: Simplifier) -> Kernel:
     flat = flatten_buffers(kernel, simplify)
     while (found := _splittable(flat)) is not None:
         flat = split_axis(flat, *found, simplify)
-    flat = drop_unit_axes(flat, simplify)
+    flat = drop_unread_axes(drop_unit_axes(flat, simplify), simplify)
     while (pair := _joinable(flat)) is not None:
         flat = _join(flat, *pair, simplify)
     return unfold_buffers(flat, simplify)
@@ -180,6 +180,34 @@ def drop_unit_axes(kernel: Kernel, simplify: Simplifier) -> Kernel:
         else:
             body.append(replace(new, axes=axes))
     return replace(kernel, body=tuple(body))
+
+
+def drop_unread_axes(kernel: Kernel, simplify: Simplifier) -> Kernel:
+    """Equations without the axes that their right sides do not depend on.
+
+        mean[n, c] = sum(i) x[n, c // 4, i]     with c split into g, k:     mean[n, g, k]     ->     mean[n, g]
+
+    A statistic that was inlined where a finer axis reads it would else be computed anew at each of its points.
+    """
+    kept: dict[str, list[int]] = {}
+
+    def load(e: Load) -> Expr:
+        places = kept.get(e.name)
+        return e if places is None else Load(e.name, tuple(e.index[k] for k in places), e.dtype, e.guard)
+
+    rewrite = Rewriter(load=load, rebuild=simplify)
+    body: list[Statement] = []
+    for s in kernel.body:
+        new = _rewritten(s, rewrite) if kept else s
+        if isinstance(new, Equation) and not new.scan:
+            read = frozenset(a for arg in new.args for a in arg.axes)
+            places = [k for k, a in enumerate(new.axes) if a in read]
+            if len(places) < len(new.axes):
+                kept.update(dict.fromkeys(new.names, places))
+                new = replace(new, axes=tuple(new.axes[k] for k in places))
+                rewrite.memo.clear()
+        body.append(new)
+    return replace(kernel, body=tuple(body)) if kept else kernel
 
 
 # --- joining -----------------------------------------------------------------------------------------------------

@@ -1,0 +1,47 @@
+"""Equations lose the axes that they do not depend on, and nothing else changes."""
+
+from __future__ import annotations
+
+import torch
+
+from treadle.ir.interp import run_kernel
+from treadle.ir.simplify import exact
+from treadle.ir.text import parse_kernel
+from treadle.passes.refine import refine
+
+GROUP = """
+kernel group(x: f32[3, 8, 5]) -> (y: f32[3, 8, 5])
+  axes n:3, c:8, i:5, k:4, j:5
+  m[n, c]: f32 = sum(k, j) x[n, 4*(c // 4) + k, j]
+  v[n, c]: f32 = sum(k, j) exp((x[n, 4*(c // 4) + k, j] - m[n, c]))
+  y[n, c, i] <- (x[n, c, i] * v[n, c])
+"""
+COUNT = """
+kernel count(x: f32[3, 8]) -> (y: f32[3, 8])
+  axes n:3, c:8
+  s[n, c]: f32 = scan sum(c) inclusive 1.0
+  y[n, c] <- (x[n, c] + s[n, c])
+"""
+
+
+def refined(text: str, *shape: int):
+    kernel = parse_kernel(text)
+    result = refine(kernel, exact)
+    x = torch.randn(shape, generator=torch.Generator().manual_seed(1))
+    want = run_kernel(kernel, {"x": x}, float64=True)["y"].flatten()
+    given = result.inputs[0].shape
+    got = run_kernel(result, {"x": x.reshape([int(n) for n in given])}, float64=True)["y"].flatten()
+    torch.testing.assert_close(got, want)
+    return result
+
+
+def test_statistics_of_a_group_are_computed_once():
+    result = refined(GROUP, 3, 8, 5)
+    points = [int(torch.tensor([int(a.extent) for a in e.axes]).prod()) for e in result.equations.values()]
+    assert points == [6, 6]
+
+
+def test_a_scan_keeps_the_axis_that_it_walks():
+    result = refined(COUNT, 3, 8)
+    (equation,) = result.equations.values()
+    assert [a.extent for a in equation.axes if a in equation.reduce] == [8]
