@@ -10,6 +10,7 @@ import itertools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import torch
 from functorch.compile import min_cut_rematerialization_partition
 from torch import fx
 from torch._dynamo import disable
@@ -43,11 +44,13 @@ def run_aot(gm: fx.GraphModule, example_inputs: Sequence[Any]) -> Callable[..., 
     """Trace a graph with AOTAutograd and compile what comes out, under the settings in force."""
     snapshot = settings.snapshot()
     direct: list[Callable[..., Any] | None] = []
-    count = len(example_inputs) + sum(1 for _ in itertools.chain(gm.parameters(), gm.buffers()))
+    count = len(example_inputs)
+    lifted = any(True for _ in itertools.chain(gm.parameters(), gm.buffers()))
+    may_be_direct = not lifted and not torch._C._is_any_autocast_enabled()
 
     def compile_inference(graph: fx.GraphModule, inputs: Sequence[Any]) -> Boxed:
         boxed = make_compiler("inference", snapshot)(graph, inputs)
-        direct.append(find_direct_call(graph, boxed) if len(inputs) == count == len(example_inputs) else None)
+        direct.append(find_direct_call(graph, boxed) if may_be_direct and len(inputs) == count else None)
         return boxed
 
     compiled = aot_module_simplified(

@@ -21,11 +21,12 @@ FRESH = (OutputType.non_alias, OutputType.unsafe_view_alias)
 def find_direct_call(gm: fx.GraphModule, boxed: Callable[[list[Any]], Any]) -> Callable[..., Any] | None:
     """What Dynamo may call in place of AOTAutograd's wrapper of an inference graph; None where it is needed.
 
-    Call it while AOTAutograd compiles `gm`, whose analysis it reads.
+    Call it while AOTAutograd compiles `gm`, whose analysis it reads. Not for graphs traced under autocast, which the
+    wrapper turns off while they run (and AOTAutograd while they are compiled, so nothing here can tell).
     """
     context = TracingContext.try_get()
     meta = getattr(context, "fw_metadata", None)
-    if context is None or context.fakify_first_call or torch._C._is_any_autocast_enabled():
+    if context is None or context.fakify_first_call:
         return None
     if not isinstance(meta, ViewAndMutationMeta) or not _is_plain(meta, gm):
         return None
@@ -49,7 +50,7 @@ def _is_plain(meta: ViewAndMutationMeta, gm: fx.GraphModule) -> bool:
     return (
         placeholders == len(meta.input_info)
         and not any(i.mutates_data or i.mutates_metadata or i.mutates_storage_metadata for i in meta.input_info)
-        and all(o.output_type in FRESH and o.dynamic_dims is None for o in meta.output_info)
+        and all(o.output_type in FRESH and not o.dynamic_dims for o in meta.output_info)
         and all(n.target is not torch.ops.higher_order.with_effects for n in gm.graph.nodes)
         and _hold_plain_tensors((*meta.subclass_inp_meta, *meta.subclass_fw_graph_out_meta))
         and not (meta.num_intermediate_bases or meta.tokens or meta.is_rng_op_functionalized)
