@@ -48,9 +48,9 @@ def run_aot(gm: fx.GraphModule, example_inputs: Sequence[Any]) -> Callable[..., 
     lifted = any(True for _ in itertools.chain(gm.parameters(), gm.buffers()))
     may_be_direct = not lifted and not torch._C._is_any_autocast_enabled()
 
-    def compile_inference(graph: fx.GraphModule, inputs: Sequence[Any]) -> Boxed:
-        boxed = make_compiler("inference", snapshot)(graph, inputs)
-        direct.append(find_direct_call(graph, boxed) if may_be_direct and len(inputs) == count else None)
+    def compile_inference(gm: fx.GraphModule, example_inputs: Sequence[Any]) -> Boxed:
+        boxed = make_compiler("inference", snapshot)(gm, example_inputs)
+        direct.append(find_direct_call(gm, boxed) if may_be_direct and len(example_inputs) == count else None)
         return boxed
 
     compiled = aot_module_simplified(

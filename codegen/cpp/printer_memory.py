@@ -289,7 +289,7 @@ class Memory:
             return 1
         if isinstance(atom, Data):
             return None if self.stack.varies(atom.value) else 0
-        index = Index(((atom, 1),))  # type: ignore[arg-type]
+        index = Index(((atom, 1),))
         if isinstance(atom, Axis) or not self.stack.index_varies(index):
             return 0
         assert isinstance(atom, Div | Mod)
