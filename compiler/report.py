@@ -28,6 +28,7 @@ from ..ir.text import print_kernel
 from ..ir.types import evaluate, product
 from ..passes.fuse import Call, Fused, Launch
 from ..passes.memory import MemoryPlan
+from ..passes.partition import Partition
 from .frontend.importer import Imported
 from .kernels import Built, print_kernel_source
 from .places import cut_out
@@ -201,13 +202,13 @@ def _report_calls(imported: Imported, fused: Fused) -> tuple[CallReport, ...]:
     )
 
 
-def _report_partition(partition: object) -> PartitionReport:
-    groups = partition.groups  # type: ignore[attr-defined]
-    second = partition.second  # type: ignore[attr-defined]
+def _report_partition(partition: Partition) -> PartitionReport:
+    groups = partition.groups
+    second = partition.second
     return PartitionReport(
         values=sum(len(g.members) for g in groups),
-        stored=tuple(sorted(partition.stored)),  # type: ignore[attr-defined]
-        seconds=partition.seconds,  # type: ignore[attr-defined]
+        stored=tuple(sorted(partition.stored)),
+        seconds=partition.seconds,
         other_stored=None if second is None else tuple(sorted(second[0])),
         other_seconds=0.0 if second is None else second[1],
     )

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import struct
+
+import pytest
 import torch
 
 from treadle.ir.interp import run_kernel
 from treadle.ir.simplify import exact
 from treadle.ir.text import parse_kernel
+from treadle.passes.normalize import shortest
 from treadle.passes.refine import refine
 
 GROUP = """
@@ -15,6 +19,11 @@ kernel group(x: f32[3, 8, 5]) -> (y: f32[3, 8, 5])
   m[n, c]: f32 = sum(k, j) x[n, 4*(c // 4) + k, j]
   v[n, c]: f32 = sum(k, j) exp((x[n, 4*(c // 4) + k, j] - m[n, c]))
   y[n, c, i] <- (x[n, c, i] * v[n, c])
+"""
+ROTATE = """
+kernel rotate(x: f32[3, 8, 16]) -> (y: f32[3, 2, 16])
+  axes n:3, h:2, c:16
+  y[n, h, c] <- where((#(c) < 8:i64), neg(x[n, h + 4, c + 8 if (#(c) < 8:i64)]), x[n, h + 4, c - 8 if (#(c) >= 8:i64)])
 """
 COUNT = """
 kernel count(x: f32[3, 8]) -> (y: f32[3, 8])
@@ -45,3 +54,17 @@ def test_a_scan_keeps_the_axis_that_it_walks():
     result = refined(COUNT, 3, 8)
     (equation,) = result.equations.values()
     assert [a.extent for a in equation.axes if a in equation.reduce] == [8]
+
+
+def test_guarded_indices_stay_in_their_dimension():
+    """The heads of a packed projection, one half of each moved and negated: the interpreter checks every index."""
+    refined(ROTATE, 3, 8, 16)
+
+
+@pytest.mark.parametrize("value", [0.5**0.5, 1 / 3, 2.0 / 3.14159265358979, 0.044715])
+def test_a_long_constant_is_the_same_f32(value: float):
+    assert struct.pack("f", shortest(value)) == struct.pack("f", value)
+
+
+def test_spellings_of_a_short_constant_are_one():
+    assert shortest(0.25000001) == shortest(0.24999999) == 0.25
