@@ -23,7 +23,8 @@ kernel group(x: f32[3, 8, 5]) -> (y: f32[3, 8, 5])
 ROTATE = """
 kernel rotate(x: f32[3, 8, 16]) -> (y: f32[3, 2, 16])
   axes n:3, h:2, c:16
-  y[n, h, c] <- where((#(c) < 8:i64), neg(x[n, h + 4, c + 8 if (#(c) < 8:i64)]), x[n, h + 4, c - 8 if (#(c) >= 8:i64)])
+  y[n, h, c] <- (x[n, h + 4, c] + where((#(c) < 8:i64), neg(x[n, h + 4, c + 8 if (#(c) < 8:i64)]),
+      x[n, h + 4, c - 8 if (#(c) >= 8:i64)]))
 """
 COUNT = """
 kernel count(x: f32[3, 8]) -> (y: f32[3, 8])
