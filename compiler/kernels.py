@@ -20,7 +20,7 @@ from ..ir.text import parse_dim
 from ..ir.types import Dim
 from .runtime.build import LIBRARY, build_many, find_compiler
 from .runtime.cpu import count_cores
-from .runtime.plan import RUNNER_SOURCE
+from .runtime.runner import RUNNER_SOURCE
 from .runtime.store import Store, make_key
 
 KIND = "kernel"  # of entries in the store

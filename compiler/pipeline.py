@@ -31,10 +31,11 @@ from .frontend.results import UNSAFE_VIEW
 from .kernels import Built, Toolchain, build_kernels, build_runner
 from .places import cut_out, describe_place
 from .runtime.build import LIBRARY, load_library, total_stats
-from .runtime.executable import Executable, address_of, bind_runner, read_attribute
+from .runtime.executable import Executable, address_of, read_attribute
 from .runtime.plan import KernelCode, Plan
 from .runtime.plan_values import Values
 from .runtime.plan_writer import Choices, write_plan
+from .runtime.runner import bind_runner
 from .runtime.store import Store
 from .settings import settings
 from .watch import Watch

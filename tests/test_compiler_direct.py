@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -53,7 +54,7 @@ def found(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
 
 
 def check(function: Callable[[Tensor], Any]) -> None:
-    fast = torch.compile(function, backend="treadle", fullgraph=True)
+    fast = torch.compile(function, backend="treadle", fullgraph=True, options={"fallback": "error"})
     for _ in range(2):
         x = torch.randn(4, 5)
         y = x.clone()
@@ -94,3 +95,39 @@ def test_under_autocast_the_wrapper_stays(found: list[bool]):
     with torch.autocast("cpu", dtype=torch.bfloat16):
         assert fast(torch.randn(4, 5)).dtype is torch.bfloat16
     assert not any(found)
+
+
+def test_where_only_kernels_run_the_plan_itself_is_called(monkeypatch: pytest.MonkeyPatch):
+    plans: list[bool] = []
+    original = backend.find_direct_call
+
+    def watch(gm: Any, boxed: Any) -> Any:
+        call = original(gm, boxed)
+        plans.append(call is boxed.executable.direct is not None)
+        return call
+
+    monkeypatch.setattr(backend, "find_direct_call", watch)
+    check(lambda x: torch.tanh(x) * 2)
+    check(lambda x: torch.softmax(x, 1) + x.sum())
+    assert plans == [True, True]
+    check(PLAIN["several"])
+    assert plans == [True, True, False], "its product runs in ATen, under the grad mode of the call"
+
+
+def test_what_a_kernel_refuses_is_raised():
+    fast = torch.compile(lambda x, i: x[i], backend="treadle", fullgraph=True, options={"fallback": "error"})
+    x = torch.randn(7)
+    torch.testing.assert_close(fast(x, torch.tensor([6, -7])), x[[6, -7]])
+    with pytest.raises(IndexError, match="size 7"):
+        fast(x, torch.tensor([7, 0]))
+
+
+def test_threads_call_at_once():
+    """Each call's table is its own: kernels run without Python's lock."""
+    fast = torch.compile(lambda x: torch.softmax(x * 2, 1) + x, backend="treadle", fullgraph=True)
+    inputs = [torch.randn(300, 257) for _ in range(4)]
+    fast(inputs[0])
+    with ThreadPoolExecutor(4) as pool:
+        for _ in range(20):
+            for x, y in zip(inputs, pool.map(fast, inputs), strict=True):
+                torch.testing.assert_close(y, torch.softmax(x * 2, 1) + x)

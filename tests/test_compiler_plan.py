@@ -158,7 +158,7 @@ def test_inputs_are_dropped_when_nobody_reads_them_any_more():
 
 def executable_of(graph: Graph) -> Executable:
     plan = plan_of(graph)
-    return Executable(plan, [0] * len(plan.kernels), lambda code, table: 0)
+    return Executable(plan, [0] * len(plan.kernels), lambda segment: lambda *given: 0)
 
 
 def run_perceptron(exe: Executable) -> None:
@@ -193,7 +193,7 @@ def test_graphs_and_sizes_share_an_arena_and_fits_go_when_it_grows():
         run_perceptron(other)
     (arena,) = ARENAS
     assert set(arena) == {other.number, (exe.number, 100), (exe.number, 7), (exe.number, 4)}
-    tables = [fit[0] for fit in arena.values()]
+    tables = [fit[1] for fit in arena.values()]
     assert all(arena.base <= word < arena.base + arena.memory.numel() for table in tables for word in table[-1:])
 
 

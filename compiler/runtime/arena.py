@@ -5,7 +5,8 @@ thread, a callee that calls a compiled graph itself) it makes one. No value of a
 that run one after the other, forward and backward say, use the same bytes: the process keeps the most any needs.
 
 A *fit* is what one graph has prepared on one arena for given sizes: the table of its pointers and the tensors that its
-calls of ATen read and write, `(T, tensors...)`. An arena knows the fits on it: they go when it grows.
+calls of ATen read and write, `(address of the table, table, tensors...)`. An arena knows the fits on it: they go when
+it grows.
 """
 
 from __future__ import annotations

@@ -6,7 +6,6 @@ import ctypes
 import itertools
 import math
 import operator
-import struct
 import weakref
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -20,9 +19,11 @@ from .arena import ALIGNMENT, ARENAS, USERS, Arena, Fit
 from .build import LIBRARY, load_library
 from .cpu import count_cores
 from .large import empty_large
-from .plan import RUNNER, LaunchCode, Plan, encode_segment
+from .plan import Plan, encode_segment
+from .runner import Runner, Segment, bind_runner, encode
 from .store import Store
 
+MOST_THREADS = 1 << 20  # of a plan whose kernels need no workspace
 _numbers = itertools.count(1)
 ERRORS: dict[str, type[Exception]] = {"IndexError": IndexError, "RuntimeError": RuntimeError}
 
@@ -45,7 +46,8 @@ class Executable:
     """A compiled graph. `call` takes a list of inputs, which it empties, and returns the list of outputs.
 
     functions  the address of each kernel of the plan
-    runner     the C function that runs a segment
+    runner     binds the C function that runs a segment; None where there are no kernels
+    direct     takes the inputs one by one; None where ATen runs too, which would see the caller's grad mode
     constants  the tensors of the fx module, as the plan lists them
     objects    Python objects that the plan's calls name
     stash      errors of Python functions that stand in for kernels, to be raised when the segment ends
@@ -53,7 +55,7 @@ class Executable:
 
     plan: Plan
     functions: list[int]
-    runner: Callable[[Any, Any], int] | None
+    runner: Callable[[Segment], Runner] | None
     constants: Sequence[torch.Tensor] = ()
     objects: Mapping[str, Any] = field(default_factory=dict)
     stash: list[BaseException] = field(default_factory=list)
@@ -62,13 +64,14 @@ class Executable:
     call: Callable[[list[Any]], list[Any]] = field(init=False)
 
     def __post_init__(self) -> None:
-        self.codes = [self._encode(segment) for segment in self.plan.segments]
+        self.segments = self._encode_segments()
         self.number = next(_numbers)
         USERS.enter()
         weakref.finalize(self, USERS.leave)
         namespace = self._namespace()
         exec(compile(self.plan.text, f"<treadle plan {self.plan.name}>", "exec"), namespace)
         self.measure, self.views = namespace["measure"], namespace["views"]
+        self.direct: Callable[..., list[Any]] | None = namespace.get("direct")
         self.call = namespace["call"]
         self.call._boxed_call = True  # type: ignore[attr-defined]
         self.call.executable = self  # type: ignore[attr-defined]
@@ -79,9 +82,8 @@ class Executable:
     def set_function(self, kernel: int, address: int) -> None:
         """Let other code stand for a kernel from now on."""
         self.functions[kernel] = address
-        for code, segment in zip(self.codes, self.plan.segments, strict=True):
-            words = encode_segment(segment, self.functions)
-            code[:] = words
+        for segment, launches in zip(self.segments, self.plan.segments, strict=True):
+            segment.set_launches(encode_segment(launches, self.functions))
 
     def make_fit(self, arena: Arena, *sizes: int) -> Fit:
         """Prepare a table and tensors on an arena for these sizes."""
@@ -93,31 +95,39 @@ class Executable:
         with torch.inference_mode(False), torch.no_grad():
             arena.reserve(used + workspace * most_threads)
             base = arena.base
-            table = (ctypes.c_void_p * plan.words)()
+            table = self._make_table(most_threads)
             table[0] = base + used
-            table[1] = most_threads
             for k, size in enumerate(sizes):
                 table[plan.sizes + k] = size
             for word, offset in zip(plan.fixed, offsets, strict=True):
                 if word >= 0:
                     table[word] = base + offset
-            for constant, tensor in zip(plan.constants, self.constants, strict=True):
-                if constant.word >= 0:
-                    table[constant.word] = tensor.data_ptr()
             tensors = self.views(_make_at(arena, offsets), *sizes)
-        return arena.keep((self.number, *sizes) if sizes else self.number, (table, *tensors))
+        return arena.keep((self.number, *sizes) if sizes else self.number, (ctypes.addressof(table), table, *tensors))
 
-    def _encode(self, segment: tuple[LaunchCode, ...]) -> Any:
-        words = encode_segment(segment, self.functions)
-        return (ctypes.c_long * len(words))(*words)
+    def _make_table(self, most_threads: int) -> Any:
+        table = (ctypes.c_void_p * self.plan.words)()
+        table[1] = most_threads
+        for constant, tensor in zip(self.plan.constants, self.constants, strict=True):
+            if constant.word >= 0:
+                table[constant.word] = tensor.data_ptr()
+        return table
+
+    def _encode_segments(self) -> list[Segment]:
+        template = self._make_table(MOST_THREADS)
+        return [
+            encode(template, start, encode_segment(launches, self.functions), is_first=number == 0)
+            for number, (start, launches) in enumerate(zip(self.plan.starts, self.plan.segments, strict=True))
+        ]
 
     def _namespace(self) -> dict[str, Any]:
-        names: dict[str, Any] = {f"_s{k}": code for k, code in enumerate(self.codes)}
+        runner = self.runner
+        names: dict[str, Any] = {f"_s{k}": runner(s) for k, s in enumerate(self.segments)} if runner else {}
         names |= {c.variable: t for c, t in zip(self.plan.constants, self.constants, strict=True)}
         return names | {
-            "_run": self.runner, "_fail": self._fail, "_me": self.number, "_fit": self.make_fit,
+            "_fail": self._fail, "_me": self.number, "_fit": self.make_fit,
             "_arenas": ARENAS, "_new_arena": Arena,
-            "_struct": struct.Struct, "_threads": torch.get_num_threads,
+            "_threads": torch.get_num_threads,
             "_empty": _empty_strided_cpu, "_large": empty_large, "_view": _reinterpret_tensor,
             "_copy": copy_as,
             "objects": self.objects, "aten": torch.ops.aten, "ops": torch.ops,
@@ -145,11 +155,6 @@ def _make_at(arena: Arena, offsets: Sequence[int]) -> Callable[..., torch.Tensor
         return torch.empty(0, dtype=dtype).set_(storage, start, shape, strides)
 
     return at
-
-
-def bind_runner(library: ctypes.CDLL) -> Callable[[Any, Any], int]:
-    """The function of a library that runs segments; it is given arrays, so no argument is converted."""
-    return getattr(library, RUNNER)
 
 
 def copy_as(tensor: torch.Tensor, shape: tuple[int, ...], strides: tuple[int, ...]) -> torch.Tensor:

@@ -5,6 +5,7 @@ A plan is a Python text with three functions and the launches of its segments (r
     measure(sizes)   bytes of the arena and of a thread's workspace, and the offsets of the values that lie in the arena
     views(at, sizes) tensors on the arena, for the calls that read or write there
     call(args)       one run: inputs as a list that is cleared, outputs as a list
+    direct(inputs)   the same with inputs one by one, where no ATen runs in between: grad mode is then of no account
 
 Kernels find their operands through a table of machine words. A launch names the words that hold its pointers and sizes:
 
@@ -15,11 +16,10 @@ Kernels find their operands through a table of machine words. A launch names the
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict, dataclass
 from typing import Any
 
-FORMAT = 1  # of the stored form
+FORMAT = 2  # of the stored form
 HEADER = 3  # words before the first pointer
 
 
@@ -58,6 +58,7 @@ class Constant:
 class Plan:
     """See the module. `words` is the table's length; `symbols` the names of the sizes, `sizes` the word of the first.
 
+    starts  the word of the first value that each segment is called with (of the first segment, the threads)
     fixed   the words of the values in the arena, in the order of `measure`'s offsets (-1: only calls use it)
     counts  what `counters["treadle"]` shows: kernels, launches, library, opaque, effect, native
     """
@@ -66,6 +67,7 @@ class Plan:
     text: str
     kernels: tuple[KernelCode, ...]
     segments: tuple[tuple[LaunchCode, ...], ...]
+    starts: tuple[int, ...]
     words: int
     symbols: tuple[str, ...]
     sizes: int
@@ -93,6 +95,7 @@ def plan_from_json(data: Any) -> Plan | None:
             tuple(LaunchCode(c["kernel"], tuple(c["pointers"]), tuple(c["sizes"])) for c in segment)
             for segment in data["segments"]
         ),
+        starts=tuple(data["starts"]),
         words=data["words"],
         symbols=tuple(data["symbols"]),
         sizes=data["sizes"],
@@ -103,37 +106,8 @@ def plan_from_json(data: Any) -> Plan | None:
 
 
 def encode_segment(launches: tuple[LaunchCode, ...], functions: list[int]) -> list[int]:
-    """The words that the runner of a library reads: see RUNNER_SOURCE."""
+    """The words that `runner.RUNNER_SOURCE` reads of the launches of a segment."""
     words = [len(launches)]
     for launch in launches:
         words += [functions[launch.kernel], len(launch.pointers), *launch.pointers, len(launch.sizes), *launch.sizes]
     return words
-
-
-def canonical_json(plan: Plan) -> str:
-    return json.dumps(plan_to_json(plan), sort_keys=True)
-
-
-RUNNER = "treadle_run"
-
-# Printed behind the kernels of every translation unit. It runs one segment and returns 0, or the code of the kernel
-# that failed with 1 + the number of its launch in the upper 16 bits.
-RUNNER_SOURCE = """\
-// Runs the launches of one segment: code holds their number, then for each the function, its pointers, its sizes.
-extern "C" int treadle_run(const long *code, void *const *table) {
-  typedef int (*Kernel)(void *const *, const long *, char *, long);
-  const long threads = (long)table[2] < (long)table[1] ? (long)table[2] : (long)table[1];
-  const long launches = *code++;
-  for (long launch = 0; launch < launches; ++launch) {
-    Kernel kernel = (Kernel)*code++;
-    const long count = *code++;
-    void *pointers[count + 1];
-    for (long k = 0; k < count; ++k) pointers[k] = table[*code++];
-    const long dims = *code++;
-    long sizes[dims + 1];
-    for (long k = 0; k < dims; ++k) sizes[k] = (long)table[*code++];
-    if (const int bad = kernel(pointers, sizes, (char *)table[0], threads)) return (int)((launch + 1) << 16) + bad;
-  }
-  return 0;
-}
-"""

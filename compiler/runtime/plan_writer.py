@@ -1,8 +1,8 @@
 """Writes the plan of a fused graph: its Python text, its table of words, its segments.
 
-    x, w = args                                     v3 = _empty((64, 4096), (4096, 1), torch.float32)
-    v1 = k0(x)                                      _pack3(T, 16, _threads(), x.data_ptr(), v3.data_ptr())
-    v2 = aten.mm.default(v1, w)              ->     if e := _run(_s0, T): _fail(0, e)
+    x, w = args                                     v1 = _empty((64, 4096), (4096, 1), torch.float32)
+    v1 = k0(x)                                      if e := _s0(T, _threads(), x, v1): _fail(0, e)
+    v2 = aten.mm.default(v1, w)              ->     torch.mm(v1, w, out=v2)
     v3 = k1(v2)                                     ...
     return v3                                       return [v3]
 
@@ -14,6 +14,7 @@ from __future__ import annotations
 import keyword
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 from ...ir.errors import LoweringError
@@ -86,7 +87,8 @@ class _Writer:
         self.segments: list[list[Launch]] = []
         self.tensors: dict[str, str] = {}  # names on the arena that calls use, and how `views` makes them
         self.viewed: dict[str, str] = {}  # variables that are views of the caller's or a callee's memory, and of which
-        self.packs: set[int] = set()
+        self.starts: list[int] = []
+        self.calls_aten = False
         self.alive = {n.name for n in values.inputs}  # variables of the caller's, fresh and callees' memory
 
     def write(self) -> Written:
@@ -97,12 +99,13 @@ class _Writer:
         symbols = tuple(self.sizes)
         fixed, constants, words = self._number_fixed(first_size + len(symbols))
         size_words = {s: first_size + k for k, s in enumerate(symbols)}
-        parts = [*self._header(), self._measure(), self._views(), self._call(outputs)]
+        parts = [self._measure(), self._views(), *self._calls(outputs)]
         plan = Plan(
             name=self.graph.name,
             text="\n\n".join(parts) + "\n",
             kernels=self.choices.kernels,
             segments=tuple(tuple(self._launch(launch, size_words) for launch in s) for s in self.segments),
+            starts=tuple(self.starts),
             words=words,
             symbols=symbols,
             sizes=first_size,
@@ -158,9 +161,9 @@ class _Writer:
             if self.values.homes.get(name) == "fresh":
                 self.lines.append(f"{self.variable(name)} = {self._allocation(name)}")
                 self.alive.add(name)
-        self._pack(launches)
         number = len(self.segments)
-        self.lines.append(f"if e := _run(_s{number}, T): _fail({number}, e)")
+        given = ", ".join(["T" if self._needs_fit else "0", *self._place(launches)])
+        self.lines.append(f"if e := _s{number}({given}): _fail({number}, e)")
         self.segments.append(launches)
         self._release(pending[0][0], pending[-1][0])
 
@@ -170,22 +173,20 @@ class _Writer:
         function = "_large" if isinstance(size, int) and size >= LARGE else "_empty"
         return f"{function}({tuple_text(b.shape)}, {tuple_text(b.strides)}, {dtype_text(b)})"
 
-    def _pack(self, launches: Sequence[Launch]) -> None:
-        """Set the words of pointers that this segment is the first to use; the first segment sets the threads too."""
+    def _place(self, launches: Sequence[Launch]) -> list[str]:
+        """The tensors whose words this segment is the first to use; the first segment sets the threads too."""
         names = dict.fromkeys(self.values.memory_of(n) for launch in launches for n in launch.buffers)
         new = [n for n in names if n not in self.words and self.values.homes[n] in DYNAMIC]
         first = not self.segments
-        word = HEADER + len(self.patched) - first
+        self.starts.append(HEADER + len(self.patched) - first)
         self.words.update({n: HEADER + len(self.patched) + k for k, n in enumerate(new)})
         self.words.update({n: -1 for n in names if n not in self.words})  # numbered when all steps are written
         self.patched += new
         threads = [str(self.choices.threads) if self.choices.threads else "_threads()"] if first else []
-        given = [*threads, *(f"{self.variable(n)}.data_ptr()" for n in new)]
-        if given:
-            self.packs.add(len(given))
-            self.lines.append(f"_pack{len(given)}(T, {8 * word}, {', '.join(given)})")
+        return [*threads, *map(self.variable, new)]
 
     def _call_step(self, step: Call) -> None:
+        self.calls_aten = True
         node = self.graph.by_name[step.node]
         target = node.attr("target")
         layouts = node.attr("layouts") or (ANY,) * len(node.inputs)
@@ -222,6 +223,7 @@ class _Writer:
 
     def _mutations(self) -> None:
         for target, value in self.graph.mutations:
+            self.calls_aten = True
             if self.values.fused.in_place.get(value) != target:
                 self.lines.append(f"{self.variable(target)}.copy_({self._tensor(value)})")
 
@@ -278,9 +280,6 @@ class _Writer:
 
     # --- the text ------------------------------------------------------------------------------------------------
 
-    def _header(self) -> list[str]:
-        return ["\n".join(f"_pack{n} = _struct('{n}Q').pack_into" for n in sorted(self.packs))] if self.packs else []
-
     @property
     def _parameters(self) -> str:
         return ", ".join(self.sizes)
@@ -306,27 +305,31 @@ class _Writer:
         lines = [f"return ({''.join(f'{text}, ' for text in self.tensors.values())})"]
         return _function(f"views({', '.join(['at', *self.sizes])})", lines)
 
-    def _call(self, outputs: str) -> str:
-        lines = []
-        if self.values.inputs:
-            lines.append(f"{', '.join(self.variable(n.name) for n in self.values.inputs)}, = args")
-        lines.append("args.clear()")
-        lines += [f"{symbol} = {text}" for symbol, text in self.sizes.items()]
+    def _calls(self, outputs: str) -> list[str]:
+        inputs = ", ".join(self.variable(n.name) for n in self.values.inputs)
+        lines = [f"{symbol} = {text}" for symbol, text in self.sizes.items()]
         if self._needs_fit:
             lines += self._take_fit()
         lines += self.lines
         if self._needs_fit:
             lines.append(f"if len(_arenas) < {MOST_IDLE}: _arenas.append(arena)")
         lines.append(f"return [{outputs}]")
-        return _function("call(args)", lines)
+        if self.calls_aten or not inputs:
+            taken = [f"{inputs}, = args"] if inputs else []
+            return [_function("call(args)", [*taken, "args.clear()", *lines])]
+        boxed = ["inputs = tuple(args)", "args.clear()", "return direct(*inputs)"]
+        return [_function(f"direct({inputs})", lines), _function("call(args)", boxed)]
 
-    @property
+    @cached_property
     def _needs_fit(self) -> bool:
-        return bool(self.segments or self.tensors)
+        """Whether anything lies on an arena; else each call has its table on the stack."""
+        launches = any(isinstance(step, Launch) for step in self.values.fused.steps)
+        has_work = any(w != 0 for w in self.choices.workspaces)
+        return bool(self.arena or (launches and (self.sizes or has_work)))
 
     def _take_fit(self) -> list[str]:
         """An arena belongs to one call at a time: a second thread, or a callee that calls again, makes its own."""
-        names = ", ".join(["T", *map(self.variable, self.tensors)])
+        names = ", ".join(["T", "_", *map(self.variable, self.tensors)])
         sizes = "".join(f", {s}" for s in self.sizes)
         key = f"(_me{sizes})" if sizes else "_me"
         return [
