@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 from ..ir.expr import Expr, Load, Rewriter, loads_in
 from ..ir.index import Axis, axes_of, of_atom
 from ..ir.loops import Equation, Kernel, Statement, Store, statement_expressions
-from ..ir.simplify import Simplifier
+from ..ir.simplify import Simplifier, fast
 from .keys import Keys, buffer_text
 from .normalize import normalize
 from .share import name_shared
@@ -34,11 +34,16 @@ class Canonical:
 
 def canonicalize(kernel: Kernel, simplify: Simplifier) -> Canonical:
     """The canonical kernel, the buffers that its parameters stand for, and its digest."""
-    kernel = normalize(_rename_axes(kernel, simplify), simplify)
-    kernel = order_statements(name_shared(stream(kernel), simplify))
+    kernel = stream(normal_form(kernel, simplify), strict=simplify is not fast)
+    kernel = order_statements(name_shared(kernel, simplify))
     kernel, names = _rename_values(kernel, simplify)
     digest = kernel_digest(kernel)
     return Canonical(replace(kernel, name=f"k{digest[:12]}"), names, digest)
+
+
+def normal_form(kernel: Kernel, simplify: Simplifier) -> Kernel:
+    """The kernel with canonical axes and right sides: what the law of streaming is asked about."""
+    return normalize(_rename_axes(kernel, simplify), simplify)
 
 
 # --- axes --------------------------------------------------------------------------------------------------------

@@ -22,6 +22,7 @@ from ..ir.ops import OPS
 from ..ir.simplify import Simplifier, both
 from ..ir.states import STATES
 from ..ir.types import Dim, contiguous_strides, multiply, product
+from .reasons import CannotPull, Reason
 
 Position = tuple[Index, ...]
 
@@ -147,7 +148,7 @@ class Assembly:
 
     def _reduction(self, load: Load, equation: Equation) -> Expr:
         if load.guard is not None:
-            raise LoweringError("a reduction is read under a guard", where=load.name, hint="store it")
+            raise CannotPull(Reason.GUARDED, load.name)
         free = self._ordered(frozenset().union(*(axes_of(i) for i in load.index)))
         renamed: dict[Axis, Index] = dict(zip(equation.axes, load.index, strict=True))
         component = next(k for k, n in enumerate(equation.names) if n == load.name)
@@ -156,7 +157,7 @@ class Assembly:
         if equation.scan:
             axis = renamed[equation.reduce[0]].single_axis
             if axis is None:
-                raise LoweringError("a scan is read out of order", where=load.name, hint="store it")
+                raise CannotPull(Reason.ORDER, load.name)
             reduce: tuple[Axis, ...] = (axis,)
         else:
             reduce = self._reduce_axes(equation.reduce, free)

@@ -12,13 +12,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from ..ir.errors import LoweringError
 from ..ir.index import Axis
 from ..ir.loops import Buffer, Equation, Kernel, Statement, Store, reads_of
 from ..ir.ops import OPS
 from ..ir.simplify import Simplifier
 from ..ir.types import Dim
 from .inline import Assembly, Lowered
+from .reasons import CannotPull, Reason, Tried
 from .reinplace import store_changes
 
 MEMBERS = 12  # values that one kernel stores: more streams than that defeat the prefetcher, and compilers slow down
@@ -60,8 +60,9 @@ class Merger:
         self.simplify = simplify
         self.buffer_of = buffer_of
         self.outside = outside  # values of other regions, inputs and calls: always in memory
-        self.unpullable: set[str] = set()  # values that some reader wants under a guard or out of order
-        self._made: dict[object, Group | None] = {}
+        self.unpullable: dict[str, Reason] = {}  # values that some reader wants under a guard or out of order
+        self.tried: list[Tried] | None = None  # a list here is told of every merge that is asked for
+        self._made: dict[object, Group | Reason] = {}
 
     def groups(self, order: Sequence[str], stored: frozenset[str]) -> list[Group] | None:
         """The kernels that compute the stored values, in dependency order; None when a value cannot be pulled."""
@@ -71,66 +72,80 @@ class Merger:
             if merged:
                 continue
             alone = self._make((name,), (), stored)
-            if alone is None:
+            if isinstance(alone, Reason):
                 return None
             groups.append(alone)
         return _in_order(groups)
 
     def _absorb(self, name: str, groups: list[Group], stored: frozenset[str]) -> bool:
         """Lets a kernel that reads `name` compute and store it on the way."""
-        if OPS[self.lowered.node(name).op].kind == "scatter":
-            return False
-        for k, group in enumerate(groups):
-            if (
-                name not in group.reads
-                or len(group.members) >= MEMBERS
-                or self._would_cycle(name, group, groups, stored)
-            ):
-                continue
-            grown = self._make(group.sinks, (name, *group.absorbed), stored)
-            if grown is not None:
+        readers = [k for k, group in enumerate(groups) if name in group.reads]
+        for at, k in enumerate(readers):
+            grown = self._absorbed(name, groups[k], groups, stored)
+            self._tell(name, groups[k], grown)
+            if isinstance(grown, Group):
+                for other in readers[at + 1 :]:
+                    self._tell(name, groups[other], Reason.TAKEN)
                 groups[k] = grown
                 return True
         return False
+
+    def _absorbed(self, name: str, group: Group, groups: list[Group], stored: frozenset[str]) -> Group | Reason:
+        """The kernel that computes `name` on the way, or why there is none."""
+        if OPS[self.lowered.node(name).op].kind == "scatter":
+            return Reason.SCATTER
+        if len(group.members) >= MEMBERS:
+            return Reason.FULL
+        alone = self._make((name,), (), stored)
+        if isinstance(alone, Reason):
+            return alone
+        if _would_cycle(name, alone, group, groups):
+            return Reason.CYCLE
+        return self._make(group.sinks, (name, *group.absorbed), stored)
 
     def _join_sibling(self, name: str, groups: list[Group], stored: frozenset[str]) -> bool:
         """Puts a value beside the sinks of a kernel with the same domain that reads some of the same memory."""
-        node = self.lowered.node(name)
-        if OPS[node.op].kind == "scatter":
-            return False
         for k, group in enumerate(groups):
-            sink = self.lowered.node(group.sinks[0])
-            fits = OPS[sink.op].kind != "scatter" and len(group.members) < MEMBERS
-            if not fits or not _same_domain(node.shape, sink.shape):
-                continue
-            alone = self._make((name,), (), stored)
-            if alone is None or not alone.reads & group.reads or not _same_reductions(alone.kernel, group.kernel):
-                continue
-            if name in group.reads or self._would_cycle(name, group, groups, stored):
-                continue
-            grown = self._make((name, *group.sinks), group.absorbed, stored)
-            if grown is not None:
+            grown = self._joined(name, group, groups, stored)
+            self._tell(name, group, grown)
+            if isinstance(grown, Group):
                 groups[k] = grown
                 return True
         return False
 
-    def _would_cycle(self, name: str, group: Group, groups: list[Group], stored: frozenset[str]) -> bool:
-        """True when another kernel must run both after and before the grown one."""
+    def _joined(self, name: str, group: Group, groups: list[Group], stored: frozenset[str]) -> Group | Reason:
+        """The kernel that computes `name` beside its sinks, or why there is none."""
+        node, sink = self.lowered.node(name), self.lowered.node(group.sinks[0])
+        if OPS[node.op].kind == "scatter" or OPS[sink.op].kind == "scatter":
+            return Reason.SCATTER
+        if len(group.members) >= MEMBERS:
+            return Reason.FULL
+        if not _same_domain(node.shape, sink.shape):
+            return Reason.DOMAIN
         alone = self._make((name,), (), stored)
-        if alone is None:
-            return True
-        below = _reachable(group, groups) | {id(g) for g in groups if g is not group and name in g.reads}
-        below |= set().union(*(_reachable(g, groups) for g in groups if id(g) in below), set())
-        needed = alone.reads | group.reads
-        return any(id(g) in below and set(g.members) & needed for g in groups if g is not group)
+        if isinstance(alone, Reason):
+            return alone
+        if not alone.reads & group.reads:
+            return Reason.UNSHARED
+        if not _same_reductions(alone.kernel, group.kernel):
+            return Reason.EXTENTS
+        if name in group.reads:
+            return Reason.DEPENDENT
+        if _would_cycle(name, alone, group, groups):
+            return Reason.CYCLE
+        return self._make((name, *group.sinks), group.absorbed, stored)
 
-    def _make(self, sinks: tuple[str, ...], absorbed: tuple[str, ...], stored: frozenset[str]) -> Group | None:
+    def _tell(self, name: str, group: Group, found: Group | Reason) -> None:
+        if self.tried is not None:
+            self.tried.append(Tried("merge", name, group.sinks[-1], found if isinstance(found, Reason) else None))
+
+    def _make(self, sinks: tuple[str, ...], absorbed: tuple[str, ...], stored: frozenset[str]) -> Group | Reason:
         key = (sinks, absorbed, stored)
         if key not in self._made:
             self._made[key] = self._assemble(sinks, absorbed, stored)
         return self._made[key]
 
-    def _assemble(self, sinks: tuple[str, ...], absorbed: tuple[str, ...], stored: frozenset[str]) -> Group | None:
+    def _assemble(self, sinks: tuple[str, ...], absorbed: tuple[str, ...], stored: frozenset[str]) -> Group | Reason:
         own = set(sinks) | set(absorbed)
 
         def in_memory(name: str) -> bool:
@@ -142,21 +157,24 @@ class Merger:
             for name in reversed(sinks):
                 assembly.add_root(name, _axes_for(self.lowered.node(name).shape, axes))
                 axes = axes or assembly.axes
-        except LoweringError as error:
+        except CannotPull as error:
             if not absorbed:
-                self.unpullable.add(error.where)
-            return None
+                self.unpullable[error.where] = error.reason
+            return error.reason
         if any(n not in assembly.absorbed_stores for n in absorbed):
-            return None
+            return Reason.DOMAIN
         body, in_place = assembly.body, []
         for name in own & self.in_place.keys():
             changed = store_changes(body, name, self.in_place[name], self.simplify)
-            if changed is not None:
+            if isinstance(changed, list):
                 body = changed
                 in_place.append(name)
+            if self.tried is not None:
+                reason = changed if isinstance(changed, Reason) else None
+                self.tried.append(Tried("reinplace", name, self.in_place[name], reason))
         kernel = self._kernel(assembly.roots[0], body, self._notes(assembly, absorbed, in_place))
         reads = frozenset(b.name for b in kernel.inputs)
-        return None if reads & own else Group(sinks, absorbed, kernel, reads, tuple(sorted(in_place)))
+        return Group(sinks, absorbed, kernel, reads, tuple(sorted(in_place)))
 
     def _notes(self, assembly: Assembly, absorbed: tuple[str, ...], in_place: list[str]) -> tuple[str, ...]:
         """Which law did what, by the ops of the values concerned."""
@@ -204,6 +222,14 @@ def _same_reductions(a: Kernel, b: Kernel) -> bool:
     """Reductions of merged siblings run over the same extents (what differs is left to other laws)."""
     extents = [{x.extent for s in k.body if isinstance(s, Equation) for x in s.reduce} for k in (a, b)]
     return extents[0] == extents[1] or not extents[0] or not extents[1]
+
+
+def _would_cycle(name: str, alone: Group, group: Group, groups: list[Group]) -> bool:
+    """True when another kernel must run both after and before the grown one."""
+    below = _reachable(group, groups) | {id(g) for g in groups if g is not group and name in g.reads}
+    below |= set().union(*(_reachable(g, groups) for g in groups if id(g) in below), set())
+    needed = alone.reads | group.reads
+    return any(id(g) in below and set(g.members) & needed for g in groups if g is not group)
 
 
 def _reachable(start: Group, groups: list[Group]) -> set[int]:

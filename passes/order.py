@@ -7,19 +7,19 @@ instead.
 from __future__ import annotations
 
 import heapq
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 
 class CircularOrder(Exception):
     """The nodes wait for each other."""
 
 
-def reachable(start: str, edges: Mapping[str, Iterable[str]]) -> set[str]:
+def reachable(start: str, after: Callable[[str], Iterable[str]]) -> set[str]:
     """Every node that `start` leads to, itself not counted."""
     found: set[str] = set()
     front = [start]
     while front:
-        for n in edges.get(front.pop(), ()):
+        for n in after(front.pop()):
             if n not in found:
                 found.add(n)
                 front.append(n)

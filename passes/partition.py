@@ -8,7 +8,7 @@ both ways, all combinations where they are few, one after the other beyond that.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import combinations
 
 from ..ir.errors import LoweringError
@@ -17,6 +17,7 @@ from ..ir.ops import OPS
 from ..ir.scalar import SCALAR_OPS
 from .inline import Lowered
 from .merge import Group, Merger
+from .reasons import Reason, Refusal
 from .regions import Region, Regions
 
 EXACT_LIMIT = 4  # candidates that are searched in all combinations
@@ -30,28 +31,37 @@ Cost = Callable[[Kernel], float]
 
 @dataclass(frozen=True, slots=True)
 class Partition:
-    """The chosen kernels of a region and their estimated seconds; `second` is the best that was not taken."""
+    """The chosen kernels of a region and their estimated seconds; `second` is the best that was not taken.
+
+    `always` has the values that no partition leaves out and that nobody outside needs, and why.
+    """
 
     groups: tuple[Group, ...]
     stored: frozenset[str]
     seconds: float
     second: tuple[frozenset[str], float] | None = None
+    always: dict[str, Refusal] = field(default_factory=dict)
 
 
 def partition_region(region: Region, regions: Regions, merger: Merger, cost: Cost) -> Partition:
     """The cheapest partition of a region under `cost` (seconds of one kernel)."""
-    search = _Search(region, merger, cost)
-    always = region.required | _too_large(region, regions, region.required)
-    while search.evaluate(always) is None and merger.unpullable - always:
-        always |= merger.unpullable
-    guess = always | _too_large(region, regions, always | _read_twice(region, regions, always))
+    search = Search(region, merger, cost)
+    large = _too_large(region, regions, region.required)
+    always = region.required.union(large)
+    while search.evaluate(always) is None and merger.unpullable.keys() - always:
+        always = always.union(merger.unpullable)
+    unpullable = {name: Refusal(reason) for name, reason in merger.unpullable.items()}
+    kept = always | _read_twice(region, regions, always)
+    guess = kept.union(more := _too_large(region, regions, kept))
     search.evaluate(guess)
     if len(region.nodes) <= SEARCH_LIMIT:
         search.explore(always, guess, _candidates(region, regions, always))
-    return search.best()
+    return replace(search.best(), always={**more, **large, **unpullable})
 
 
-class _Search:
+class Search:
+    """The partitions of one region that were asked for, each costed once."""
+
     def __init__(self, region: Region, merger: Merger, cost: Cost) -> None:
         self.region = region
         self.merger = merger
@@ -96,20 +106,26 @@ class _Search:
         return replace(found[0], second=second)
 
 
-def _too_large(region: Region, regions: Regions, stored: frozenset[str]) -> frozenset[str]:
-    """`stored`, and the largest operands of expressions that would grow beyond the limits."""
-    cut = set(stored)
+def _too_large(region: Region, regions: Regions, stored: frozenset[str]) -> dict[str, Refusal]:
+    """The largest operands of expressions that would grow beyond the limits."""
+    cut: dict[str, Refusal] = {}
     size: dict[str, int] = {}
     depth: dict[str, int] = {}
-    inside = set(region.nodes)
+    inside = set(region.nodes) - stored
     for name in region.nodes:
         pulled = sorted((s for s in regions.sources(name) if s in inside and s not in cut), key=lambda s: size[s])
-        while pulled and (sum(size[s] for s in pulled) > SIZE_LIMIT or max(depth[s] for s in pulled) > CHAIN_LIMIT):
-            largest = pulled.pop()
-            cut.add(largest)
+        while pulled and (refusal := _exceeds([size[s] for s in pulled], [depth[s] for s in pulled])):
+            cut[pulled.pop()] = refusal
         size[name] = 1 + sum(size[s] for s in pulled)
         depth[name] = 1 + max((depth[s] for s in pulled), default=0)
-    return frozenset(cut)
+    return cut
+
+
+def _exceeds(sizes: list[int], depths: list[int]) -> Refusal | None:
+    """The limit that a value with operands of these sizes and depths would pass."""
+    if sum(sizes) > SIZE_LIMIT:
+        return Refusal(Reason.SIZE, str(SIZE_LIMIT))
+    return Refusal(Reason.CHAIN, str(CHAIN_LIMIT)) if max(depths) > CHAIN_LIMIT else None
 
 
 def _read_twice(region: Region, regions: Regions, stored: frozenset[str]) -> frozenset[str]:

@@ -18,8 +18,10 @@ from ..ir.simplify import Simplifier
 from ..ir.types import Dim, contiguous_strides, multiply
 from .inline import Lowered
 from .order import connected_parts
+from .reasons import Reason, Refusal
 
 PURE_VIEWS = ("reshape", "permute", "expand", "slice")
+CALLS = {"library": Reason.LIBRARY, "effect": Reason.EFFECT}  # kinds of calls; what is not here is opaque
 LIGHT = 24  # nodes of an index-only value (a mask of positions) that is cheaper to recompute than to load
 
 
@@ -50,7 +52,7 @@ class Regions:
         self.simplify = simplify
         self.live = _live(graph)
         self.views: dict[str, View] = {}
-        self.required: set[str] = set()
+        self.required: dict[str, Refusal] = {}  # the values that are stored whatever it costs, and why
         self.forced: set[str] = set()  # views that must be copied
         self._index_only = self._find_index_only()
         self._bind_uses()
@@ -91,37 +93,38 @@ class Regions:
         bases: set[str] = set()
         for output in dict.fromkeys(o for o in g.outputs if isinstance(o, str)):
             self._bind_output(output, strides.get(output), bases)
-        for _, value in g.mutations:
-            self._require(value, None)
+        for target, value in g.mutations:
+            self._require(value, None, Refusal(Reason.MUTATION, target))
         for node in g.nodes:
             if node.op == "call" and node.name in self.live:
                 self._bind_arguments(node)
             if OPS[node.op].kind == "scatter" and node.name in self.live:
-                self.required.add(node.name)
+                self.required.setdefault(node.name, Refusal(Reason.SCATTER))
 
     def _bind_output(self, name: str, strides: tuple[Dim, ...] | None, bases: set[str]) -> None:
         """Outputs own their memory: one may be a view of what nobody else returns, never of an input."""
         view = self._as_view(name)
         own = view is not None and self.graph.by_name[view.base].op not in ("input", "size")
         wanted = strides if strides is not None else contiguous_strides(self.graph.by_name[name].shape)
+        returned = Refusal(Reason.OUTPUT)
         if view is not None and own and view.base not in bases and _same_layout(view.shape, view.strides, wanted):
             bases.add(view.base)
-            self._require(name, None)
+            self._require(name, None, returned)
             return
         if self.is_memory(name) and view is not None and own and name not in bases:
             bases.add(name)
-            self._require(name, None)
+            self._require(name, None, returned)
             return
         self.forced.add(name)
-        self.required.add(name)
+        self.required.setdefault(name, returned)
 
     def _bind_arguments(self, call: Node) -> None:
         layouts = call.attr("layouts") or (None,) * len(call.inputs)
         free = is_layout_free(call)
         for name, layout in zip(call.inputs, layouts, strict=True):
-            self._require(name, None if free else layout)
+            self._require(name, None if free else layout, refuse_call(call))
 
-    def _require(self, name: str, layout: tuple[Dim, ...] | None) -> None:
+    def _require(self, name: str, layout: tuple[Dim, ...] | None, why: Refusal) -> None:
         """`name` must be in memory; as a view of its base where that is strided (and laid out as asked)."""
         if self.is_memory(name):
             return
@@ -130,13 +133,13 @@ class Regions:
             if view.base != name:
                 self.views[name] = view
             if not self.is_memory(view.base):
-                self.required.add(view.base)
+                self.required.setdefault(view.base, why)
             return
         if self.graph.by_name[name].op in PURE_VIEWS or OPS[self.graph.by_name[name].op].kind == "create":
             self.forced.add(name)
         if name in self._index_only:
             self.forced.add(name)
-        self.required.add(name)
+        self.required.setdefault(name, why)
 
     def _as_view(self, name: str) -> View | None:
         """The strided view that a chain of view nodes is, or None."""
@@ -204,8 +207,12 @@ class Regions:
             if name not in self.live or not self.is_computed(name):
                 continue
             for source in self.sources(name):
-                if self.is_computed(source) and self.depth[source] != self.depth[name]:
-                    self.required.add(source)
+                if self.is_computed(source) and self.refuse_crossing(source, name):
+                    self.required.setdefault(source, Refusal(Reason.ACROSS, name))
+
+    def refuse_crossing(self, a: str, b: str) -> Reason | None:
+        """Values after another number of calls are computed in other kernels."""
+        return None if self.depth[a] == self.depth[b] else Reason.ACROSS
 
     # --- regions -------------------------------------------------------------------------------------------------
 
@@ -217,7 +224,7 @@ class Regions:
             (source, name)
             for name in computed
             for source in self.sources(name)
-            if self.is_computed(source) and self.depth[source] == self.depth[name]
+            if self.is_computed(source) and not self.refuse_crossing(source, name)
         ]
         parts = connected_parts(computed, links)
         parts.sort(key=lambda p: (self.depth[p[0]], order[p[0]]))
@@ -238,6 +245,11 @@ def pulled_index(
         assert isinstance(moved, Load)
         name, index = moved.name, moved.index
     return index
+
+
+def refuse_call(call: Node) -> Refusal:
+    """Nothing is fused with a call."""
+    return Refusal(CALLS.get(call.attr("kind"), Reason.OPAQUE), call.name)
 
 
 def is_layout_free(call: Node) -> bool:

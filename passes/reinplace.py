@@ -20,29 +20,35 @@ from ..ir.simplify import Simplifier, both, make
 from ..ir.types import contiguous_strides
 from .narrow import narrow
 from .order import reachable
+from .reasons import Reason
 
 
 def find_in_place(graph: Graph) -> dict[str, str]:
     """The values that may be written into an input's memory, to that input."""
-    readers = {name: [n.name for n in nodes] for name, nodes in graph.readers.items()} if graph.mutations else {}
-    found: dict[str, str] = {}
-    for target, value in graph.mutations:
-        node, new = graph.by_name[target], graph.by_name[value]
-        returned = target in graph.outputs or value in graph.outputs
-        once = sum(v == value for _, v in graph.mutations) == 1 and sum(t == target for t, _ in graph.mutations) == 1
-        fits = node.op == "input" and new.op not in ("input", "call", "result") and node.shape == new.shape
-        strides = node.strides or contiguous_strides(node.shape)
-        plain = node.dtype is new.dtype and all(s != 0 or n == 1 for n, s in zip(node.shape, strides, strict=True))
-        if returned or not once or not fits or not plain:
-            continue
-        after = reachable(value, readers)
-        if not any(reader.name in after for reader in graph.readers[target]):
-            found[value] = target
-    return found
+    return {value: target for target, value in graph.mutations if refuse_in_place(graph, target, value) is None}
 
 
-def store_changes(body: list[Statement], value: str, target: str, simplify: Simplifier) -> list[Statement] | None:
-    """The body of a kernel that stores `value`, with what equals `target` already left out; None where unsafe."""
+def refuse_in_place(graph: Graph, target: str, value: str) -> Reason | None:
+    """Why the graph forbids that a new value is written straight into its input."""
+    node, new = graph.by_name[target], graph.by_name[value]
+    if target in graph.outputs or value in graph.outputs:
+        return Reason.RETURNED
+    if sum(v == value for _, v in graph.mutations) > 1 or sum(t == target for t, _ in graph.mutations) > 1:
+        return Reason.TWICE
+    if node.op != "input" or new.op in ("input", "call", "result"):
+        return Reason.FOREIGN
+    strides = node.strides or contiguous_strides(node.shape)
+    overlaps = any(s == 0 and n != 1 for n, s in zip(node.shape, strides, strict=True))
+    if node.shape != new.shape or node.dtype is not new.dtype or overlaps:
+        return Reason.LAYOUT
+    after = reachable(value, lambda name: [n.name for n in graph.readers[name]])
+    return Reason.LATER if any(reader.name in after for reader in graph.readers[target]) else None
+
+
+def store_changes(
+    body: list[Statement], value: str, target: str, simplify: Simplifier
+) -> list[Statement] | Reason:  # fmt: skip
+    """The body of a kernel that stores `value`, with what equals `target` already left out; or why that is unsafe."""
     changed: list[Statement] = []
     for s in body:
         if not isinstance(s, Store) or s.buffer != value:
@@ -55,7 +61,9 @@ def store_changes(body: list[Statement], value: str, target: str, simplify: Simp
         else:
             changed.append(s)
     left = any(isinstance(s, Store) and s.buffer == value for s in changed)
-    return changed if left and _is_safe(changed, value, target) else None
+    if not left:
+        return Reason.UNCHANGED
+    return changed if _is_safe(changed, value, target) else Reason.MOVED
 
 
 def _without_copies(store: Store, target: str) -> Store | None:

@@ -9,33 +9,54 @@
 The first is exp-affine in a maximum that bounds the exponent: partial sums are rescaled while running, with the shift 0
 while the maximum is -inf. The second is quadratic in the mean: moments are carried (Chan et al. 1983), never the
 cancelling form. A row that stays in cache gains nothing from this, so it is applied to axes longer than `resident`
-elements.
+elements; and it rounds in another order, so never under numerics="strict".
 """
 
 from __future__ import annotations
 
 from dataclasses import replace
 
-from ..ir.expr import Const, Expr, Load, Op
+from ..ir.expr import Const, Expr, Load, Op, loads_in
 from ..ir.index import Axis, of_atom
 from ..ir.loops import Equation, Kernel, Statement
 from ..ir.simplify import make
 from ..ir.types import Dim, is_nonnegative, plus, product
+from .reasons import Reason, Tried
 
 RESIDENT = 1 << 16  # elements of a row that a core keeps close while it passes over it again
 
 
-def stream(kernel: Kernel, resident: int = RESIDENT) -> Kernel:
-    """Applies the law wherever it holds; the notes say where."""
-    for second in kernel.body:
-        if not (isinstance(second, Equation) and second.state == "sum" and not second.scan):
-            continue
-        if not _is_long(second.reduce, resident):
-            continue
-        streamed = _stream_exponential(kernel, second) or _stream_square(kernel, second)
-        if streamed is not None:
-            return stream(streamed, resident)
+def stream(
+    kernel: Kernel, strict: bool = False, resident: int = RESIDENT, tried: list[Tried] | None = None
+) -> Kernel:  # fmt: skip
+    """Applies the law wherever it holds; the notes say where. A list in `tried` is told of all that was asked."""
+    for second in _sums(kernel):
+        streamed = _streamed(kernel, second, strict, resident)
+        if tried is not None:
+            tried += _told(kernel, second, streamed)
+        if isinstance(streamed, Kernel):
+            return stream(streamed, strict, resident, tried)
     return kernel
+
+
+def _sums(kernel: Kernel) -> list[Equation]:
+    return [s for s in kernel.body if isinstance(s, Equation) and s.state == "sum" and not s.scan]
+
+
+def _told(kernel: Kernel, second: Equation, streamed: Kernel | Reason) -> list[Tried]:
+    """The law concerns sums that read a reduction over the same axes at their own place."""
+    found = (_reader_of(e, kernel, "", second) for e in loads_in(*second.args))
+    reason = streamed if isinstance(streamed, Reason) else None
+    return [Tried("stream", second.names[0], first.names[0], reason) for first in found if first is not None][:1]
+
+
+def _streamed(kernel: Kernel, second: Equation, strict: bool, resident: int) -> Kernel | Reason:
+    """The kernel in which `second` has joined an earlier reduction, or why it has not."""
+    if not _is_long(second.reduce, resident):
+        return Reason.SHORT
+    if strict:
+        return Reason.STRICT
+    return _stream_exponential(kernel, second) or _stream_square(kernel, second) or Reason.FORM
 
 
 def _is_long(axes: tuple[Axis, ...], resident: int) -> bool:
@@ -44,11 +65,11 @@ def _is_long(axes: tuple[Axis, ...], resident: int) -> bool:
 
 
 def _reader_of(e: Expr, kernel: Kernel, state: str, like: Equation) -> Equation | None:
-    """The equation that `e` loads at its own axes, if it reduces the same axes with `state`."""
+    """The equation that `e` loads at its own axes, if it reduces the same axes with `state` ("" for any)."""
     if not isinstance(e, Load) or e.guard is not None:
         return None
     first = kernel.equations.get(e.name)
-    if first is None or first.state != state or first.scan or set(first.reduce) != set(like.reduce):
+    if first is None or (state and first.state != state) or first.scan or set(first.reduce) != set(like.reduce):
         return None
     own = all(i.single_axis is a for i, a in zip(e.index, first.axes, strict=True))
     return first if own and first.axes == like.axes else None
