@@ -60,7 +60,8 @@ class Fused:
 
     `views` bind values that are strided views of others; `layouts` give the strides of every stored value;
     `partitions` (one per distinct region) say what the search found. `in_place` maps values to the inputs in whose
-    memory they are stored: these mutations are done when the kernel is.
+    memory they are stored: these mutations are done when the kernel is. `numerics` and `asked_in_place` (what could
+    have been in place) are what it was made with.
     """
 
     graph: Graph
@@ -69,6 +70,8 @@ class Fused:
     layouts: dict[str, tuple[Dim, ...]]
     partitions: tuple[Partition, ...]
     in_place: dict[str, str] = field(default_factory=dict)
+    numerics: str = "fast"
+    asked_in_place: dict[str, str] = field(default_factory=dict)
 
 
 def fuse_graph(graph: Graph, cost: Cost, numerics: str = "fast") -> Fused:
@@ -80,14 +83,17 @@ def fuse_graph(graph: Graph, cost: Cost, numerics: str = "fast") -> Fused:
 
 
 def _fuse(graph: Graph, cost: Cost, numerics: str, in_place: dict[str, str]) -> Fused:
-    fuser = _Fuser(graph, cost, numerics, in_place)
+    fuser = Fuser(graph, cost, numerics, in_place)
     launches = [launch for region in fuser.regions.regions for launch in fuser.solve(region)]
     calls = [Call(n.name) for n in graph.nodes if n.op == "call" and n.name in fuser.regions.live]
     steps = _schedule(graph, launches, calls, fuser.regions.views, fuser.done_in_place)
-    return Fused(graph, steps, fuser.regions.views, fuser.layouts, tuple(fuser.partitions), fuser.done_in_place)
+    found = tuple(fuser.partitions), fuser.done_in_place
+    return Fused(graph, steps, fuser.regions.views, fuser.layouts, *found, numerics, in_place)
 
 
-class _Fuser:
+class Fuser:
+    """The regions of one graph, and the launches of each."""
+
     def __init__(self, graph: Graph, cost: Cost, numerics: str, in_place: dict[str, str]) -> None:
         self.graph = graph
         self.in_place = in_place
@@ -122,7 +128,7 @@ class _Fuser:
         return Buffer(name, node.element, node.shape, strides)
 
     def solve(self, region: Region) -> list[Launch]:
-        key, order = self._signature(region)
+        key, order = self.signature(region)
         if key not in self._solved:
             self._solved[key] = self._solve_new(region, order)
         numbers = dict(enumerate(order))
@@ -137,13 +143,7 @@ class _Fuser:
     def _solve_new(
         self, region: Region, order: list[str]
     ) -> list[tuple[Canonical, Kernel, tuple[str, ...], dict[int, str]]]:
-        inside = set(region.nodes)
-
-        def outside(name: str) -> bool:
-            return name not in inside and not self.regions.is_transparent(name)
-
-        merger = Merger(self.lowered, self.simplify, self.buffer_of, outside, self.in_place)
-        partition = partition_region(region, self.regions, merger, self.cost)
+        partition = partition_region(region, self.regions, self.merger_of(region), self.cost)
         self.partitions.append(partition)
         local = dict(enumerate(order))
         solved = []
@@ -153,7 +153,15 @@ class _Fuser:
             self.done_in_place.update({v: self.in_place[v] for v in group.in_place})
         return solved
 
-    def _signature(self, region: Region) -> tuple[object, list[str]]:
+    def merger_of(self, region: Region) -> Merger:
+        inside = set(region.nodes)
+
+        def outside(name: str) -> bool:
+            return name not in inside and not self.regions.is_transparent(name)
+
+        return Merger(self.lowered, self.simplify, self.buffer_of, outside, self.in_place)
+
+    def signature(self, region: Region) -> tuple[object, list[str]]:
         """A key that equal regions share, and the names of their values in the order in which the key meets them."""
         position: dict[str, int] = {}
         parts: list[object] = []
@@ -192,13 +200,13 @@ def _schedule(
 
     def needs(step: Step) -> set[int]:
         names = step.reads if isinstance(step, Launch) else graph.by_name[step.node].inputs
-        return {maker[m] for n in names if (m := _memory_of(n, graph, views)) in maker}
+        return {maker[m] for n in names if (m := memory_of(n, graph, views)) in maker}
 
     waiting = {k: needs(s) - {k} for k, s in enumerate(steps)}
     for value, target in in_place.items():
         for k, step in enumerate(steps):
             names = step.reads if isinstance(step, Launch) else graph.by_name[step.node].inputs
-            if k != maker[value] and any(_memory_of(n, graph, views) == target for n in names):
+            if k != maker[value] and any(memory_of(n, graph, views) == target for n in names):
                 waiting[maker[value]].add(k)
     effects = [k for k, s in enumerate(steps) if isinstance(s, Call) and graph.by_name[s.node].attr("kind") == "effect"]
     for before, after in pairwise(effects):
@@ -210,7 +218,7 @@ def _position(step: Step, place: dict[str, int]) -> int:
     return max(place[n] for n in step.nodes) if isinstance(step, Launch) else place[step.node]
 
 
-def _memory_of(name: str, graph: Graph, views: dict[str, View]) -> str:
+def memory_of(name: str, graph: Graph, views: dict[str, View]) -> str:
     """The stored value that a name lives in (`result` nodes live in their call)."""
     while True:
         if name in views:

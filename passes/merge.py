@@ -120,7 +120,7 @@ class Merger:
             return Reason.SCATTER
         if len(group.members) >= MEMBERS:
             return Reason.FULL
-        if not _same_domain(node.shape, sink.shape):
+        if not same_domain(node.shape, sink.shape):
             return Reason.DOMAIN
         alone = self._make((name,), (), stored)
         if isinstance(alone, Reason):
@@ -214,7 +214,7 @@ def _axes_for(shape: tuple[Dim, ...], axes: tuple[Axis, ...] | None) -> tuple[Ax
     return tuple(fitted)
 
 
-def _same_domain(a: tuple[Dim, ...], b: tuple[Dim, ...]) -> bool:
+def same_domain(a: tuple[Dim, ...], b: tuple[Dim, ...]) -> bool:
     return [n for n in a if n != 1] == [n for n in b if n != 1]
 
 
