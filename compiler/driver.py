@@ -25,6 +25,7 @@ from torch._dynamo.utils import counters
 
 from ..codegen.cpp.isa import ISAS, Isa, detect_isa
 from ..ir.errors import CompileError, LoweringError, TreadleError
+from .collection import pause_collection
 from .graph_key import digest_sources, make_graph_key
 from .runtime.executable import Executable, bind_stored
 from .runtime.plan import plan_from_json, plan_to_json
@@ -60,8 +61,9 @@ def compile_fx_graph(gm: fx.GraphModule, kind: str = "graph") -> Executable:
     if key is not None and collected is None and not settings.verify:
         executable = find_stored(gm, key, store, watch)
     if executable is None:
-        pipeline = import_module(".pipeline", __package__)  # a second or so of imports, for graphs that are new
-        compiled = pipeline.compile_graph(gm, watch, store, isa, sources)
+        with pause_collection():
+            pipeline = import_module(".pipeline", __package__)  # much to import, for graphs that are new
+            compiled = pipeline.compile_graph(gm, watch, store, isa, sources)
         executable = compiled.executable
         if key is not None and compiled.storable:
             store.put_json(PLAN, key, plan_to_json(executable.plan))

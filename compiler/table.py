@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import _decomp
 
+from .collection import pause_collection
 from .frontend.foreign import FOREIGN
 from .graph_key import digest_sources
 from .runtime.store import Store, make_key
@@ -25,7 +26,8 @@ Table = dict[Any, Callable[..., Any]]
 
 def find_decompositions(store: Store) -> Table:
     """The table for AOTAutograd. Lowerings entered from outside of treadle change it, so it is then made anew."""
-    return _choose_decompositions() if FOREIGN else _recall_decompositions(store)
+    with pause_collection():
+        return _choose_decompositions() if FOREIGN else _recall_decompositions(store)
 
 
 @cache

@@ -99,24 +99,24 @@ def _all_names() -> frozenset[str]:
     return frozenset().union(*(_definitions(shape) for shape in shapes))
 
 
-def _emit(name: str, table: dict[str, tuple[str, tuple[str, ...]]], lines: dict[str, str]) -> None:
+def _emit(name: str, table: dict[str, str], lines: dict[str, str]) -> None:
     """Add `name` to `lines` after all that it uses."""
     if name in lines:
         return
-    text, uses = table[name]
-    for used in uses:
+    text = table[name]
+    for used in _uses(name, text, table):
         _emit(used, table, lines)
-    lines[name] = text
+    lines[name] = _finish(text)
 
 
 @lru_cache(maxsize=16)
-def _definitions(shape: Shape) -> dict[str, tuple[str, tuple[str, ...]]]:
-    """Name -> (C++ text, names it uses), in the order of the texts."""
+def _definitions(shape: Shape) -> dict[str, str]:
+    """Name -> C++ text, in the order of the texts."""
     primitives = (scalar_text,) if shape.kind == "scalar" else _PRIMITIVES[shape.kind]
     table: dict[str, str] = {}
     for text in (*primitives, *_SHARED):
         table.update(split_definitions(text(shape)))
-    return {name: (_finish(text), _uses(name, text, table)) for name, text in table.items()}
+    return table
 
 
 def _uses(name: str, text: str, table: dict[str, str]) -> tuple[str, ...]:
