@@ -6,7 +6,8 @@
     kernel 3 of 9, k1f2e3d4c5b6a: 8 launches, each reads 1.5 MB and writes 0.5 MB, 2.1 Mflop, about 40 us
       from     model.py:20 (layers.0.norm)
       law      stream: ...
-      stores   v56, an operand of aten.mm.default
+      stores   v56: aten.mm is a library call
+      apart    aten.mm reads v56, 8 times: aten.mm is a library call
       kernel v56(...)
         ...
 
@@ -15,21 +16,31 @@ Plain data, so that the command line can lay it out in its own way; `str()` of i
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 
 from ..codegen.cpp.isa import Isa
 from ..costmodel.roofline import TYPICAL_SIZE, estimate
 from ..ir.expr import Op, walk
-from ..ir.graph import Graph
 from ..ir.loops import Kernel, statement_expressions
 from ..ir.text import print_kernel
 from ..ir.types import evaluate, product
 from ..passes.fuse import Call, Fused, Launch
 from ..passes.memory import MemoryPlan
 from ..passes.partition import Partition
+from ..passes.refusals import Refusals, find_refusals
 from .frontend.importer import Imported
+from .fusion_report import (
+    EdgeReport,
+    LawReport,
+    describe_edges,
+    describe_law,
+    name_kernel,
+    report_edges,
+    report_laws,
+    report_mutations,
+    report_stores,
+)
 from .kernels import Built, print_kernel_source
 from .places import cut_out
 from .watch import Watch
@@ -42,6 +53,7 @@ class KernelReport:
     equations  the kernel under the names of its first launch
     sources    lines of the program whose ops it computes
     notes      which laws changed it
+    laws       every law that was tried on its first launch, legal or not
     stores     each value that it stores, and why that value is in memory
     problem    why ATen computes it instead; "" where treadle does
     """
@@ -51,6 +63,7 @@ class KernelReport:
     equations: str
     sources: tuple[str, ...]
     notes: tuple[str, ...]
+    laws: tuple[LawReport, ...]
     stores: tuple[tuple[str, str], ...]
     read: float
     written: float
@@ -74,8 +87,13 @@ class CallReport:
 
 @dataclass(frozen=True, slots=True)
 class PartitionReport:
-    """A region of the graph as it was cut, and the best cut that was not taken (None: there was no other)."""
+    """A region of the graph as it was cut, and the best cut that was not taken (None: there was no other).
 
+    regions  how many equal regions are cut so
+    values   how many values each stores
+    """
+
+    regions: int
     values: int
     stored: tuple[str, ...]
     seconds: float
@@ -85,12 +103,18 @@ class PartitionReport:
 
 @dataclass(frozen=True, slots=True)
 class GraphReport:
-    """One compiled graph. `seconds` are treadle's own CPU time by phase, `compiler_seconds` the C++ compiler's."""
+    """One compiled graph. `seconds` are treadle's own CPU time by phase, `compiler_seconds` the C++ compiler's.
+
+    edges      the pairs of kernels and calls that were not fused, and why
+    mutations  the values that replace inputs: written in place, or why not
+    """
 
     name: str
     counts: dict[str, int]
     kernels: tuple[KernelReport, ...]
     calls: tuple[CallReport, ...]
+    edges: tuple[EdgeReport, ...]
+    mutations: tuple[LawReport, ...]
     partitions: tuple[PartitionReport, ...]
     memory: MemoryPlan
     seconds: dict[str, float]
@@ -116,14 +140,15 @@ def report_graph(
     counts: dict[str, int], plan: str,
 ) -> GraphReport:  # fmt: skip
     """Gather what is known of a graph just compiled; kernels that were in the store are printed again."""
-    launches = [s for s in fused.steps if isinstance(s, Launch)]
-    reasons = find_reasons_to_store(fused)
+    refusals = find_refusals(fused, lambda kernel: estimate(kernel).seconds)
     return GraphReport(
         name=watch.name,
         counts=counts,
-        kernels=tuple(_report_kernel(b, launches, fused.graph, reasons, isa) for b in kernels),
+        kernels=tuple(_report_kernel(b, fused, refusals, isa) for b in kernels),
         calls=_report_calls(imported, fused),
-        partitions=tuple(_report_partition(p) for p in fused.partitions),
+        edges=report_edges(fused, refusals),
+        mutations=report_mutations(refusals),
+        partitions=tuple(map(_report_partition, fused.partitions, refusals.regions)),
         memory=memory,
         seconds=dict(watch.seconds),
         compiler_seconds=watch.compiler_seconds,
@@ -131,19 +156,20 @@ def report_graph(
     )
 
 
-def _report_kernel(
-    built: Built, launches: list[Launch], graph: Graph, reasons: dict[str, str], isa: Isa
-) -> KernelReport:  # fmt: skip
-    same = [launch for launch in launches if launch.digest == built.digest]
+def _report_kernel(built: Built, fused: Fused, refusals: Refusals, isa: Isa) -> KernelReport:
+    places = {k: s for k, s in enumerate(fused.steps) if isinstance(s, Launch) and s.digest == built.digest}
+    same = list(places.values())
+    reasons = report_stores(fused, refusals)
     schedule, source, problem = print_kernel_source(built.kernel, built.digest, isa)
     cost = estimate(built.kernel)
-    sources = dict.fromkeys(n.source for launch in same for n in cut_out(graph, launch).nodes if n.source)
+    sources = dict.fromkeys(n.source for launch in same for n in cut_out(fused.graph, launch).nodes if n.source)
     return KernelReport(
-        name=f"k{built.digest[:12]}",
+        name=name_kernel(built.digest),
         launches=len(same),
         equations=print_kernel(same[0].original),
         sources=tuple(sources),
         notes=tuple(dict.fromkeys((*same[0].original.notes, *built.kernel.notes))),
+        laws=report_laws(fused, refusals, next(iter(places))),
         stores=tuple((n, reasons.get(n, "")) for n in same[0].writes),
         read=cost.read,
         written=cost.written,
@@ -166,29 +192,6 @@ def count_operations(kernel: Kernel) -> float:
     return total
 
 
-def find_reasons_to_store(fused: Fused) -> dict[str, str]:
-    """Why each stored value is in memory rather than inside a kernel."""
-    graph = fused.graph
-    found = [(o, "an output") for o in graph.outputs if isinstance(o, str)]
-    for target, value in graph.mutations:
-        how = "in place" if value in fused.in_place else "copied at the end"
-        found.append((value, f"the new value of {target}, {how}"))
-    for step in fused.steps:
-        if isinstance(step, Call):
-            node = graph.by_name[step.node]
-            found += [(name, f"an operand of {node.attr('target')}") for name in node.inputs]
-    readers = Counter(name for step in fused.steps if isinstance(step, Launch) for name in step.reads)
-    for name, count in readers.items():
-        kernels = "another kernel" if count == 1 else f"{count} kernels"
-        found.append((name, f"read by {kernels}, cheaper than computing it there"))
-    reasons: dict[str, str] = {}
-    for name, reason in found:
-        while name in fused.views:
-            name = fused.views[name].base
-        reasons.setdefault(name, reason)
-    return reasons
-
-
 def _report_calls(imported: Imported, fused: Fused) -> tuple[CallReport, ...]:
     live = {s.node for s in fused.steps if isinstance(s, Call)}
     live_targets = {fused.graph.by_name[n].attr("target") for n in live}
@@ -202,10 +205,11 @@ def _report_calls(imported: Imported, fused: Fused) -> tuple[CallReport, ...]:
     )
 
 
-def _report_partition(partition: Partition) -> PartitionReport:
+def _report_partition(partition: Partition, regions: int) -> PartitionReport:
     groups = partition.groups
     second = partition.second
     return PartitionReport(
+        regions=regions,
         values=sum(len(g.members) for g in groups),
         stored=tuple(sorted(partition.stored)),
         seconds=partition.seconds,
@@ -228,7 +232,8 @@ def _graph_lines(g: GraphReport) -> list[str]:
         f"  compiled in {own:.2f} s of CPU time ({phases}) and {g.compiler_seconds:.2f} s of the C++ compiler's",
     ]
     for number, k in enumerate(g.kernels, 1):
-        lines += ["", *_kernel_lines(k, number, len(g.kernels))]
+        apart = [f"  apart    {line}" for line in describe_edges(k.name, g.edges, {})]
+        lines += ["", *_kernel_lines(k, number, len(g.kernels), apart)]
     if g.calls:
         lines += ["", "calls"]
         lines += [f"  {c.count:4} {c.target}  {c.kind}: {c.reason}" for c in g.calls]
@@ -239,7 +244,7 @@ def _graph_lines(g: GraphReport) -> list[str]:
     return lines
 
 
-def _kernel_lines(k: KernelReport, number: int, count: int) -> list[str]:
+def _kernel_lines(k: KernelReport, number: int, count: int, apart: list[str]) -> list[str]:
     times = "1 launch" if k.launches == 1 else f"{k.launches} launches, each"
     lines = [
         f"kernel {number} of {count}, {k.name}: {times} reads {format_bytes(k.read)} and writes "
@@ -249,7 +254,9 @@ def _kernel_lines(k: KernelReport, number: int, count: int) -> list[str]:
         lines.append(f"  ATen     {k.problem}")
     lines += [f"  from     {source}" for source in _shortened(k.sources)]
     lines += [f"  law      {note}" for note in k.notes]
-    lines += [f"  stores   {name}, {reason}" for name, reason in k.stores if reason]
+    lines += [f"  law      {describe_law(law)}" for law in k.laws if law.reason]
+    lines += [f"  stores   {name}: {reason}" for name, reason in k.stores if reason]
+    lines += apart
     if k.schedule:
         lines.append(f"  schedule {k.schedule}")
     return [*lines, *(f"    {line}" for line in k.equations.splitlines())]

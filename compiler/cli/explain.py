@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import re
 import sys
 from collections.abc import Iterable, Sequence
 from contextlib import redirect_stdout
 from dataclasses import asdict
+from typing import NamedTuple
 
 from rich.console import Console
 from rich.padding import Padding
@@ -20,6 +19,7 @@ from rich.text import Text
 
 from ...ir.errors import BadInput, TreadleError, suggest
 from ..doors import explain
+from ..fusion_report import LawReport, describe_edges, describe_law
 from ..model_file import ModelFile, blame, describe_model, load_model
 from ..report import CallReport, GraphReport, KernelReport, PartitionReport, Report
 from .display import (
@@ -36,11 +36,15 @@ from .display import (
     make_heading,
     make_table,
 )
+from .source_lines import gather_places, gather_sources
 
 SOURCES_SHOWN = 6
-SOURCE = re.compile(r"(?P<file>.*?):(?P<line>\d+)(?: \((?P<module>.*)\))?")
-PACKAGES = re.compile(r"^.*/(?:site|dist)-packages/")
-Numbered = tuple[int, KernelReport]
+
+
+class Numbered(NamedTuple):
+    number: int
+    kernel: KernelReport
+    graph: GraphReport
 
 
 def run(args: argparse.Namespace) -> int:
@@ -49,12 +53,13 @@ def run(args: argparse.Namespace) -> int:
         loaded = load_model(args.target, args.dtype, **dict(args.arguments))
         steps.begin("compiling")
         report = explain_model(loaded, train=args.train)
-    chosen = choose_kernels(number_kernels(report), args.kernel)
+    numbered = number_kernels(report)
+    chosen = choose_kernels(numbered, args.kernel)
     if args.json:
         print(json.dumps({"target": loaded.name, **asdict(report)}, indent=1, default=str))
     elif args.kernel:
-        for number, kernel in chosen:
-            show_kernel(make_console(), number, kernel, source=args.source)
+        for item in chosen:
+            show_kernel(make_console(), item, numbered, source=args.source)
     else:
         show(report, loaded, source=args.source)
     return 0
@@ -72,18 +77,17 @@ def explain_model(loaded: ModelFile, *, train: bool) -> Report:
 
 def number_kernels(report: Report) -> list[Numbered]:
     """All kernels, counted from 1 through all graphs."""
-    return list(enumerate((kernel for graph in report.graphs for kernel in graph.kernels), 1))
+    kernels = ((kernel, graph) for graph in report.graphs for kernel in graph.kernels)
+    return [Numbered(number, *found) for number, found in enumerate(kernels, 1)]
 
 
 def choose_kernels(kernels: Sequence[Numbered], wanted: str | None) -> list[Numbered]:
     """The kernels of a number or of a name's beginning; all where nothing is asked for. Raises BadInput for others."""
     if not wanted:
         return list(kernels)
-    found = [
-        item for item in kernels if wanted == str(item[0]) or (wanted[0] == "k" and item[1].name.startswith(wanted))
-    ]
+    found = [k for k in kernels if wanted == str(k.number) or (wanted[0] == "k" and k.kernel.name.startswith(wanted))]
     if not found:
-        names = [kernel.name for _, kernel in kernels]
+        names = [k.kernel.name for k in kernels]
         hint = f"a number of 1 to {len(names)}, or {suggest(wanted, names)}" if names else "no kernel was compiled"
         raise BadInput("there is no such kernel", got=wanted, hint=hint)
     return found
@@ -109,12 +113,15 @@ def show_graph(console: Console, graph: GraphReport, kernels: Sequence[Numbered]
     if graph.calls:
         console.print(make_heading("left to libraries and ATen"))
         console.print(indent(tabulate_calls(graph.calls)))
-    others = [line for partition in graph.partitions for line in describe_partition(partition)]
-    if others:
-        console.print(make_heading("other ways to cut the graph"))
-        console.print(indent(make_lines(others)))
-    for number, kernel in kernels:
-        show_kernel(console, number, kernel, source=source)
+    if graph.mutations:
+        console.print(make_heading("new values of inputs"))
+        console.print(make_grid(describe_mutations(graph.mutations)))
+    cut = [p for p in graph.partitions if p.other_stored is not None]
+    if cut:
+        console.print(make_heading("the two best ways to cut a part of the graph into kernels"))
+        console.print(indent(tabulate_partitions(cut)))
+    for kernel in kernels:
+        show_kernel(console, kernel, kernels, source=source)
 
 
 def describe_graph(graph: GraphReport) -> list[tuple[str, str]]:
@@ -138,7 +145,7 @@ def describe_graph(graph: GraphReport) -> list[tuple[str, str]]:
 def tabulate_kernels(kernels: Sequence[Numbered]) -> Table:
     numbers = ("launches", "read", "written", "operations", "about")
     table = make_table("", "kernel", *numbers, "in", right=("", *numbers))
-    for number, kernel in kernels:
+    for number, kernel, _ in kernels:
         cells = [str(kernel.launches), format_bytes(kernel.read), format_bytes(kernel.written)]
         cells += [format_amount(kernel.operations), format_seconds(kernel.seconds)]
         place = Text(", ".join(gather_places(kernel.sources)), overflow="ellipsis", no_wrap=True)
@@ -157,22 +164,38 @@ def tabulate_calls(calls: Sequence[CallReport]) -> Table:
     return table
 
 
-def describe_partition(partition: PartitionReport) -> list[str]:
-    """What the search found to be second best; nothing where there was one way only."""
-    if partition.other_stored is None:
-        return []
-    taken, other = set(partition.stored), set(partition.other_stored)
-    more = [f"also storing {join_words(sorted(other - taken))}"] if other - taken else []
-    less = [f"not storing {join_words(sorted(taken - other))}"] if taken - other else []
-    change = " and ".join([*more, *less]) or "in other groups"
-    best, second = format_seconds(partition.seconds), format_seconds(partition.other_seconds)
-    return [f"storing {join_words(sorted(taken))}: {best}; {change}: {second}"]
+def tabulate_partitions(partitions: Sequence[PartitionReport]) -> Table:
+    """What the search has taken, and what it has found to be second best."""
+    table = make_table("parts", "taken", "about", "second best", "about ", right=("parts", "about", "about "))
+    for p in partitions:
+        taken, other = set(p.stored), set(p.other_stored or ())
+        more = [f"{join_words(sorted(other - taken))} stored too"] if other - taken else []
+        less = [f"{join_words(sorted(taken - other))} computed where read"] if taken - other else []
+        change = ", ".join([*more, *less]) or "the same values in other kernels"
+        best, second = format_seconds(p.seconds), format_seconds(p.other_seconds)
+        table.add_row(str(p.regions), f"{join_words(sorted(taken))} stored", best, change, second)
+    return table
 
 
-def show_kernel(console: Console, number: int, kernel: KernelReport, *, source: bool) -> None:
+def describe_mutations(mutations: Sequence[LawReport]) -> list[tuple[str, str]]:
+    """Which values are written straight into the inputs that they replace, and why others are not."""
+    groups: dict[str, list[str]] = {}
+    for law in mutations:
+        value, target = law.operands
+        groups.setdefault(law.reason, []).append(f"{value} into {target}" + (f": {law.why}" if law.why else ""))
+    return [
+        row
+        for reason, lines in groups.items()
+        for row in name_first("copied" if reason else "in place", [*lines[:3], *_and_more(len(lines) - 3)])
+    ]
+
+
+def show_kernel(console: Console, shown: Numbered, numbered: Sequence[Numbered], *, source: bool) -> None:
+    kernel, names = shown.kernel, {k.kernel.name: f"kernel {k.number}" for k in numbered if k.graph is shown.graph}
     console.print()
-    console.print(Rule(Text(f"kernel {number}  {kernel.name}", "bold"), align="left", style="dim"))
-    console.print(make_grid(describe_kernel(kernel)))
+    console.print(Rule(Text(f"kernel {shown.number}  {kernel.name}", "bold"), align="left", style="dim"))
+    apart = name_first("not fused", describe_edges(kernel.name, shown.graph.edges, names))
+    console.print(make_grid([*describe_kernel(kernel), *apart]))
     console.print()
     console.print(Padding(Text(kernel.equations.rstrip()), (0, 0, 0, 2)))
     if source and kernel.source:
@@ -188,11 +211,14 @@ def describe_kernel(kernel: KernelReport) -> list[tuple[str, str | Text]]:
     if kernel.problem:
         rows.append(("runs in ATen", Text(kernel.problem, "bold red")))
     lines = gather_sources(kernel.sources)
-    left = [f"and {len(lines) - SOURCES_SHOWN} more"] if len(lines) > SOURCES_SHOWN else []
-    rows += name_first("computes", [*lines[:SOURCES_SHOWN], *left])
-    rows += name_first("laws", kernel.notes)
+    rows += name_first("computes", [*lines[:SOURCES_SHOWN], *_and_more(len(lines) - SOURCES_SHOWN)])
+    rows += name_first("laws", [*kernel.notes, *(describe_law(law) for law in kernel.laws if law.reason)])
     rows += name_first("stores", [f"{name}: {reason}" if reason else name for name, reason in kernel.stores])
     return [*rows, ("schedule", kernel.schedule)] if kernel.schedule else rows
+
+
+def _and_more(count: int) -> list[str]:
+    return [f"and {count} more"] if count > 0 else []
 
 
 def name_first(name: str, lines: Iterable[str]) -> list[tuple[str, str | Text]]:
@@ -200,71 +226,7 @@ def name_first(name: str, lines: Iterable[str]) -> list[tuple[str, str | Text]]:
     return [(name if number == 0 else "", line) for number, line in enumerate(lines)]
 
 
-def gather_sources(sources: Iterable[str]) -> list[str]:
-    """Lines of one file and of like modules become one.
-
-    a.py:3 (layers.0.norm), a.py:4 (layers.0.norm), a.py:3 (layers.1.norm)   ->   a.py:3, 4 (layers.*.norm)
-    """
-    groups: dict[tuple[str, str], tuple[set[int], dict[str, None]]] = {}
-    for source in sources:
-        file, line, module = split_source(source)
-        lines, modules = groups.setdefault((file, star_numbers(module)), (set(), {}))
-        lines.update([line] if line else [])
-        modules[module] = None
-    return [_format_sources(file, like, *group) for (file, like), group in groups.items()]
-
-
-def gather_places(sources: Iterable[str]) -> list[str]:
-    """The modules that the lines are in, like ones as one; for lines outside of modules the file and line.
-
-    a.py:3 (layers.0.norm), a.py:3 (layers.1.norm), b.py:7   ->   layers.*.norm, b.py:7
-    """
-    split = [split_source(source) for source in sources]
-    known = {module for _, _, module in split}
-    found: dict[str, None] = {}
-    for file, line, module in split:
-        like = star_numbers(module)
-        alone = sum(star_numbers(other) == like for other in known) == 1
-        found[(module if alone else like) or f"{os.path.basename(file)}:{line}"] = None
-    return list(found)
-
-
-def split_source(source: str) -> tuple[str, int, str]:
-    """ "a.py:3 (layers.0)" -> ("a.py", 3, "layers.0"); what does not look so is a file."""
-    match = SOURCE.fullmatch(source)
-    if match is None:
-        return source, 0, ""
-    return shorten_path(match["file"]), int(match["line"]), match["module"] or ""
-
-
-def star_numbers(module: str) -> str:
-    return re.sub(r"\b\d+\b", "*", module)
-
-
-def _format_sources(file: str, like: str, lines: set[int], modules: dict[str, None]) -> str:
-    module = like if len(modules) > 1 else next(iter(modules), "")
-    numbers = f":{', '.join(map(str, sorted(lines)))}" if lines else ""
-    return f"{file}{numbers}" + (f" ({module})" if module else "")
-
-
-def shorten_path(path: str) -> str:
-    """A path as seen from the packages or from here."""
-    short = PACKAGES.sub("", path)
-    if short != path:
-        return short
-    here = os.getcwd() + os.sep
-    return path.removeprefix(here)
-
-
 def show_source(console: Console, text: str) -> None:
     """C++ in colours on a terminal; lines are never broken, so that they can be copied."""
     code = Syntax("", "cpp", theme="ansi_dark", background_color="default").highlight(text.rstrip())
     console.print(code if console.is_terminal else Text(text.rstrip()), soft_wrap=True)
-
-
-def make_lines(lines: Iterable[str]) -> Table:
-    grid = Table.grid()
-    grid.add_column(overflow="fold")
-    for line in lines:
-        grid.add_row(Text(line))
-    return grid
