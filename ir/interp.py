@@ -22,7 +22,7 @@ import torch
 
 from .errors import BadInput
 from .interp_bounds import BoundedNumbers
-from .interp_eval import Ranges, Source
+from .interp_grid import Ranges, Source
 from .interp_numbers import Numbers, Planes, Tensor, torch_dtype
 from .interp_reduce import evaluate_equation
 from .interp_sample import Sample, sample_boxes

@@ -1,16 +1,14 @@
-"""Evaluating expressions over a grid: the part of an iteration domain that is computed at once, a tensor dimension
-per axis.
+"""Evaluating expressions at many points at once.
 
-Every value is a tensor that broadcasts against the grid, so what depends on few axes stays small. Loads by affine
-maps are strided views; the others gather. Where a guard is false the index is clamped and the value is 0.
+Every value is a tensor that broadcasts against the points, so what depends on few axes stays small. Where a guard is
+false the index is clamped and the value is 0. `ir.interp_grid` does it over boxes of a domain, `ir.interp_tiles` at the
+points of running loops.
 """
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from functools import cached_property
 from typing import Protocol
 
 import torch
@@ -20,39 +18,6 @@ from .index import Axis, Data, Div, Index, Mod
 from .interp_numbers import Numbers, Planes, Tensor
 from .types import I64, Dim
 
-Ranges = tuple[range, ...]
-Source = tuple[Planes, tuple[int, ...]]  # what a name holds, and the coordinates of its first element
-
-
-@dataclass(frozen=True)
-class Grid:
-    """The box `ranges` of the domain `axes`."""
-
-    axes: tuple[Axis, ...]
-    ranges: Ranges
-
-    @cached_property
-    def shape(self) -> tuple[int, ...]:
-        return tuple(len(r) for r in self.ranges)
-
-    @cached_property
-    def positions(self) -> dict[Axis, int]:
-        return {a: k for k, a in enumerate(self.axes)}
-
-    @property
-    def points(self) -> int:
-        total = 1
-        for n in self.shape:
-            total *= n
-        return total
-
-    def column(self, axis: Axis, device: torch.device | str) -> Tensor:
-        """The coordinate along `axis`, of full size in that dimension alone."""
-        k = self.positions[axis]
-        r = self.ranges[k]
-        shape = [len(r) if d == k else 1 for d in range(len(self.axes))]
-        return torch.arange(r.start, r.stop, device=device).view(shape)
-
 
 class World(Protocol):
     """What an evaluation asks of the run that it is part of."""
@@ -60,8 +25,6 @@ class World(Protocol):
     numbers: Numbers
 
     def size(self, dim: Dim) -> int: ...
-
-    def source(self, name: str, position: int, needed: Callable[[], Ranges]) -> Source: ...
 
 
 def below(e: Expr) -> list[Expr]:
@@ -98,32 +61,31 @@ def evaluate_on(numbers: Numbers, roots: Sequence[Expr], loads: dict[str, Planes
     return [values[r] for r in roots]
 
 
-class Evaluation:
-    """Expressions of the statement at `position` over one grid."""
+class Evaluator:
+    """Expressions at the points whose coordinates `column` gives; `load` reads what a name holds."""
 
-    def __init__(self, world: World, grid: Grid, position: int) -> None:
+    def __init__(self, world: World) -> None:
         self.world = world
-        self.grid = grid
-        self.position = position
         self.numbers = world.numbers
-        self.exists: Tensor | None = None  # false outside the bounds of ragged axes; None: everywhere
         self._known: dict[Index, Tensor] = {}
         self._values: dict[Expr, Planes] = {}
-        for axis in grid.axes:
-            self._bound(axis)
+
+    @property
+    def is_empty(self) -> bool:
+        """True where there is no point at all."""
+        return False
+
+    def column(self, axis: Axis) -> Tensor:
+        """The coordinates along an axis."""
+        raise NotImplementedError
+
+    def load(self, e: Load, guard: Tensor | None) -> Planes:
+        """What a load gives; the guard's values are known already."""
+        raise NotImplementedError
 
     def evaluate(self, *roots: Expr) -> list[Planes]:
         self._values.update(evaluate_dag(roots, self._value))
         return [self._values[r] for r in roots]
-
-    def _bound(self, axis: Axis) -> None:
-        """Narrows `exists` to the bounds of a ragged axis."""
-        if axis.begin is not None:
-            begin = self.evaluate(axis.begin)[0][0]
-            self.exists = conjunction(self.exists, self.grid.column(axis, self.numbers.device) >= begin)
-        if axis.end is not None:
-            end = self.evaluate(axis.end)[0][0]
-            self.exists = conjunction(self.exists, self.grid.column(axis, self.numbers.device) < end)
 
     def _value(self, e: Expr, values: dict[Expr, Planes]) -> Planes:
         if isinstance(e, Op):
@@ -134,7 +96,7 @@ class Evaluation:
         if isinstance(e, Iota):
             return self.numbers.enter(self.index(e.index), I64)
         assert isinstance(e, Load)
-        return self._load(e, None if e.guard is None else values[e.guard][0])
+        return self.load(e, None if e.guard is None else values[e.guard][0])
 
     # --- indices -------------------------------------------------------------------------------------------------
 
@@ -150,7 +112,7 @@ class Evaluation:
 
     def _atom(self, atom: object) -> Tensor:
         if isinstance(atom, Axis):
-            return self.grid.column(atom, self.numbers.device)
+            return self.column(atom)
         if isinstance(atom, Div):
             return torch.div(self.index(atom.index), self.world.size(atom.by), rounding_mode="floor")
         if isinstance(atom, Mod):
@@ -159,26 +121,10 @@ class Evaluation:
         value = self._values[atom.value][0]
         return torch.where(value < 0, value + self.world.size(atom.size), value) if atom.wrap else value
 
-    def affine(self, i: Index) -> tuple[int, dict[Axis, int]] | None:
-        """(constant, coefficients) of an index that is linear in the axes, else None."""
-        if not all(isinstance(atom, Axis) for atom, _ in i.terms):
-            return None
-        return self.world.size(i.const), {atom: self.world.size(c) for atom, c in i.terms}  # type: ignore[misc]
-
     def extremes(self, i: Index) -> tuple[int, int]:
-        """The least and greatest value of an index on the grid; (0, -1) on an empty one."""
-        if not self.grid.points:
-            return 0, -1
-        line = self.affine(i)
-        if line is None:
-            values = self.index(i)
-            return int(values.min()), int(values.max())
-        low = high = line[0]
-        for axis, coefficient in line[1].items():
-            r = self.grid.ranges[self.grid.positions[axis]]
-            ends = coefficient * r.start, coefficient * (r.stop - 1)
-            low, high = low + min(ends), high + max(ends)
-        return low, high
+        """The least and greatest value of an index at the points; (0, -1) where there are none."""
+        values = self.index(i)
+        return (int(values.min()), int(values.max())) if values.numel() and not self.is_empty else (0, -1)
 
     def in_range(self, index: tuple[Index, ...], shape: Sequence[int]) -> Tensor | None:
         """Where all indices, and the data in them, are in range; None where that is everywhere."""
@@ -199,61 +145,10 @@ class Evaluation:
         if ok is None:
             return values
         bad = ~ok if live is None else ~ok & live
-        if self.grid.points and bool(bad.any()):
+        if not self.is_empty and bool(bad.any()):
             where = ", ".join(str(i) for i in index)
             raise IndexError(f"{what}[{where}]: index out of range for the shape {list(shape)}")
         return [v.clamp(min=0).clamp(max=max(n - 1, 0)) for v, n in zip(values, shape, strict=True)]
-
-    # --- loads ---------------------------------------------------------------------------------------------------
-
-    def _load(self, e: Load, guard: Tensor | None) -> Planes:
-        planes, start = self.world.source(e.name, self.position, lambda: self._box(e.index))
-        index = tuple(i - s if s else i for i, s in zip(e.index, start, strict=True))
-        found = self.strided(planes, index)
-        if found is None:
-            found = self._gathered(e.name, planes, index, guard)
-        return found if guard is None else select(guard, found)
-
-    def _box(self, index: tuple[Index, ...]) -> Ranges:
-        extremes = [self.extremes(i) for i in index]
-        return tuple(range(max(low, 0), max(high + 1, 0)) for low, high in extremes)
-
-    def strided(self, planes: Planes, index: tuple[Index, ...]) -> Planes | None:
-        """Views of the planes along the grid, where the index is affine, in range and does not walk backwards."""
-        shape = planes[0].shape
-        lines = [self.affine(i) for i in index]
-        if any(line is None for line in lines) or not planes[0].numel() or not self.grid.points:
-            return None
-        for i, size in zip(index, shape, strict=True):
-            low, high = self.extremes(i)
-            if low < 0 or high >= size:
-                return None
-        return _views(planes, [line for line in lines if line is not None], self.grid)
-
-    def _gathered(self, name: str, planes: Planes, index: tuple[Index, ...], guard: Tensor | None) -> Planes:
-        shape = planes[0].shape
-        at = self.checked(name, index, shape, conjunction(guard, self.exists))
-        if not planes[0].numel() or not self.grid.points:
-            size = torch.broadcast_shapes(*(i.shape for i in at))
-            return tuple(p.new_zeros(size) for p in planes)
-        return tuple(p[tuple(at)] for p in planes)
-
-
-def _views(planes: Planes, lines: list[tuple[int, dict[Axis, int]]], grid: Grid) -> Planes | None:
-    views: list[Tensor] = []
-    for plane in planes:
-        offset, steps = plane.storage_offset(), dict.fromkeys(grid.axes, 0)
-        for (const, coefficients), stride in zip(lines, plane.stride(), strict=True):
-            offset += const * stride
-            for axis, c in coefficients.items():
-                offset += c * stride * grid.ranges[grid.positions[axis]].start
-                steps[axis] += c * stride
-        if any(s < 0 for s in steps.values()):
-            return None
-        used = {a for _, coefficients in lines for a in coefficients}
-        size = [n if a in used else 1 for a, n in zip(grid.axes, grid.shape, strict=True)]
-        views.append(plane.as_strided(size, list(steps.values()), offset))
-    return tuple(views)
 
 
 def conjunction(a: Tensor | None, b: Tensor | None) -> Tensor | None:

@@ -7,7 +7,8 @@ from collections.abc import Callable
 import torch
 
 from .expr import data_in
-from .interp_eval import Evaluation, Grid, Ranges, World, conjunction
+from .interp_eval import conjunction
+from .interp_grid import Evaluation, Grid, GridWorld, Ranges
 from .interp_numbers import Planes, Tensor
 from .interp_reduce import CHUNK, halve
 from .loops import Store
@@ -16,7 +17,7 @@ from .types import DType
 Write = Callable[[Evaluation, Planes, Tensor | None], None]  # what to do with a chunk's values where they are live
 
 
-def run_store(world: World, store: Store, position: int, box: Ranges, target: Planes, dtype: DType) -> None:
+def run_store(world: GridWorld, store: Store, position: int, box: Ranges, target: Planes, dtype: DType) -> None:
     """Writes the points of `box` into the target's planes."""
     if store.mode == "set" and store.injective:
         _each_chunk(world, store, position, box, lambda e, value, live: _put(store, e, value, live, target))
@@ -44,13 +45,13 @@ def run_store(world: World, store: Store, position: int, box: Ranges, target: Pl
         plane.copy_(new.reshape(shape))
 
 
-def mark_stored(world: World, store: Store, position: int, box: Ranges, mask: Tensor) -> None:
+def mark_stored(world: GridWorld, store: Store, position: int, box: Ranges, mask: Tensor) -> None:
     """Sets `mask` where the points of `box` are written."""
     true = (mask.new_ones(()),)
     _each_chunk(world, store, position, box, lambda e, value, live: _put(store, e, true, live, (mask,)))
 
 
-def _each_chunk(world: World, store: Store, position: int, box: Ranges, write: Write) -> None:
+def _each_chunk(world: GridWorld, store: Store, position: int, box: Ranges, write: Write) -> None:
     grid = Grid(store.axes, box)
     if not grid.points:
         return
