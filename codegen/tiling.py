@@ -188,7 +188,7 @@ class Builder:
         for a in axes:
             chunk = self._chunk_of(a, e)
             shape.append(a.extent if chunk is None else chunk[1])
-        self.scratch[name] = Scratch(name, dtype.compute, tuple(shape))
+        self.scratch[name] = Scratch(name, dtype, tuple(shape))
 
     # --- expressions ---------------------------------------------------------------------------------------------
 

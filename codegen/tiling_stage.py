@@ -92,7 +92,7 @@ def stage_scratch(staging: Staging, shape: Shape, lanes: int) -> dict[Load, Scra
     made: dict[Load, Scratch] = {}
     pad = lanes if shape.cols > 1 else 0  # rows a power of two apart would share their place in the cache
     for k, e in enumerate(staging.loads):
-        dtype = I32 if e.dtype is BOOL else e.dtype.compute
+        dtype = I32 if e.dtype is BOOL else e.dtype
         made[e] = Scratch(f"{e.name}_t{k if k else ''}", dtype, (shape.strip * lanes, shape.cols * lanes + pad))
     return made
 

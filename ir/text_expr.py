@@ -3,6 +3,7 @@
     dimension   s0*s1 + 1, floor(s0/2), Mod(s0, 8), 4
     index       8*i + j - 1, (i // 4), 3*((i + 1) % s0), at(ids[t], 100), (s0 + 1)*i
     expression  2.5, 7:i64, #(8*i + j), x[t, c], x[t - 1 if (#(t) > 0:i64)], (a[t] + f32(b[t])), where(p[], 1.0, -inf)
+                x[t as i16] reads an element in another type than it is declared with
 
 What is read is built as written, without normalising, so text gives back the very nodes that printed it.
 """
@@ -189,10 +190,11 @@ class ExprReader:
         cursor = self.cursor
         if name not in self.dtypes:
             cursor.fail_at(at, "a load of an unknown name", ", ".join(self.dtypes), name)
-        index = self.index_list("]", "if")
+        index = self.index_list("]", "if", "as")
         guard = self.expr() if cursor.accept("if") else None
+        dtype = self.dtype() if cursor.accept("as") else self.dtypes[name]
         cursor.expect("]")
-        return Load(name, index, self.dtypes[name], guard)
+        return Load(name, index, dtype, guard)
 
     def index_list(self, *ends: str) -> tuple[Index, ...]:
         """Indices up to one of `ends`, which is left."""

@@ -19,6 +19,7 @@ A store's axes are those of its index, in that order, unless `for` says otherwis
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterable
 
 from .expr import Expr, Op, children, print_expr, walk
 from .index import Axis, Index
@@ -33,16 +34,21 @@ SIGNS = {mode: sign for sign, mode in MODES.items()}
 
 
 def print_kernel(kernel: Kernel) -> str:
-    head, results = f"kernel {quoted(kernel.name)}{_params(kernel.inputs)}", f"-> {_params(kernel.outputs)}"
-    lines = [f"{head} {results}"] if len(head) + len(results) < WIDTH else [head, f"    {results}"]
+    lines = print_head(f"kernel {quoted(kernel.name)}", kernel.inputs, kernel.outputs)
     if kernel.axes:
         lines.append("  axes " + ", ".join(_axis(a) for a in sorted(kernel.axes, key=_depth)))
     uses = _count_uses(kernel)
     named: dict[Expr, str] = {}
     for statement in kernel.body:
-        lines += _lets(statement, uses, named)
+        lines += name_shared(_printed(statement), uses, named)
         lines += _equation(statement, named) if isinstance(statement, Equation) else _store(statement, named)
     return "\n".join(lines) + "\n"
+
+
+def print_head(what: str, inputs: tuple[Buffer, ...], outputs: tuple[Buffer, ...]) -> list[str]:
+    """`what(inputs) -> (outputs)`, on two lines where one is too short."""
+    head, results = f"{what}{_params(inputs)}", f"-> {_params(outputs)}"
+    return [f"{head} {results}"] if len(head) + len(results) < WIDTH else [head, f"    {results}"]
 
 
 def _count_uses(kernel: Kernel) -> Counter[Expr]:
@@ -59,14 +65,15 @@ def _printed(s: Statement) -> tuple[Expr, ...]:
     return (s.value,) if s.guard is None else (s.value, s.guard)
 
 
-def _lets(s: Statement, uses: Counter[Expr], named: dict[Expr, str]) -> list[str]:
+def name_shared(roots: Iterable[Expr], uses: Counter[Expr], named: dict[Expr, str], pad: str = "  ") -> list[str]:
+    """Let lines for the sub-expressions that are used more than once and not named yet."""
     lines: list[str] = []
-    for e in walk(*_printed(s)):
+    for e in walk(*roots):
         if uses[e] < 2 or e in named or not isinstance(e, Op):
             continue
         if len(print_expr(e, named)) >= LET_LENGTH:
             name = f"%{len(named)}"
-            lines += _laid_out(f"  let {name} = ", e, named, "")
+            lines += lay_out(f"{pad}let {name} = ", e, named, "")
             named[e] = name
     return lines
 
@@ -76,13 +83,13 @@ def _params(buffers: tuple[Buffer, ...]) -> str:
 
 
 def _buffer(b: Buffer) -> str:
-    text = f"{b.name}: {b.dtype}{_dims(b.shape)}"
+    text = f"{b.name}: {b.dtype}{print_dims(b.shape)}"
     if b.strides != contiguous_strides(b.shape):
-        text += f" strides {_dims(b.strides)}"
+        text += f" strides {print_dims(b.strides)}"
     return text if b.offset == 0 else f"{text} offset {b.offset}"
 
 
-def _dims(dims: tuple[Dim, ...]) -> str:
+def print_dims(dims: tuple[Dim, ...]) -> str:
     return "[" + ", ".join(map(str, dims)) + "]"
 
 
@@ -112,7 +119,7 @@ def _equation(s: Equation, named: dict[Expr, str]) -> list[str]:
         head += f"operands {s.operand_dtype} " if s.operand_dtype is not None else ""
     lines: list[str] = []
     for k, e in enumerate(s.args):
-        lines += _laid_out(head if k == 0 else "    ", e, named, "," if k + 1 < len(s.args) else "")
+        lines += lay_out(head if k == 0 else "    ", e, named, "," if k + 1 < len(s.args) else "")
     return [" ".join([lines[0], *(line.strip() for line in lines[1:])])] if _fits(lines) else lines
 
 
@@ -123,7 +130,7 @@ def _store(s: Store, named: dict[Expr, str]) -> list[str]:
     if s.guard is not None:
         tail += f" if {print_expr(s.guard, named)}"
     index = ", ".join(map(str, s.index))
-    return _laid_out(f"  {s.buffer}[{index}] {SIGNS[s.mode]} ", s.value, named, tail)
+    return lay_out(f"  {s.buffer}[{index}] {SIGNS[s.mode]} ", s.value, named, tail)
 
 
 def axes_of_index(index: tuple[Index, ...]) -> tuple[Axis | None, ...]:
@@ -134,7 +141,7 @@ def _fits(lines: list[str]) -> bool:
     return sum(len(line.strip()) + 1 for line in lines) < WIDTH
 
 
-def _laid_out(head: str, e: Expr, named: dict[Expr, str], tail: str) -> list[str]:
+def lay_out(head: str, e: Expr, named: dict[Expr, str], tail: str) -> list[str]:
     """`head e tail`, broken at operators and arguments where it is too long for one line."""
     flat = head + print_expr(e, named) + tail
     if len(flat) <= WIDTH or not isinstance(e, Op) or e in named:
@@ -145,7 +152,7 @@ def _laid_out(head: str, e: Expr, named: dict[Expr, str], tail: str) -> list[str
     for k, a in enumerate(e.args):
         before = (head + opening if k == 0 and joint else pad + joint) if joint else pad
         after = ("," if not joint and k + 1 < len(e.args) else "") + (closing + tail if k + 1 == len(e.args) else "")
-        lines += _laid_out(before, a, named, after)
+        lines += lay_out(before, a, named, after)
     return lines if joint else [(head + opening).rstrip(), *lines]
 
 

@@ -21,14 +21,36 @@ def parse_kernel(text: str) -> Kernel:
     return kernel
 
 
-class _KernelReader(ExprReader):
+class BufferReader(ExprReader):
+    """Reads what kernels and tile programs both declare: buffers, and the bounds of ragged axes."""
+
+    def params(self) -> tuple[Buffer, ...]:
+        return tuple(self.listed("(", self.buffer, ")"))
+
+    def buffer(self) -> Buffer:
+        cursor = self.cursor
+        name = cursor.name("a buffer's name")
+        cursor.expect(":")
+        dtype, shape = self.dtype(), self.dims()
+        strides = self.dims() if cursor.accept("strides") else contiguous_strides(shape)
+        offset = self.dim() if cursor.accept("offset") else 0
+        return Buffer(name, dtype, shape, strides, offset)
+
+    def dims(self) -> tuple[Dim, ...]:
+        return tuple(self.listed("[", self.dim, "]"))
+
+    def bound(self) -> Expr | None:
+        return None if self.cursor.accept("_") else self.expr()
+
+
+class _KernelReader(BufferReader):
     def kernel(self) -> Kernel:
         cursor = self.cursor
         cursor.expect("kernel")
         name = cursor.name("the kernel's name")
-        inputs = self._params()
+        inputs = self.params()
         cursor.expect("->")
-        outputs = self._params()
+        outputs = self.params()
         self.dtypes = {b.name: b.dtype for b in (*inputs, *outputs)}
         if cursor.accept("axes"):
             self._axis()
@@ -42,21 +64,6 @@ class _KernelReader(ExprReader):
                 body.append(self._statement())
         return Kernel(name, inputs, outputs, tuple(body))
 
-    def _params(self) -> tuple[Buffer, ...]:
-        return tuple(self.listed("(", self._buffer, ")"))
-
-    def _buffer(self) -> Buffer:
-        cursor = self.cursor
-        name = cursor.name("a buffer's name")
-        cursor.expect(":")
-        dtype, shape = self.dtype(), self._dims()
-        strides = self._dims() if cursor.accept("strides") else contiguous_strides(shape)
-        offset = self.dim() if cursor.accept("offset") else 0
-        return Buffer(name, dtype, shape, strides, offset)
-
-    def _dims(self) -> tuple[Dim, ...]:
-        return tuple(self.listed("[", self.dim, "]"))
-
     def _axis(self) -> None:
         cursor = self.cursor
         name = cursor.name("an axis")
@@ -64,13 +71,10 @@ class _KernelReader(ExprReader):
         extent = self.dim()
         begin = end = None
         if cursor.accept("in"):
-            begin = self._bound()
+            begin = self.bound()
             cursor.expect("..")
-            end = self._bound()
+            end = self.bound()
         self.axes[name] = Axis(name, extent, begin, end)
-
-    def _bound(self) -> Expr | None:
-        return None if self.cursor.accept("_") else self.expr()
 
     def _let(self) -> None:
         name = self.cursor.name("a let name")

@@ -2,10 +2,10 @@
 
     tiles rms(x: bf16[262144], g: bf16[1024]) -> (y: bf16[262144])
       grid t in 256:
-        state s: f32 = 0.0 over c*64
+        state s: f32 = 0.0 over c in 1024 by 64
         lanes c in 1024 by 64:
           let v: f32 = f32(x[1024*t + c])
-          s := (s + (v * v))
+          s := (s[] + (v[] * v[]))
         fold s = sum
         lanes c in 1024 by 64:
           y[1024*t + c] <- bf16(...)
@@ -19,6 +19,7 @@ is one scalar per point of the enclosing loops.
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 from .expr import Expr, Load
@@ -26,10 +27,15 @@ from .index import Axis, Index
 from .loops import Buffer
 from .types import Dim, DType
 
+KINDS = ("grid", "serial", "lanes")
+
 
 @dataclass(frozen=True, slots=True)
 class Scratch:
-    """A private row-major array of the worker: small enough to stay in a cache, never shared."""
+    """A private row-major array of the worker: small enough to stay in a cache, never shared.
+
+    It holds values of `dtype`; the target chooses how they are stored.
+    """
 
     name: str
     dtype: DType
@@ -150,3 +156,11 @@ class Program:
     body: tuple[Statement, ...]
     maths: tuple[str, ...] = field(default=(), compare=False)
     prefetch: int = 0
+
+
+def walk_statements(body: Sequence[Statement]) -> Iterator[Statement]:
+    """Every statement, loops before what is inside them."""
+    for s in body:
+        yield s
+        if isinstance(s, Loop):
+            yield from walk_statements(s.body)

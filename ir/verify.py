@@ -2,6 +2,7 @@
 
 verify_graph(graph)       raises VerifyError where a rule is broken, else returns the graph
 verify_kernel(kernel)
+verify_program(program)
 find_problems(kernel, KERNEL_RULES)     all of them, as data
 """
 
@@ -13,13 +14,18 @@ from typing import TypeVar
 from .errors import VerifyError
 from .graph import Graph
 from .loops import Kernel
+from .tiles import Program
 from .verify_graph import GRAPH_RULES
 from .verify_loops import KERNEL_RULES
 from .verify_rules import Problem, Rule
+from .verify_tiles import PROGRAM_RULES
 
 T = TypeVar("T")
 
-__all__ = ["GRAPH_RULES", "KERNEL_RULES", "Problem", "Rule", "find_problems", "verify_graph", "verify_kernel"]
+__all__ = [
+    "GRAPH_RULES", "KERNEL_RULES", "PROGRAM_RULES", "Problem", "Rule", "find_problems",
+    "verify_graph", "verify_kernel", "verify_program",
+]  # fmt: skip
 
 
 def verify_graph(graph: Graph) -> Graph:
@@ -28,6 +34,10 @@ def verify_graph(graph: Graph) -> Graph:
 
 def verify_kernel(kernel: Kernel) -> Kernel:
     return _verified(kernel, KERNEL_RULES, f"kernel {kernel.name}")
+
+
+def verify_program(program: Program) -> Program:
+    return _verified(program, PROGRAM_RULES, f"tiles {program.name}")
 
 
 def find_problems(ir: T, rules: Sequence[Rule[T]]) -> list[Problem]:

@@ -145,12 +145,17 @@ def _indices_are_in_range(kernel: Kernel) -> Iterator[Problem]:
 
 def _leaves(name: str, index: tuple[Index, ...], shape: tuple[Dim, ...], where: str) -> Iterator[Problem]:
     for i, size in zip(index, shape, strict=True):
-        low, high = bounds(i)
         reached = is_affine(i) and all(a.begin is None and a.end is None for a in axes_of(i))
-        below = is_nonnegative(plus(multiply(low if reached else high, -1), -1))
-        above = is_nonnegative(plus(high if reached else low, multiply(size, -1)))
-        if below or above:
-            yield Problem(where, f"the index {i} of {name} leaves the shape", f"0..{plus(size, -1)}", f"{low}..{high}")
+        yield from index_leaves(name, i, size, reached, where)
+
+
+def index_leaves(name: str, i: Index, size: Dim, reached: bool, where: str) -> Iterator[Problem]:
+    """An index that is provably outside of 0 .. size-1: with a limit that is reached, or with all of its values."""
+    low, high = bounds(i)
+    below = is_nonnegative(plus(multiply(low if reached else high, -1), -1))
+    above = is_nonnegative(plus(high if reached else low, multiply(size, -1)))
+    if below or above:
+        yield Problem(where, f"the index {i} of {name} leaves the shape", f"0..{plus(size, -1)}", f"{low}..{high}")
 
 
 # --- types -------------------------------------------------------------------------------------------------------
@@ -160,7 +165,7 @@ def _operations_fit(kernel: Kernel) -> Iterator[Problem]:
     for s in kernel.body:
         for e in _read(s):
             if isinstance(e, Op) and e.name != "cast":
-                yield from _operation_fits(e, _where(s))
+                yield from operation_fits(e, _where(s))
             for data in (d for i in indices(e) for d in data_in(i)):
                 if data.value.dtype is not I64:
                     yield Problem(_where(s), "an index that is read from data is not i64", I64, data.value.dtype)
@@ -169,7 +174,7 @@ def _operations_fit(kernel: Kernel) -> Iterator[Problem]:
                 yield Problem(f"axis {a.name}", "a bound of an axis is not i64", I64)
 
 
-def _operation_fits(e: Op, where: str) -> Iterator[Problem]:
+def operation_fits(e: Op, where: str) -> Iterator[Problem]:
     try:
         dtype = result_dtype(e.name, e.args)
     except VerifyError as error:

@@ -21,8 +21,9 @@ from math import prod
 from ...ir.index import Axis
 from ...ir.loops import Buffer, Kernel
 from ...ir.schedule import Schedule
-from ...ir.tiles import Loop, Program, Scratch, Statement
+from ...ir.tiles import Loop, Program, Scratch, Statement, walk_statements
 from ...ir.types import Dim, multiply, plus, product
+from ...ir.verify import verify_program
 from ..tiling import Planned, build_program, plan_kernel
 from ..tiling_plan import estimate, statement_cost
 from .isa import Isa
@@ -30,11 +31,11 @@ from .prelude import prelude
 from .printer import Printer
 from .printer_dims import print_dim
 from .printer_memory import SCRATCH
-from .printer_parts import walk_statements, writes_of
+from .printer_parts import writes_of
 from .space import KEEP, STREAM_BYTES, candidates, choices_of, default_schedule, stored_bytes
 from .width import PACKS, choose_lanes
 
-__all__ = ["KernelSource", "candidates", "default_schedule", "emit_kernel", "emit_unit"]
+__all__ = ["KernelSource", "candidates", "default_schedule", "emit_kernel", "emit_unit", "tile_kernel"]
 
 STACK_BYTES = 32768  # scratch arrays up to this size live on the stack
 ALIGN = 64
@@ -83,12 +84,31 @@ class KernelSource:
     threaded: bool
 
 
-def emit_kernel(kernel: Kernel, schedule: Schedule, isa: Isa, symbol: str) -> KernelSource:
-    """The C++ of a kernel under a schedule. Raises ScheduleError where the schedule does not apply."""
+@dataclass(frozen=True, slots=True)
+class Tiled:
+    """A kernel as a tile program, for packs of `lanes`."""
+
+    planned: Planned
+    program: Program
+    lanes: int
+
+
+def tile_kernel(kernel: Kernel, schedule: Schedule, isa: Isa) -> Tiled:
+    """The loops of a kernel under a schedule. Raises ScheduleError where the schedule does not apply."""
     planned = plan_kernel(kernel, str(schedule.get(KEEP)))
     lanes = choose_lanes(planned, isa)
-    program = build_program(planned, choices_of(schedule, lanes))
-    return _Emitter(kernel, planned, program, lanes, symbol).emit()
+    return Tiled(planned, build_program(planned, choices_of(schedule, lanes)), lanes)
+
+
+def emit_kernel(kernel: Kernel, schedule: Schedule, isa: Isa, symbol: str, verify: bool = False) -> KernelSource:
+    """The C++ of a kernel under a schedule. Raises ScheduleError where the schedule does not apply.
+
+    `verify` checks the tile program by the rules of its level first (VerifyError).
+    """
+    tiled = tile_kernel(kernel, schedule, isa)
+    if verify:
+        verify_program(tiled.program)
+    return _Emitter(kernel, tiled.planned, tiled.program, tiled.lanes, symbol).emit()
 
 
 def emit_unit(sources: Sequence[KernelSource], isa: Isa) -> str:

@@ -4,18 +4,9 @@ empty.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-
 from ...ir.expr import Expr, data_in
-from ...ir.tiles import Let, Loop, Put, Scan, Stage, State, Statement, Update
+from ...ir.tiles import Let, Loop, Put, Scan, Stage, State, Statement, Update, walk_statements
 from ...ir.types import is_nonnegative, plus
-
-
-def walk_statements(body: Sequence[Statement]) -> Iterator[Statement]:
-    for s in body:
-        yield s
-        if isinstance(s, Loop):
-            yield from walk_statements(s.body)
 
 
 def expressions_of(s: Statement) -> list[Expr]:
