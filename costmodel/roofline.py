@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from ..ir.expr import Load, Op, walk
 from ..ir.loops import Kernel, Statement, Store, statement_expressions
 from ..ir.scalar import SCALAR_OPS
-from ..ir.types import Dim, evaluate, product
+from ..ir.types import Dim, evaluate, product, symbols_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,45 +52,38 @@ class Estimate:
 
 def estimate(kernel: Kernel, device: Device = GENERIC_CPU) -> Estimate:
     """The roofline of a kernel under a default schedule."""
-    sizes = dict.fromkeys(kernel.symbols, TYPICAL_SIZE)
-    points = [float(_number(product(a.extent for a in s.domain), sizes)) for s in kernel.body]
-    read = _bytes_read(kernel, points, sizes)
-    written = float(sum(_buffer_bytes(kernel, s, p) for s, p in zip(kernel.body, points, strict=True)))
-    cycles = sum(p * _cycles(s) for s, p in zip(kernel.body, points, strict=True)) / device.lanes
+    touched: dict[str, float] = {}
+    written = cycles = 0.0
+    for s in kernel.body:
+        points = _number(product(a.extent for a in s.domain))
+        if isinstance(s, Store):
+            written += points * kernel.buffers[s.buffer].dtype.itemsize
+        cycles += points * _pass_over(s, points, kernel, touched)
+    read = sum(min(n, _number(product(kernel.buffers[name].shape))) * kernel.buffers[name].dtype.itemsize
+               for name, n in touched.items())  # fmt: skip
+    cycles /= device.lanes
     rate = device.bandwidth(read + written)
     seconds = max((read + written) / rate, cycles / device.hz) + 0.25 * min((read + written) / rate, cycles / device.hz)
     return Estimate(read, written, cycles, seconds + device.launch)
 
 
-def _number(dim: Dim, sizes: dict[str, int]) -> int:
-    return evaluate(dim, sizes)
+def _number(dim: Dim) -> float:
+    """A size, where dynamic ones are typical."""
+    return float(dim if isinstance(dim, int) else evaluate(dim, dict.fromkeys(symbols_of([dim]), TYPICAL_SIZE)))
 
 
-def _bytes_read(kernel: Kernel, points: list[float], sizes: dict[str, int]) -> float:
-    """Each buffer once: the elements that are touched, at most the whole buffer."""
-    touched: dict[str, float] = {}
-    for s, count in zip(kernel.body, points, strict=True):
-        for e in walk(*statement_expressions(s)):
-            if isinstance(e, Load) and e.name in kernel.buffers:
-                reach = float(_number(product(a.extent for a in e.axes), sizes)) if e.axes else 1.0
-                touched[e.name] = touched.get(e.name, 0.0) + min(reach, max(count, 1.0))
-    total = 0.0
-    for name, count in touched.items():
-        buffer = kernel.buffers[name]
-        total += min(count, float(_number(product(buffer.shape), sizes))) * buffer.dtype.itemsize
-    return total
+def _pass_over(s: Statement, points: float, kernel: Kernel, touched: dict[str, float]) -> float:
+    """Vector cycles per point: each distinct operation once, and one for every load and store.
 
-
-def _buffer_bytes(kernel: Kernel, s: Statement, points: float) -> float:
-    return points * kernel.buffers[s.buffer].dtype.itemsize if isinstance(s, Store) else 0.0
-
-
-def _cycles(s: Statement) -> float:
-    """Vector cycles per point: each distinct operation once, and one for every load and store."""
-    total = 1.0
+    Adds the elements of buffers that the statement loads to `touched`: at most the whole buffer will count.
+    """
+    cycles = 1.0
     for e in walk(*statement_expressions(s)):
         if isinstance(e, Op):
-            total += SCALAR_OPS[e.name].cost
+            cycles += SCALAR_OPS[e.name].cost
         elif isinstance(e, Load):
-            total += 0.5
-    return total
+            cycles += 0.5
+            if e.name in kernel.buffers:
+                reach = _number(product(a.extent for a in e.axes))
+                touched[e.name] = touched.get(e.name, 0.0) + min(reach, max(points, 1.0))
+    return cycles

@@ -108,6 +108,8 @@ TRUE = const(True, BOOL)
 FALSE = const(False, BOOL)
 
 _AXES: dict[Expr, frozenset[Axis]] = {}
+_BELOW: dict[Expr, tuple[Expr, ...]] = {}
+_NAMES: dict[Expr, frozenset[str]] = {}
 
 
 def axes_in(e: Expr) -> frozenset[Axis]:
@@ -144,25 +146,46 @@ def data_in(index: Index) -> Iterator[Data]:
             yield from data_in(atom.index)
 
 
+def below(e: Expr) -> tuple[Expr, ...]:
+    """The direct sub-expressions, those inside index maps too."""
+    found = _BELOW.get(e)
+    if found is None:
+        if len(_BELOW) > 200_000:
+            _BELOW.clear()
+        found = _BELOW[e] = (*children(e), *(d.value for i in indices(e) for d in data_in(i)))
+    return found
+
+
 def walk(*roots: Expr) -> Iterator[Expr]:
     """Every distinct node below the roots, arguments first, including expressions inside index maps."""
     seen: set[Expr] = set()
-    stack: list[tuple[Expr, bool]] = [(r, False) for r in reversed(roots)]
+    stack = list(reversed(roots))
     while stack:
-        node, ready = stack.pop()
+        node = stack[-1]
         if node in seen:
+            stack.pop()
             continue
-        if ready:
-            seen.add(node)
-            yield node
+        waiting = [c for c in below(node) if c not in seen]
+        if waiting:
+            stack += reversed(waiting)
             continue
-        stack.append((node, True))
-        below = [*children(node), *(d.value for i in indices(node) for d in data_in(i))]
-        stack.extend((c, False) for c in reversed(below) if c not in seen)
+        seen.add(stack.pop())
+        yield node
 
 
 def loads_in(*roots: Expr) -> Iterator[Load]:
     return (e for e in walk(*roots) if isinstance(e, Load))
+
+
+def names_in(e: Expr) -> frozenset[str]:
+    """The names that an expression loads."""
+    found = _NAMES.get(e)
+    if found is None:
+        if len(_NAMES) > 200_000:
+            _NAMES.clear()
+        own = (e.name,) if isinstance(e, Load) else ()
+        found = _NAMES[e] = frozenset(own).union(*(names_in(c) for c in below(e)))
+    return found
 
 
 class Rewriter:

@@ -211,10 +211,13 @@ def modulo(a: Index, by: Dim) -> Index:
 
 def substitute(a: Index, mapping: Mapping[Axis, Index], expr: Callable[[Expr], Expr] | None = None) -> Index:
     """Replaces axes; `expr` maps the expressions inside data atoms."""
-    total = Index((), a.const)
+    total: Index | None = None
     for atom, coefficient in a.terms:
-        total = add(total, scale(_substitute_atom(atom, mapping, expr), coefficient))
-    return total
+        term = scale(_substitute_atom(atom, mapping, expr), coefficient)
+        total = term if total is None else add(total, term)
+    if total is None:
+        return a
+    return total if a.const == 0 else add(total, Index((), a.const))
 
 
 def read_index(value: Expr, size: Dim, wrap: bool) -> Index:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-import weakref
-from typing import Any, ClassVar
+import threading
+from typing import Any
+from weakref import ref
+
+SWEEP = 4096  # entries of a table before those of dead nodes are looked for
 
 
 class Interned(type):
@@ -13,24 +16,54 @@ class Interned(type):
     says so by `values_need_care`.
     """
 
-    _by_args: ClassVar[dict[type, weakref.WeakValueDictionary[Any, Any]]] = {}
-    _tables: ClassVar[dict[type, weakref.WeakValueDictionary[Any, Any]]] = {}
+    by_args: _Table | None  # most calls repeat earlier arguments: these are looked up without making an object
+    by_key: _Table
+
+    def __init__(cls, name: str, bases: tuple[type, ...], namespace: dict[str, Any]) -> None:
+        super().__init__(name, bases, namespace)
+        cls.by_args = None if namespace.get("values_need_care") else _Table()
+        cls.by_key = _Table()
 
     def __call__(cls, *args: Any, **kwargs: Any) -> Any:
-        """The unique instance. Most calls repeat earlier arguments: these are looked up without making an object."""
-        by_args = Interned._by_args.get(cls)
+        """The unique instance."""
+        by_args = None if kwargs else cls.by_args
         if by_args is None:
-            by_args = Interned._by_args.setdefault(cls, weakref.WeakValueDictionary())
-        repeated = not kwargs and not getattr(cls, "values_need_care", False)
-        if repeated:
-            found = by_args.get(args)
-            if found is not None:
-                return found
-        node = super().__call__(*args, **kwargs)
-        table = Interned._tables.get(cls)
-        if table is None:
-            table = Interned._tables.setdefault(cls, weakref.WeakValueDictionary())
-        node = table.setdefault(node.intern_key(), node)
-        if repeated:
-            by_args[args] = node
+            return cls._unique(args, kwargs)
+        found = by_args.get(args)
+        node = None if found is None else found()
+        if node is None:
+            node = cls._unique(args, kwargs)
+            by_args.keep(args, node)
         return node
+
+    def _unique(cls, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        node = super().__call__(*args, **kwargs)
+        return cls.by_key.keep(node.intern_key(), node)
+
+
+class _Table(dict[Any, "ref[Any]"]):
+    """Weak references by key. A `WeakValueDictionary` is this with a callback an entry, at three times the cost."""
+
+    __slots__ = ("limit", "lock")
+
+    def __init__(self) -> None:
+        self.limit = SWEEP
+        self.lock = threading.Lock()
+
+    def keep(self, key: Any, node: Any) -> Any:
+        """The living node of this key: `node` where there is none yet."""
+        with self.lock:
+            found = self.get(key)
+            known = None if found is None else found()
+            if known is not None:
+                return known
+            self[key] = ref(node)
+            if len(self) > self.limit:
+                self._sweep()
+            return node
+
+    def _sweep(self) -> None:
+        """Drop the entries of dead nodes. What they refer to dies with them, and goes with the next sweep."""
+        for key in [k for k, found in self.items() if found() is None]:
+            del self[key]
+        self.limit = max(SWEEP, 2 * len(self))

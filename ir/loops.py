@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 
-from .expr import Expr, Load, data_in, indices, walk
+from .expr import Expr, data_in, indices, names_in, walk
 from .index import Axis, Data, Div, Index, Mod
 from .types import Dim, DType, contiguous_strides, symbols_of
 
@@ -155,7 +155,7 @@ def statement_expressions(s: Statement) -> tuple[Expr, ...]:
 
 def reads_of(s: Statement) -> set[str]:
     """The names that a statement loads."""
-    return {e.name for e in walk(*statement_expressions(s)) if isinstance(e, Load)}
+    return set().union(*(names_in(e) for e in statement_expressions(s)))
 
 
 def _index_dims(i: Index) -> list[Dim]:

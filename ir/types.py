@@ -15,9 +15,9 @@ import sympy
 Dim = int | sympy.Expr
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, eq=False, slots=True)
 class DType:
-    """An element type. `compute` is the type that arithmetic on it is done in (f32 for bf16, i32 for i8)."""
+    """An element type, one object each. `compute` is the type that arithmetic is done in (f32 for bf16, i32 for i8)."""
 
     name: str
     itemsize: int

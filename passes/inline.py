@@ -14,10 +14,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 
 from ..ir.errors import LoweringError
-from ..ir.expr import Expr, Load, Rewriter, const
+from ..ir.expr import Expr, Load, Rewriter, const, loads_in
 from ..ir.graph import Graph, Node
 from ..ir.index import Axis, Index, axes_of, linearize, of_atom
-from ..ir.loops import Equation, Statement, Store
+from ..ir.loops import Equation, Statement, Store, statement_expressions
 from ..ir.ops import OPS
 from ..ir.simplify import Simplifier, both
 from ..ir.states import STATES
@@ -25,6 +25,7 @@ from ..ir.types import Dim, contiguous_strides, multiply, product
 from .reasons import CannotPull, Reason
 
 Position = tuple[Index, ...]
+Shared = dict[tuple[Load, frozenset[str]], Expr]  # a load, and the stored values from which it is computed
 
 
 class Lowered:
@@ -33,6 +34,7 @@ class Lowered:
     def __init__(self, graph: Graph) -> None:
         self.graph = graph
         self._statements: dict[str, tuple[Statement, ...]] = {}
+        self._reads: dict[str, tuple[str, ...]] = {}
 
     def node(self, name: str) -> Node:
         return self.graph.by_name[name]
@@ -55,17 +57,31 @@ class Lowered:
         assert isinstance(statement, Equation), name
         return statement
 
+    def reads(self, name: str) -> tuple[str, ...]:
+        """The values that a node's statements load, in the order in which they are pulled."""
+        found = self._reads.get(name)
+        if found is None:
+            right = [e for s in self.statements(name) for e in statement_expressions(s)]
+            found = self._reads[name] = tuple(dict.fromkeys(e.name for e in loads_in(*right)))
+        return found
+
 
 class Assembly:
     """Builds the body of one kernel from its roots.
 
     `stored` names are loaded from memory, never those that this kernel stores itself: it computes them again where it
     needs them. `absorbed` ones are stored on the way, where the kernel passes over each of their elements exactly once
-    (`absorbed_stores` has those for which that happened).
+    (`absorbed_stores` has those for which that happened). `shared` keeps, for all kernels of the same lowered graph,
+    what a load becomes where that needs no statement of its kernel.
     """
 
     def __init__(
-        self, lowered: Lowered, stored: Callable[[str], bool], simplify: Simplifier, absorbed: Iterable[str] = ()
+        self,
+        lowered: Lowered,
+        stored: Callable[[str], bool],
+        simplify: Simplifier,
+        absorbed: Iterable[str] = (),
+        shared: Shared | None = None,
     ) -> None:
         self.lowered = lowered
         self.stored = stored
@@ -74,11 +90,11 @@ class Assembly:
         self.absorbed_stores: dict[str, Store] = {}
         self.body: list[Statement] = []
         self.roots: list[str] = []
-        self.pulled: dict[str, None] = {}  # the values that were pulled into their readers, in order
+        self.shared: Shared = {} if shared is None else shared
         self.axes: tuple[Axis, ...] = ()
         self._values: dict[Load, Expr] = {}
         self._local: dict[object, Equation] = {}
-        self._expanding: set[str] = set()
+        self._frontiers: dict[str, frozenset[str] | None] = {}
         self._count = 0
 
     # --- roots ---------------------------------------------------------------------------------------------------
@@ -116,6 +132,17 @@ class Assembly:
         self.body.append(store)
         return store
 
+    def find_pulled(self) -> list[str]:
+        """The values that were pulled into their readers, in order."""
+        found: dict[str, None] = {}
+        waiting = list(reversed(self.roots))
+        while waiting:
+            name = waiting.pop()
+            if name not in found:
+                found[name] = None
+                waiting += [r for r in reversed(self.lowered.reads(name)) if not self.stored(r)]
+        return list(found)
+
     # --- values --------------------------------------------------------------------------------------------------
 
     def _pull(self, load: Load) -> Expr:
@@ -134,8 +161,33 @@ class Assembly:
         return load if self.stored(name) else self._expand(load)
 
     def _expand(self, load: Load) -> Expr:
+        frontier = self._frontier(load.name)
+        if frontier is None:
+            return self._expand_here(load)
+        found = self.shared.get((load, frontier))
+        if found is None:
+            found = self.shared[load, frontier] = self._expand_here(load)
+        return found
+
+    def _frontier(self, name: str) -> frozenset[str] | None:
+        """The stored values that `name` is computed from; None where that leaves statements in this kernel."""
+        if name not in self._frontiers:
+            self._frontiers[name] = self._find_frontier(name)
+        return self._frontiers[name]
+
+    def _find_frontier(self, name: str) -> frozenset[str] | None:
+        if name in self.absorbed or not self.lowered.equation(name).is_pointwise:
+            return None
+        found: set[str] = set()
+        for source in self.lowered.reads(name):
+            below = frozenset((source,)) if self.stored(source) else self._frontier(source)
+            if below is None:
+                return None
+            found |= below
+        return frozenset(found)
+
+    def _expand_here(self, load: Load) -> Expr:
         equation = self.lowered.equation(load.name)
-        self.pulled[load.name] = None
         if not equation.is_pointwise:
             return self._reduction(load, equation)
         guard = load.guard

@@ -17,7 +17,7 @@ from ..ir.loops import Buffer, Equation, Kernel, Statement, Store, reads_of
 from ..ir.ops import OPS
 from ..ir.simplify import Simplifier
 from ..ir.types import Dim
-from .inline import Assembly, Lowered
+from .inline import Assembly, Lowered, Shared
 from .reasons import CannotPull, Reason, Tried
 from .reinplace import store_changes
 
@@ -63,6 +63,7 @@ class Merger:
         self.unpullable: dict[str, Reason] = {}  # values that some reader wants under a guard or out of order
         self.tried: list[Tried] | None = None  # a list here is told of every merge that is asked for
         self._made: dict[object, Group | Reason] = {}
+        self._shared: Shared = {}
 
     def groups(self, order: Sequence[str], stored: frozenset[str]) -> list[Group] | None:
         """The kernels that compute the stored values, in dependency order; None when a value cannot be pulled."""
@@ -151,7 +152,7 @@ class Merger:
         def in_memory(name: str) -> bool:
             return self.outside(name) or (name in stored and name not in own)
 
-        assembly = Assembly(self.lowered, in_memory, self.simplify, own)
+        assembly = Assembly(self.lowered, in_memory, self.simplify, own, self._shared)
         try:
             axes: tuple[Axis, ...] | None = None
             for name in reversed(sinks):
@@ -183,7 +184,7 @@ class Merger:
             return ", ".join(self.lowered.node(n).op for n in names)
 
         notes: list[str] = []
-        inner = [n for n in assembly.pulled if n not in assembly.roots and n not in absorbed]
+        inner = [n for n in assembly.find_pulled() if n not in assembly.roots and n not in absorbed]
         if inner:
             notes.append(f"inline: {len(inner)} values have no memory of their own ({ops(inner[:12])})")
         if absorbed:
