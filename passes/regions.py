@@ -94,6 +94,8 @@ class Regions:
         for output in dict.fromkeys(o for o in g.outputs if isinstance(o, str)):
             self._bind_output(output, strides.get(output), bases)
         for target, value in g.mutations:
+            if g.by_name[value].op in PURE_VIEWS:  # a kernel writes it where it belongs: nothing copies a view for us
+                self.forced.add(value)
             self._require(value, None, Refusal(Reason.MUTATION, target))
         for node in g.nodes:
             if node.op == "call" and node.name in self.live:

@@ -104,3 +104,24 @@ def test_a_returned_value_has_memory_of_its_own() -> None:
     w = g.input("w", (64,), F32, (1,))
     new = w + 1.0
     assert not fuse(g.finish([new], [(w, new)], [(1,)])).in_place
+
+
+def test_a_view_is_copied_by_a_kernel_that_writes_in_place() -> None:
+    g = GraphBuilder()
+    x, out = g.input("x", (6, 10), F32, (10, 1)), g.input("out", (10, 6), F32, (6, 1))
+    turned = g.permute(x, (1, 0))
+    graph = g.finish([], [(out, turned)])
+    got, expected, kernel = run_in_place(graph)
+    assert torch.equal(got, expected)
+    assert written_points(kernel) == 60
+    assert [b.name for b in kernel.inputs] and len(fuse(graph).steps) == 1
+
+
+def test_what_is_turned_onto_itself_is_not_written_in_place() -> None:
+    g = GraphBuilder()
+    x = g.input("x", (7, 7), F32, (7, 1))
+    turned = g.permute(x, (1, 0))
+    graph = g.finish([], [(x, turned)])
+    assert not fuse(graph).in_place
+    inputs = make_inputs(graph, 3)
+    assert torch.equal(run_graph(graph, inputs)[turned.node.name].reshape(7, 7), inputs["x"].t().contiguous())
