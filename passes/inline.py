@@ -24,6 +24,8 @@ from ..ir.states import STATES
 from ..ir.types import Dim, contiguous_strides, multiply, product
 from .reasons import CannotPull, Reason
 
+NESTED = 80  # values that a kernel of several may pull one through another: Python's stack is the limit
+
 Position = tuple[Index, ...]
 Shared = dict[tuple[Load, frozenset[str]], Expr]  # a load, and the stored values from which it is computed
 
@@ -96,6 +98,7 @@ class Assembly:
         self._local: dict[object, Equation] = {}
         self._frontiers: dict[str, frozenset[str] | None] = {}
         self._count = 0
+        self._depth = 0  # of the value being pulled
 
     # --- roots ---------------------------------------------------------------------------------------------------
 
@@ -148,7 +151,11 @@ class Assembly:
     def _pull(self, load: Load) -> Expr:
         found = self._values.get(load)
         if found is None:
+            if self._depth > NESTED and len(self.absorbed) > 1:
+                raise CannotPull(Reason.CHAIN, load.name)
+            self._depth += 1
             found = self._values[load] = self._pull_new(load)
+            self._depth -= 1
         return found
 
     def _pull_new(self, load: Load) -> Expr:

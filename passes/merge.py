@@ -105,8 +105,13 @@ class Merger:
         return self._make(group.sinks, (name, *group.absorbed), stored)
 
     def _join_sibling(self, name: str, groups: list[Group], stored: frozenset[str]) -> bool:
-        """Puts a value beside the sinks of a kernel with the same domain that reads some of the same memory."""
+        """Puts a value beside the sinks of a kernel with the same domain that reads some of the same memory.
+
+        Kernels that read the value itself have been asked to absorb it.
+        """
         for k, group in enumerate(groups):
+            if name in group.reads:
+                continue
             grown = self._joined(name, group, groups, stored)
             self._tell(name, group, grown)
             if isinstance(grown, Group):
@@ -130,8 +135,6 @@ class Merger:
             return Reason.UNSHARED
         if not _same_reductions(alone.kernel, group.kernel):
             return Reason.EXTENTS
-        if name in group.reads:
-            return Reason.DEPENDENT
         if _would_cycle(name, alone, group, groups):
             return Reason.CYCLE
         return self._make((name, *group.sinks), group.absorbed, stored)
@@ -159,7 +162,7 @@ class Merger:
                 assembly.add_root(name, _axes_for(self.lowered.node(name).shape, axes))
                 axes = axes or assembly.axes
         except CannotPull as error:
-            if not absorbed:
+            if not absorbed and error.reason is not Reason.CHAIN:
                 self.unpullable[error.where] = error.reason
             return error.reason
         if any(n not in assembly.absorbed_stores for n in absorbed):

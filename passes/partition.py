@@ -125,7 +125,7 @@ def _exceeds(sizes: list[int], depths: list[int]) -> Refusal | None:
     """The limit that a value with operands of these sizes and depths would pass."""
     if sum(sizes) > SIZE_LIMIT:
         return Refusal(Reason.SIZE, str(SIZE_LIMIT))
-    return Refusal(Reason.CHAIN, str(CHAIN_LIMIT)) if max(depths) > CHAIN_LIMIT else None
+    return Refusal(Reason.CHAIN) if max(depths) > CHAIN_LIMIT else None
 
 
 def _read_twice(region: Region, regions: Regions, stored: frozenset[str]) -> frozenset[str]:

@@ -40,8 +40,9 @@ class Reason(Enum):
         "Elements of a scatter are known when all of it is written, so none can be computed where it is read.",
     )  # fmt: skip
     CHAIN = (
-        "chain", "it would nest more than {other} values",
-        "Expressions are cut at the largest operand of the value that would nest deeper than the limit.",
+        "chain", "values would nest too deep",
+        "Expressions are cut at the largest operand of the value that would nest deeper than the limit; what is stored "
+        "on the way may add little to that.",
     )  # fmt: skip
     SIZE = (
         "size", "it would make an expression of more than {other} operations",
@@ -75,10 +76,6 @@ class Reason(Enum):
     )  # fmt: skip
     FULL = "full", "the kernel stores as many values as one may", "One more output would pass the limit of a kernel."
     CYCLE = "cycle", "another kernel runs between them", "A third kernel needs the one, and the other needs the third."
-    DEPENDENT = (
-        "dependent", "one reads the other's {value}",
-        "What reads a value stands beside it only where it computes that value on the way.",
-    )  # fmt: skip
     TAKEN = "taken", "another kernel that reads {value} stores it", "A value is stored once, by the first that can."
     UNSHARED = (
         "unshared", "{value} reads nothing that the other reads",

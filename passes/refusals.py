@@ -133,11 +133,15 @@ class _Judge:
         return tried, kept
 
     def _compare(self, name: str, search: Search, partition: Partition) -> Kept:
-        """A value that the search stores by choice, or by its first guess where it compares nothing."""
-        without = search.evaluate(partition.stored - {name}) if len(search.region.nodes) <= SEARCH_LIMIT else None
-        if without is None or without.seconds < partition.seconds:
+        """A value that the search stores by choice, or by its first guess where it compares no more than that."""
+        other, seconds = partition.second or (None, 0.0)
+        if other != partition.stored - {name}:
+            small = len(search.region.nodes) <= SEARCH_LIMIT
+            without = search.evaluate(partition.stored - {name}) if small else None
+            seconds = 0.0 if without is None else without.seconds
+        if seconds < partition.seconds:
             return Kept(Refusal(Reason.UNTRIED))
-        return Kept(Refusal(Reason.COST), partition.seconds, without.seconds)
+        return Kept(Refusal(Reason.COST), partition.seconds, seconds)
 
     # --- pairs of steps ------------------------------------------------------------------------------------------
 
