@@ -11,6 +11,7 @@ import pytest
 
 from treadle.compiler.cli.main import main
 from treadle.compiler.cli.source_lines import gather_places, gather_sources, shorten_path
+from treadle.passes.reasons import Reason
 
 MODEL = """
 import torch
@@ -43,6 +44,22 @@ def build(dtype=torch.float32, width=48, layers=3):
 
 def nothing():
     return (lambda x: x), (torch.randn(3),)
+
+class Counting(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("old", torch.zeros(64))
+        self.register_buffer("seen", torch.zeros(64))
+        self.linear = nn.Linear(64, 64)
+
+    def forward(self, x, y, z):
+        total = torch.logsumexp(x, 1, keepdim=True)
+        self.old.copy_(torch.roll(self.old, 1))
+        self.seen.mul_(0.5)
+        return self.linear(y + total), z * total
+
+def counting():
+    return Counting(), (torch.randn(64, 4096), torch.randn(64, 64), torch.randn(64, 32))
 
 def raising():
     def broken(x):
@@ -109,6 +126,37 @@ def test_json_has_all_of_it(file: Path, capsys: pytest.CaptureFixture[str]):
     assert sum(kernel["launches"] for kernel in graph["kernels"]) == graph["counts"]["launches"]
     for kernel in graph["kernels"]:
         assert kernel["equations"] and kernel["source"] and kernel["sources"] and kernel["read"] > 0
+
+
+def test_what_was_not_fused_is_told_with_its_reason(file: Path, capsys: pytest.CaptureFixture[str]):
+    status, printed, _ = explain(capsys, f"{file}:counting", "--json")
+    [graph] = json.loads(printed)["graphs"]
+    assert status == 0
+    assert {edge["reason"] for edge in graph["edges"]} <= {reason.short for reason in Reason}
+    steps = {kernel["name"] for kernel in graph["kernels"]} | {"aten.addmm"}
+    assert all({edge["first"], edge["second"]} <= steps for edge in graph["edges"])
+    [by_cost] = [edge for edge in graph["edges"] if edge["reason"] == "cost"]
+    assert by_cost["reads"] and 0 < by_cost["seconds"] < by_cost["other_seconds"]
+    [into_call] = [edge for edge in graph["edges"] if edge["second"] == "aten.addmm"]
+    assert (into_call["law"], into_call["reason"]) == ("inline", "library")
+    assert sorted(law["reason"] for law in graph["mutations"]) == ["", "moved"]
+    tried = {(law["law"], law["reason"]) for kernel in graph["kernels"] for law in kernel["laws"]}
+    assert {("inline", ""), ("merge", ""), ("stream", "short")} <= tried
+
+
+def test_what_was_not_fused_is_told_in_words(file: Path, capsys: pytest.CaptureFixture[str]):
+    words = " ".join(explain(capsys, f"{file}:counting")[1].split())
+    assert "not fused" in words and "aten.addmm reads" in words and "aten.addmm is a library call" in words
+    assert "cheaper stored" in words and "if computed where read; another kernel that reads" in words
+    assert "no stream: sum2 with max1: the row stays in cache" in words
+    assert "new values of inputs" in words and "elements are read after others take their place" in words
+    assert "the two best ways to cut" in words and "computed where read" in words
+
+
+def test_equal_layers_are_told_once(file: Path, capsys: pytest.CaptureFixture[str]):
+    graphs = [json.loads(explain(capsys, str(file), "--json", "--set", f"layers={n}")[1])["graphs"][0] for n in (4, 6)]
+    assert len(graphs[0]["edges"]) == len(graphs[1]["edges"])
+    assert [max(edge["count"] for edge in graph["edges"]) for graph in graphs] == [3, 5]
 
 
 def test_training_has_its_backward_graph(file: Path, capsys: pytest.CaptureFixture[str]):

@@ -144,7 +144,8 @@ def a_long_sum_is_read_by_two(g: GraphBuilder) -> Case:
 
 @gives(Reason.UNTRIED)
 def a_part_too_large_to_be_searched(g: GraphBuilder) -> Case:
-    ends = [vector(g, size=1 << 16)]
+    y = vector(g, size=1 << 16)
+    ends = [y]
     for _ in range(2):
         y = ends[0]
         for _ in range(8):

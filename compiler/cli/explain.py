@@ -177,7 +177,7 @@ def tabulate_partitions(partitions: Sequence[PartitionReport]) -> Table:
     return table
 
 
-def describe_mutations(mutations: Sequence[LawReport]) -> list[tuple[str, str]]:
+def describe_mutations(mutations: Sequence[LawReport]) -> list[tuple[str, str | Text]]:
     """Which values are written straight into the inputs that they replace, and why others are not."""
     groups: dict[str, list[str]] = {}
     for law in mutations:
