@@ -12,12 +12,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+from ..ir.expr import loads_in, names_in
 from ..ir.index import Axis
-from ..ir.loops import Buffer, Equation, Kernel, Statement, Store, reads_of
+from ..ir.loops import Buffer, Equation, Kernel, Statement, Store, reads_of, statement_expressions
 from ..ir.ops import OPS
 from ..ir.simplify import Simplifier
 from ..ir.types import Dim
-from .inline import Assembly, Lowered, Shared
+from .inline import Assembly, Lowered, Shared, covers
 from .reasons import CannotPull, Reason, Tried
 from .reinplace import store_changes
 
@@ -102,6 +103,8 @@ class Merger:
             return alone
         if _would_cycle(name, alone, group, groups):
             return Reason.CYCLE
+        if not _passes_over(group.kernel, name, self.lowered.node(name).shape):
+            return Reason.DOMAIN
         return self._make(group.sinks, (name, *group.absorbed), stored)
 
     def _join_sibling(self, name: str, groups: list[Group], stored: frozenset[str]) -> bool:
@@ -216,6 +219,12 @@ def _axes_for(shape: tuple[Dim, ...], axes: tuple[Axis, ...] | None) -> tuple[Ax
     for d, n in enumerate(shape):
         fitted.append(Axis(f"u{d}", 1) if n == 1 else left.pop(0))
     return tuple(fitted)
+
+
+def _passes_over(kernel: Kernel, name: str, shape: tuple[Dim, ...]) -> bool:
+    """True when the kernel reads each element of a value exactly once somewhere, so that it can store it there."""
+    roots = [e for s in kernel.body for e in statement_expressions(s) if name in names_in(e)]
+    return any(e.name == name and e.guard is None and covers(e.index, shape) for e in loads_in(*roots))
 
 
 def same_domain(a: tuple[Dim, ...], b: tuple[Dim, ...]) -> bool:

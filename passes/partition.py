@@ -113,10 +113,11 @@ def _too_large(region: Region, regions: Regions, stored: frozenset[str]) -> dict
     depth: dict[str, int] = {}
     inside = set(region.nodes) - stored
     for name in region.nodes:
-        pulled = sorted((s for s in regions.sources(name) if s in inside and s not in cut), key=lambda s: size[s])
-        while pulled and (refusal := _exceeds([size[s] for s in pulled], [depth[s] for s in pulled])):
+        grown = {s: ways * size[s] for s, ways in regions.sources(name).items() if s in inside and s not in cut}
+        pulled = sorted(grown, key=grown.__getitem__)
+        while pulled and (refusal := _exceeds([grown[s] for s in pulled], [depth[s] for s in pulled])):
             cut[pulled.pop()] = refusal
-        size[name] = 1 + sum(size[s] for s in pulled)
+        size[name] = 1 + sum(grown[s] for s in pulled)
         depth[name] = 1 + max((depth[s] for s in pulled), default=0)
     return cut
 

@@ -57,6 +57,7 @@ class Regions:
         self._index_only = self._find_index_only()
         self._bind_uses()
         self.depth = self._find_depths()
+        self._sources: dict[str, dict[str, int]] = {}  # of nodes that were asked for, once all that is forced is known
         self._require_crossing()
 
     # --- classes of nodes ----------------------------------------------------------------------------------------
@@ -193,15 +194,18 @@ class Regions:
                 found.add(reader.name)
         return found
 
-    def sources(self, name: str) -> tuple[str, ...]:
-        """The computed or stored values that a node reads, through transparent ones."""
-        found: dict[str, None] = {}
-        for i in self.graph.by_name[name].inputs:
-            if self.is_transparent(i):
-                found.update(dict.fromkeys(self.sources(i)))
-            else:
-                found[i] = None
-        return tuple(found)
+    def sources(self, name: str) -> dict[str, int]:
+        """The computed or stored values that a node reads, through transparent ones, and along how many ways.
+
+        Each way is an index map of its own, mostly: along it the value is computed anew where it is pulled.
+        """
+        found = self._sources.get(name)
+        if found is None:
+            found = self._sources[name] = {}
+            for i in dict.fromkeys(self.graph.by_name[name].inputs):
+                for source, ways in self.sources(i).items() if self.is_transparent(i) else ((i, 1),):
+                    found[source] = found.get(source, 0) + ways
+        return found
 
     def _require_crossing(self) -> None:
         for node in self.graph.nodes:

@@ -1,0 +1,83 @@
+"""What fusing costs grows with the graph: counted in expansions and assembled kernels, which no clock disturbs."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import pytest
+from fused import assert_same, fuse
+
+from treadle.ir.builder import GraphBuilder
+from treadle.ir.graph import Graph
+from treadle.ir.types import F32, contiguous_strides
+from treadle.passes.inline import Assembly
+from treadle.passes.merge import Merger
+
+
+@pytest.fixture
+def effort(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
+    """How often a value was expanded into a reader anew, and a kernel assembled."""
+    counted: Counter[str] = Counter()
+    expand, assemble = Assembly._expand_here, Merger._assemble
+
+    def count_expand(self: Assembly, *args):
+        counted["expansions"] += 1
+        return expand(self, *args)
+
+    def count_assemble(self: Merger, *args):
+        counted["kernels"] += 1
+        return assemble(self, *args)
+
+    monkeypatch.setattr(Assembly, "_expand_here", count_expand)
+    monkeypatch.setattr(Merger, "_assemble", count_assemble)
+    return counted
+
+
+def recurrence(steps: int) -> Graph:
+    """h = tanh(h * a[t] + x[t]), a row at a time; the rows are put together at the end."""
+    g = GraphBuilder(f"recurrence{steps}")
+    a = g.input("a", (steps, 64), F32)
+    x = g.input("x", (steps, 64), F32)
+    h = g.input("h", (1, 64), F32)
+    rows = []
+    for t in range(steps):
+        h = g.tanh(h * g.slice(a, 0, t, 1) + g.slice(x, 0, t, 1))
+        rows.append(h)
+    y = g.cat(rows, 0)
+    return g.finish([y], (), [contiguous_strides(y.shape)])
+
+
+def tree(levels: int) -> Graph:
+    """The products of pairs, of pairs of pairs, ...: each element at the root is made from all that are below it."""
+    g = GraphBuilder(f"tree{levels}")
+    x = g.exp(g.input("x", (2**levels, 64), F32))
+    while x.shape[0] != 1:
+        pairs = g.reshape(x, (x.shape[0] // 2, 2, 64))
+        first, second = (g.reshape(g.slice(pairs, 1, k, 1), (x.shape[0] // 2, 64)) for k in (0, 1))
+        x = g.tanh(first * second)
+    return g.finish([x], (), [contiguous_strides(x.shape)])
+
+
+def measure(graph: Graph, effort: Counter[str]) -> Counter[str]:
+    effort.clear()
+    fuse(graph)
+    return Counter(effort)
+
+
+def test_a_recurrence_is_fused_in_linear_time(effort: Counter[str]):
+    graph = recurrence(128)
+    short, long = measure(recurrence(32), effort), measure(graph, effort)
+    assert long["expansions"] <= 5 * short["expansions"]
+    assert long["kernels"] <= 5 * short["kernels"]
+    assert long["expansions"] <= 12 * len(graph.nodes)  # what several kernels pull in is expanded for one of them
+
+
+def test_a_tree_of_readers_is_cut_before_it_explodes(effort: Counter[str]):
+    """Three more levels read eight times as much, if nothing between is stored."""
+    small, large = measure(tree(7), effort), measure(tree(10), effort)
+    assert large["expansions"] <= 2 * small["expansions"]
+
+
+@pytest.mark.parametrize("graph", [recurrence(6), tree(9)], ids=["recurrence", "tree"])
+def test_what_is_cut_keeps_its_values(graph: Graph, seed: int):
+    assert_same(graph, seed)
