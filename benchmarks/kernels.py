@@ -1,23 +1,26 @@
 """Memory-bound kernels against eager and Inductor: calls as users make them, outputs freshly allocated.
 
 Targets: geometric mean at least 1.5x over Inductor, no row below 0.95x of the better of eager and Inductor (a row
-counts as below when its 95% interval is wholly below).
+counts as below when its 95% interval is wholly below). `floor` is a backend that does nothing: where even that is
+slower than the best peer, guards and wrappers decide, which every backend has. `kernel` is treadle's plan without them.
 """
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import Any
 
 import torch
-from harness import bind, compile_for, geomean, measure, set_up, verdict
+from harness import bind, compile_for, empty_backend, find_body, geomean, measure, set_up, verdict
 from kernel_cases import CASES, QUICK_SHAPES, SHAPES, Case, bytes_moved, make_inputs
-from record import Record, contestants, count_pairs, make_parser, say
+from record import OURS, Record, contestants, count_pairs, make_parser, say
 from targets import DTYPES
 
 from treadle.compiler.check import compare
 
 Plan = tuple[Case, tuple[int, int], str]
 LIMIT = 0.95
+FLOOR, KERNEL = "floor", "kernel"
 
 
 def main() -> None:
@@ -50,10 +53,18 @@ def measure_row(
     eager = case.function(*inputs)
     exact = case.function(*(x.double() if x.is_floating_point() else x for x in inputs))
     wrong = [name for name, call in calls.items() if not _is_right(case, call(), eager, exact)]
+    calls[FLOOR] = bind(compile_for(empty_backend(eager), case.function), inputs)
+    if ours == OURS:
+        calls[KERNEL] = find_body(case.function, inputs)
     timing = measure(calls, pairs=pairs)
     moved = bytes_moved(case, inputs, eager)
     speed = {name: round(moved / timing.median(name) / 1e9, 2) for name in names}
-    return {"times": timing.summary(), "bytes": moved, "gb_per_s": speed, "wrong": wrong} | verdict(timing, ours, names)
+    found = {"times": timing.summary(), "bytes": moved, "gb_per_s": speed, "wrong": wrong}
+    found |= verdict(timing, ours, names)
+    if "best" in found and ours == OURS:
+        found["floor_over_best"] = timing.ratio(found["best"], FLOOR).median
+        found["kernel_over_best"] = asdict(timing.ratio(found["best"], KERNEL))
+    return found
 
 
 def _is_right(case: Case, got: object, eager: torch.Tensor, exact: torch.Tensor) -> bool:
@@ -88,6 +99,10 @@ def summarize(rows: dict[str, dict[str, Any]]) -> dict[str, Any]:
         "rows": len(rows),
         "geomean_over": {peer: round(value, 3) for peer, value in means.items()},
         "below": sorted(name for name, row in judged.items() if row["over_best"]["high"] < LIMIT),
+        "floor_below_too": sorted(name for name, row in judged.items() if row.get("floor_over_best", 1.0) < LIMIT),
+        "kernel_below": sorted(
+            n for n, row in judged.items() if row.get("kernel_over_best", row["over_best"])["high"] < LIMIT
+        ),
         "worst_over_best": min((row["over_best"]["median"] for row in judged.values()), default=None),
         "wrong": sorted(f"{name}: {', '.join(row['wrong'])}" for name, row in rows.items() if row["wrong"]),
         "geomean_inductor_over_eager": round(geomean(between), 3) if between else None,

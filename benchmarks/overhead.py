@@ -7,14 +7,12 @@ Inductor's.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
-from harness import Call, bind, compile_for, measure, set_up, verdict
+from harness import Call, bind, compile_for, empty_backend, measure, set_up, verdict
 from record import Record, contestants, count_pairs, make_parser, say
 from targets import one_kernel
-from torch._dynamo.backends.common import aot_autograd
 
 EMPTY = "empty"
 SIZES = (8, 1024)
@@ -42,21 +40,7 @@ def measure_size(name: str, size: int, names: list[str], ours: str, pairs: int) 
 
 
 def make_call(backend: str, x: torch.Tensor) -> Call:
-    return bind(compile_for(empty_backend() if backend == EMPTY else backend, one_kernel), (x,))
-
-
-def empty_backend() -> Callable[..., Any]:
-    def compile_nothing(graph_module: torch.fx.GraphModule, inputs: list[Any]) -> Callable[..., Any]:
-        result = [one_kernel(torch.zeros(inputs[0].shape))]
-
-        def run(arguments: list[Any]) -> list[Any]:
-            arguments.clear()  # as boxed callables do: inputs may be freed early
-            return result
-
-        run._boxed_call = True  # type: ignore[attr-defined]
-        return run
-
-    return aot_autograd(fw_compiler=compile_nothing)
+    return bind(compile_for(empty_backend(one_kernel(x)) if backend == EMPTY else backend, one_kernel), (x,))
 
 
 if __name__ == "__main__":
