@@ -4,12 +4,15 @@
 
 A crash or a time-out of one case is that case's row, with the error's text. `counters` are the backend's own
 (`torch._dynamo.utils.counters[backend]`) and Dynamo's; a right result that a fallback to ATen gave is named. Target: at
-least 95% of the nodes that are no contractions, convolutions or attention are compiled (`native_share`).
+least 95% of the nodes that compute and are no contractions, convolutions or attention are compiled (`native_share`).
+Views are counted on neither side, nothing of a case that fell back is counted as compiled, and `left_to_aten` has the
+operators that are not, with their number and why.
 """
 
 from __future__ import annotations
 
 import tempfile
+from collections import Counter
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -20,9 +23,12 @@ from record import OURS, Record, make_parser, say
 
 from tests.zoo import ARCHITECTURES
 from tests.zoo.cases import CASES, list_cases, run_case
+from treadle.compiler.driver import collect
+from treadle.passes.fuse import Call
 
 SHOWN_COUNTERS = ("stats", "graph_break", "frames", "aot_autograd")
 FAILURES_SHOWN = 5
+NOT_NATIVE = ("opaque", "effect")  # kinds of calls that compute and are no library calls
 QUICK = ("llama", "bert", "t5", "vit", "mixtral", "mamba", "wav2vec2")
 
 
@@ -65,7 +71,8 @@ def judge(name: str, case: str, backend: str) -> dict[str, Any]:
     import torch
 
     torch.set_grad_enabled(True)
-    outcome = run_case(ARCHITECTURES[name], case, backend)
+    with collect() as graphs:
+        outcome = run_case(ARCHITECTURES[name], case, backend)
     failures = [f"{row.name} {row.dtype}{list(row.shape)}: {row.problem}" for row in outcome.report.failures]
     return {
         "ok": outcome.report.ok,
@@ -77,7 +84,16 @@ def judge(name: str, case: str, backend: str) -> dict[str, Any]:
         "first_call_cpu": round(outcome.first_call_cpu, 3),
         "fallbacks": outcome.fallbacks(backend),
         "counters": {key: outcome.counters[key] for key in (backend, *SHOWN_COUNTERS) if key in outcome.counters},
+        "left_to_aten": dict(sum((count_calls(graph) for graph in graphs), Counter())),
     }
+
+
+def count_calls(graph: Any) -> Counter[str]:
+    """The operators that a compiled graph leaves to ATen though they are no library calls, and why."""
+    calls = [graph.fused.graph.by_name[step.node] for step in graph.fused.steps if isinstance(step, Call)]
+    reasons = {call.target: call.reason for call in graph.imported.calls}
+    targets = [node.attr("target") for node in calls if node.attr("kind") in NOT_NATIVE]
+    return Counter(f"{target}: {reasons[target]}" if reasons.get(target) else target for target in targets)
 
 
 def describe(row: dict[str, Any]) -> str:
@@ -90,6 +106,7 @@ def describe(row: dict[str, Any]) -> str:
 
 
 def summarize(rows: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    left = sum((Counter(row.get("left_to_aten", {})) for row in rows.values()), Counter())
     return {
         "cases": len(rows),
         "right": sum(row["ok"] for row in rows.values()),
@@ -98,15 +115,28 @@ def summarize(rows: dict[str, dict[str, Any]]) -> dict[str, Any]:
         "failed": sorted(name for name, row in rows.items() if not row["ok"]),
         "fell_back": sorted(name for name, row in rows.items() if row.get("fallbacks")),
         "native_share": share_native(rows.values()),
+        "native_share_by_architecture": share_each(rows),
+        "left_to_aten": dict(left.most_common()),
         "first_call_cpu": round(sum(row.get("first_call_cpu", 0) for row in rows.values()), 1),
     }
 
 
 def share_native(rows: Iterable[dict[str, Any]]) -> float | None:
     """Of the compute nodes that are no library calls, how many treadle compiled itself; None for other backends."""
-    counted = [row["counters"][OURS] for row in rows if OURS in row.get("counters", {})]
-    native, opaque = (sum(counts.get(kind, 0) for counts in counted) for kind in ("native", "opaque"))
-    return round(native / (native + opaque), 4) if native + opaque else None
+    native = total = 0
+    for row in rows:
+        counts = row.get("counters", {}).get(OURS, {})
+        own = counts.get("native", 0)
+        total += own + sum(counts.get(kind, 0) for kind in NOT_NATIVE)
+        native += 0 if row.get("fallbacks") else own
+    return round(native / total, 4) if total else None
+
+
+def share_each(rows: dict[str, dict[str, Any]]) -> dict[str, float | None]:
+    """`share_native` of each architecture, the least first."""
+    names = dict.fromkeys(name.split()[0] for name in rows)
+    shares = {name: share_native(row for key, row in rows.items() if key.split()[0] == name) for name in names}
+    return dict(sorted(shares.items(), key=lambda item: 1.0 if item[1] is None else item[1]))
 
 
 if __name__ == "__main__":

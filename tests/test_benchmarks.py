@@ -147,3 +147,42 @@ def test_bytes_of_a_copy(monkeypatch: pytest.MonkeyPatch):
     for name, expected in (("transpose", 2 * 4), ("cast", 4 + 2), ("embedding", 2 * 4 + 8 / 50)):
         inputs = cases.make_inputs(by_name[name], (30, 50), torch.float32)
         assert cases.bytes_moved(by_name[name], inputs, by_name[name].function(*inputs)) == expected * 30 * 50
+
+
+def zoo_row(fallbacks: int = 0, left: dict[str, int] | None = None, **counts: int) -> dict[str, Any]:
+    return {"ok": True, "worst_ratio": 1.0, "fallbacks": fallbacks, "counters": {"treadle": counts},
+            "left_to_aten": left or {}}  # fmt: skip
+
+
+def test_the_zoo_counts_what_is_native(monkeypatch: pytest.MonkeyPatch):
+    zoo = load("zoo", monkeypatch)
+    rows = {
+        "a fp32": zoo_row(native=90, opaque=6, effect=4, library=50, left={"aten.topk.default: why": 6}),
+        "a train": zoo_row(native=100, left={"aten.sort.default": 1}, opaque=1),
+        "b fp32": zoo_row(native=10, library=3),
+        "c fp32": zoo_row(fallbacks=1, native=49, opaque=1),
+        "d fp32": {"ok": False, "error": "crash"},
+    }
+    summary = zoo.summarize(rows)
+    assert summary["native_share"] == round(200 / 261, 4)
+    each = summary["native_share_by_architecture"]
+    assert each == {"c": 0.0, "a": round(190 / 201, 4), "b": 1.0, "d": None} and next(iter(each)) == "c"
+    assert summary["left_to_aten"] == {"aten.topk.default: why": 6, "aten.sort.default": 1}
+
+
+def test_the_zoo_names_what_is_left_to_aten(monkeypatch: pytest.MonkeyPatch, empty_cache: Path):
+    zoo = load("zoo", monkeypatch)
+
+    @torch.compile(backend="treadle")
+    def function(x: torch.Tensor) -> torch.Tensor:
+        return torch.exp(torch.sort(x.t())[0]) @ torch.rand(4, 4)
+
+    counts = torch._dynamo.utils.counters["treadle"]
+    counts.clear()
+    with zoo.collect() as graphs:
+        function(torch.randn(4, 5))
+    (graph,) = graphs
+    found = zoo.count_calls(graph)
+    assert {name.split(":")[0]: number for name, number in found.items()} == {
+        "aten.sort.default": 1, "aten.rand.default": 1}  # fmt: skip
+    assert found.total() == counts["opaque"] + counts["effect"]
