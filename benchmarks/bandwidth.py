@@ -12,8 +12,9 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from harness import Call, bind, compile_for, find_body, measure, set_up
+from harness import Call, bind, compile_for, measure, set_up
 from kernel_cases import CASES, QUICK_SHAPES, SHAPES, Case, bytes_moved, make_inputs
+from parts import find_body
 from record import OURS, Record, contestants, count_pairs, make_parser, say
 from targets import DTYPES
 

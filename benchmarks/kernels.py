@@ -11,8 +11,9 @@ from dataclasses import asdict
 from typing import Any
 
 import torch
-from harness import bind, compile_for, empty_backend, find_body, geomean, measure, set_up, verdict
+from harness import bind, compile_for, geomean, measure, set_up, verdict
 from kernel_cases import CASES, QUICK_SHAPES, SHAPES, Case, bytes_moved, make_inputs
+from parts import empty_backend, find_body
 from record import OURS, Record, contestants, count_pairs, make_parser, say
 from targets import DTYPES
 

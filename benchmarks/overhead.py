@@ -10,7 +10,8 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from harness import Call, bind, compile_for, empty_backend, measure, set_up, verdict
+from harness import Call, bind, compile_for, measure, set_up, verdict
+from parts import empty_backend
 from record import Record, contestants, count_pairs, make_parser, say
 from targets import one_kernel
 
