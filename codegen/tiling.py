@@ -228,9 +228,10 @@ class Builder:
             return self._build_staged(part, staging)
         chunk = self._make_chunks(part) if root else None
         body: list[Statement] = [s for p in part.body for s in self.build(p, bound | set(part.axes), root=False)]
-        kind = "grid" if root else "serial"
-        axes: tuple[Axis, ...] = part.axes if chunk is None else (*part.axes, chunk)
-        for axis in axes[::-1]:
+        ragged = [a for a in part.axes if a.is_ragged]  # which a grid, that has all points of its axes, cannot be over
+        whole = [a for a in (*part.axes, chunk) if a is not None and not a.is_ragged]
+        for axis in (*whole, *ragged)[::-1]:
+            kind = "grid" if root and not axis.is_ragged else "serial"
             body = [Loop(kind, axis, tuple(body))]
         return body
 

@@ -193,7 +193,7 @@ class NestBuilder:
         """True for a long loop in which each lane has a sum of its own."""
         scans = any(isinstance(s, Equation) and s.scan for _, s in self.members)
         sums = any(r.rounds and r.column and level.axis in r.equation.reduce for r in self.running)
-        return sums and not scans and level.begin is None and level.axis.begin is None and is_long(level)
+        return sums and not scans and level.begin is None and not level.axis.is_ragged and is_long(level)
 
     def _around(
         self, levels: list[Level], running: list[Running], point: Callable[[list[Running]], list[Statement]]
@@ -259,7 +259,7 @@ class NestBuilder:
         if not self.nest.serial or self.lanes is None or self._rows() < 2:
             return False
         axis = self.nest.serial[-1]
-        if axis.begin is not None or (isinstance(axis.extent, int) and axis.extent < self._rows()):
+        if axis.is_ragged or (isinstance(axis.extent, int) and axis.extent < self._rows()):
             return False
         reduces = [isinstance(s, Equation) and bool(s.state) and not s.scan for _, s in self.members]
         return all(reduces) and all(r.column and axis in r.equation.reduce for r in self.running)

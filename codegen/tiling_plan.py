@@ -282,7 +282,7 @@ class _Planner:
             return 0
 
         ordered = sorted(axes, key=lambda a: (-stride(a), self.position[a]))
-        return tuple(sorted(ordered, key=lambda a: a.begin is not None))  # what bounds a ragged axis comes first
+        return tuple(sorted(ordered, key=lambda a: a.is_ragged))  # what bounds a ragged axis comes first
 
     def _best_lanes(self, group: tuple[int, ...], bound: frozenset[Axis]) -> Axis | None:
         """The axis along which most of the traffic is dense; None where statements must run point by point."""
@@ -299,7 +299,7 @@ class _Planner:
         if axis not in s.reduce:
             return True
         if s.scan:
-            return s.scan == "inclusive" and not s.reverse and s.state in LANE_SCANS and axis.begin is None
+            return s.scan == "inclusive" and not s.reverse and s.state in LANE_SCANS and not axis.is_ragged
         return s.state not in ORDERED
 
     def _density(self, group: tuple[int, ...], axis: Axis) -> float:

@@ -64,13 +64,43 @@ def flatten_buffers(kernel: Kernel) -> Kernel:
         return Load(e.name, place(e.name, e.index), e.dtype, e.guard) if e.name in buffers else e
 
     rewrite = Rewriter(load=load)
+    ragged = _rewrite_bounds(kernel.axes, rewrite)
     body: list[Statement] = []
     for s in kernel.body:
-        new = rewrite_statement(s, rewrite)
+        new = rename_axes(rewrite_statement(s, rewrite), ragged) if ragged else rewrite_statement(s, rewrite)
         body.append(replace(new, index=place(new.buffer, new.index)) if isinstance(new, Store) else new)
     flat = {name: Buffer(name, b.dtype, (_span(b),), (1,)) for name, b in buffers.items()}
     inputs, outputs = (tuple(flat[b.name] for b in side) for side in (kernel.inputs, kernel.outputs))
     return replace(kernel, inputs=inputs, outputs=outputs, body=tuple(body))
+
+
+def _rewrite_bounds(axes: Iterable[Axis], rewrite: Rewriter) -> dict[Axis, Axis]:
+    """Ragged axes whose bounds become others, with what they become; `rewrite` then replaces them too."""
+    renamed: dict[Axis, Axis] = {}
+    for a in sorted((a for a in axes if a.is_ragged), key=_depth):
+        begin, end = (None if e is None else rewrite(e) for e in (a.begin, a.end))
+        if (begin, end) != (a.begin, a.end):
+            renamed[a] = Axis(a.name, a.extent, begin, end)
+            rewrite.axes = {**rewrite.axes, a: of_atom(renamed[a])}
+    return renamed
+
+
+def _depth(a: Axis) -> int:
+    """Axes whose bounds read other axes come after these."""
+    return max((1 + _depth(b) for b in _bounding(a)), default=0)
+
+
+def _bounding(a: Axis) -> frozenset[Axis]:
+    """The axes that the bounds of an axis read."""
+    return frozenset().union(*(e.axes for e in (a.begin, a.end) if e is not None))
+
+
+def rename_axes(s: Statement, renamed: dict[Axis, Axis]) -> Statement:
+    """The statement over other axes; its expressions stay."""
+    axes = tuple(renamed.get(a, a) for a in s.axes)
+    if isinstance(s, Store):
+        return replace(s, axes=axes)
+    return replace(s, axes=axes, reduce=tuple(renamed.get(a, a) for a in s.reduce))
 
 
 def _span(b: Buffer) -> Dim:
@@ -111,7 +141,7 @@ def drop_units(kernel: Kernel) -> Kernel:
 
 
 def _is_unit(axis: Axis) -> bool:
-    return axis.extent == 1 and axis.begin is None
+    return axis.extent == 1 and not axis.is_ragged
 
 
 def _not_units(axes: tuple[Axis, ...]) -> tuple[Axis, ...]:
@@ -145,7 +175,7 @@ def split_states(kernel: Kernel) -> Kernel:
     body: list[Statement] = []
     for s in kernel.body:
         split = splitters.get(s.state) if isinstance(s, Equation) and s.reduce and not s.scan else None
-        ragged = any(a.begin is not None for a in s.domain)
+        ragged = any(a.is_ragged for a in s.domain)
         body += [s] if split is None or ragged or not isinstance(s, Equation) else split(s)
     return replace(kernel, body=tuple(body))
 
@@ -250,7 +280,7 @@ def combine_tree(state: str, states: list[Values]) -> Values:
 
 def _is_tiny(e: Equation, axis: Axis) -> bool:
     extent = axis.extent
-    if axis.begin is not None or not isinstance(extent, int) or not 1 <= extent <= UNROLLED_POINTS:
+    if axis.is_ragged or not isinstance(extent, int) or not 1 <= extent <= UNROLLED_POINTS:
         return False
     nodes = list(walk(*e.args))
     if extent * len(nodes) > UNROLLED_NODES:
@@ -279,7 +309,7 @@ def _neighbours(kernel: Kernel) -> list[tuple[Axis, Axis]]:
     pairs: list[tuple[Axis, Axis]] = []
     for s in kernel.body:
         for order in (s.axes, *([s.reduce] if isinstance(s, Equation) and not s.scan else [])):
-            pairs += [(a, b) for a, b in itertools.pairwise(order) if a.begin is None and b.begin is None]
+            pairs += [(a, b) for a, b in itertools.pairwise(order) if not a.is_ragged and not b.is_ragged]
     return [p for p in dict.fromkeys(pairs) if all(_adjacent(s, *p) for s in kernel.body)]
 
 
@@ -294,6 +324,8 @@ def _adjacent(s: Statement, outer: Axis, inner: Axis) -> bool:
 
 def _move_together(kernel: Kernel, outer: Axis, inner: Axis) -> bool:
     local = kernel.equations
+    if any({outer, inner} & _bounding(a) for a in kernel.axes):
+        return False
     for s in kernel.body:
         if isinstance(s, Store) and not all(_takes_as_one(i, outer, inner) for i in s.index):
             return False

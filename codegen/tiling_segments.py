@@ -22,7 +22,7 @@ MOST_NODES = 240  # of all segments together
 
 def find_cuts(axis: Axis, roots: Sequence[Expr]) -> list[int]:
     """The points of an axis at which conditions on it alone change, in order; none where cutting is not worth it."""
-    if not isinstance(axis.extent, int) or axis.begin is not None:
+    if not isinstance(axis.extent, int) or axis.is_ragged:
         return []
     nodes = list(walk(*roots))
     changes = {_change(e, axis) for e in nodes if isinstance(e, Op) and e.name in CONDITIONS}

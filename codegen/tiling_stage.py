@@ -38,7 +38,12 @@ class Staging:
 
 def find_staging(kernel: Kernel, block: Block, lanes: int) -> Staging | None:
     """The loads worth staging in a block that is one pointwise nest, or None."""
-    if lanes == 1 or len(block.body) != 1 or block.lanes is None:
+    if (
+        lanes == 1
+        or len(block.body) != 1
+        or block.lanes is None
+        or any(a.is_ragged for a in (block.lanes, *block.axes))
+    ):
         return None
     nest = block.body[0]
     if not isinstance(nest, Nest) or nest.serial or nest.lanes is not block.lanes:
@@ -49,7 +54,7 @@ def find_staging(kernel: Kernel, block: Block, lanes: int) -> Staging | None:
     touched = (e for s in statements for e in loads_in(*statement_expressions(s)))
     loads = dict.fromkeys(e for e in touched if e.name in kernel.buffers)
     across = [e for e in loads if e.guard is None and _stride(e, block.lanes) not in (None, 0, 1, -1)]
-    weights = {a: [e for e in across if _stride(e, a) == 1] for a in block.axes if a.begin is None}
+    weights = {a: [e for e in across if _stride(e, a) == 1] for a in block.axes}
     rows = max(weights, key=lambda a: len(weights[a]), default=None)
     if rows is None or not weights[rows] or min(estimate(rows.extent), estimate(block.lanes.extent)) < lanes // 2:
         return None

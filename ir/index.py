@@ -45,6 +45,11 @@ class Axis(Atom, metaclass=Interned):
     def intern_key(self) -> object:
         return self.name, self.extent, self.begin, self.end
 
+    @property
+    def is_ragged(self) -> bool:
+        """True where data bounds the points."""
+        return self.begin is not None or self.end is not None
+
     def __str__(self) -> str:
         return self.name
 

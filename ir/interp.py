@@ -13,7 +13,6 @@ stores before it left.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -23,15 +22,16 @@ import torch
 from .errors import BadInput
 from .interp_bounds import BoundedNumbers
 from .interp_grid import Ranges, Source
-from .interp_numbers import Numbers, Planes, Tensor, torch_dtype
+from .interp_inputs import Sizes, enter_buffer
+from .interp_numbers import Numbers, Planes, Tensor
 from .interp_reduce import evaluate_equation
 from .interp_sample import Sample, sample_boxes
 from .interp_store import mark_stored, run_store
 from .loops import Buffer, Equation, Kernel, Store, reads_of
-from .types import Dim, evaluate
+from .types import Dim
 
 Tensors = Mapping[str, Tensor]
-Sizes = Mapping[str, int]
+SizesByName = Mapping[str, int]
 
 __all__ = ["Sample", "Sampled", "error_bound", "run_kernel", "run_sampled"]
 
@@ -45,13 +45,13 @@ class Sampled:
 
 
 def run_kernel(
-    kernel: Kernel, buffers: Tensors, sizes: Sizes | None = None, float64: bool = False
+    kernel: Kernel, buffers: Tensors, sizes: SizesByName | None = None, float64: bool = False
 ) -> dict[str, Tensor]:
     """The outputs of a kernel. Raises IndexError where a live index is out of range, BadInput on unfit buffers."""
     return {name: planes[0] for name, planes in _run(kernel, buffers, sizes, float64).items()}
 
 
-def error_bound(kernel: Kernel, buffers: Tensors, sizes: Sizes | None = None) -> dict[str, Tensor]:
+def error_bound(kernel: Kernel, buffers: Tensors, sizes: SizesByName | None = None) -> dict[str, Tensor]:
     """For each element of the outputs, what correct rounding of every operation may make of it: an absolute error.
 
     A first-order bound from the kernel's own conditioning (see `ir.interp_bounds`): a correct kernel is within a small
@@ -63,7 +63,11 @@ def error_bound(kernel: Kernel, buffers: Tensors, sizes: Sizes | None = None) ->
 
 
 def run_sampled(
-    kernel: Kernel, buffers: Tensors, sizes: Sizes | None = None, float64: bool = False, sample: Sample | None = None
+    kernel: Kernel,
+    buffers: Tensors,
+    sizes: SizesByName | None = None,
+    float64: bool = False,
+    sample: Sample | None = None,
 ) -> dict[str, Sampled]:
     """Some tiles of each output, and of everything else only what these need (reductions whole).
 
@@ -74,7 +78,7 @@ def run_sampled(
     return {name: Sampled(planes[0], run.computed[name]) for name, planes in run.outputs().items()}
 
 
-def _run(kernel: Kernel, buffers: Tensors, sizes: Sizes | None, float64: bool) -> dict[str, Planes]:
+def _run(kernel: Kernel, buffers: Tensors, sizes: SizesByName | None, float64: bool) -> dict[str, Planes]:
     return _Run(kernel, buffers, sizes or {}, Numbers(float64, _device_of(buffers))).outputs()
 
 
@@ -93,14 +97,13 @@ class _Run:
     """One execution. Equations are evaluated once; a sampled run evaluates the boxes of them that are asked for."""
 
     def __init__(
-        self, kernel: Kernel, buffers: Tensors, sizes: Sizes, numbers: Numbers, sample: Sample | None = None
+        self, kernel: Kernel, buffers: Tensors, sizes: SizesByName, numbers: Numbers, sample: Sample | None = None
     ) -> None:
         self.kernel = kernel
         self.numbers = numbers
         self.sample = sample
         self.computed: dict[str, Tensor] = {}
-        self._sizes = dict(sizes)
-        self._dims: dict[Dim, int] = {}
+        self._sizes = Sizes(sizes, kernel.name)
         self._locals = {k: _Local() for k, s in enumerate(kernel.body) if isinstance(s, Equation)}
         self._defined = {
             name: (k, n)
@@ -126,15 +129,7 @@ class _Run:
     # --- what an evaluation asks for -----------------------------------------------------------------------------
 
     def size(self, dim: Dim) -> int:
-        if isinstance(dim, int):
-            return dim
-        found = self._dims.get(dim)
-        if found is None:
-            missing = [s.name for s in dim.free_symbols if s.name not in self._sizes]  # type: ignore[attr-defined]
-            if missing:
-                raise BadInput("no size given", where=self.kernel.name, expected=f"sizes[{missing[0]!r}]")
-            found = self._dims[dim] = evaluate(dim, self._sizes)
-        return found
+        return self._sizes(dim)
 
     def source(self, name: str, position: int, needed: Callable[[], Ranges]) -> Source:
         if name in self._defined:
@@ -168,15 +163,9 @@ class _Run:
     # --- buffers -------------------------------------------------------------------------------------------------
 
     def _first(self, buffer: Buffer, given: Tensor | None) -> Planes:
-        shape = tuple(self.size(d) for d in buffer.shape)
-        strides = tuple(self.size(d) for d in buffer.strides)
         if given is None and any(buffer.name == b.name for b in self.kernel.inputs):
             raise BadInput("a buffer is missing", where=self.kernel.name, expected=buffer.name)
-        if given is None:
-            return tuple(_poisoned(shape, strides, p, self.numbers.device) for p in self.numbers.planes(buffer.dtype))
-        if given.dtype != torch_dtype(buffer.dtype) and not (self.numbers.float64 and given.is_floating_point()):
-            raise BadInput("wrong element type", where=buffer.name, expected=buffer.dtype, got=given.dtype)
-        return self.numbers.enter(_seen_as(buffer, given, shape, strides, self.size(buffer.offset)), buffer.dtype)
+        return enter_buffer(buffer, given, self.numbers, self._sizes)
 
     def _store(self, store: Store, position: int) -> None:
         buffer = self.kernel.buffers[store.buffer]
@@ -208,28 +197,6 @@ class _Run:
         return {name for s in self.kernel.body for name in reads_of(s)}
 
 
-def _seen_as(
-    buffer: Buffer, given: Tensor, shape: tuple[int, ...], strides: tuple[int, ...], offset: int
-) -> Tensor:  # fmt: skip
-    """The buffer's elements in a tensor of its shape, or in its flat storage."""
-    if tuple(given.shape) == shape:
-        return given
-    last = offset + sum((n - 1) * s for n, s in zip(shape, strides, strict=True))
-    fits = given.dim() == 1 and (0 in shape or last < given.numel())
-    if not fits:
-        expected = f"{list(shape)}, or flat storage of at least {last + 1} elements"
-        raise BadInput("wrong shape", where=buffer.name, expected=expected, got=list(given.shape))
-    flat = given.contiguous()
-    return flat.as_strided(shape, strides, flat.storage_offset() + offset)
-
-
 def _laid_out(tensor: Tensor, strides: tuple[int, ...]) -> Tensor:
     """A copy with the given strides."""
     return torch.empty_strided(tensor.shape, strides, dtype=tensor.dtype, device=tensor.device).copy_(tensor)
-
-
-def _poisoned(
-    shape: tuple[int, ...], strides: tuple[int, ...], dtype: torch.dtype, device: torch.device | str
-) -> Tensor:
-    value = math.nan if dtype.is_floating_point else True if dtype is torch.bool else torch.iinfo(dtype).max - 5
-    return torch.empty_strided(shape, strides, dtype=dtype, device=device).fill_(value)

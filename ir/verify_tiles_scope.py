@@ -13,10 +13,11 @@ from .types import DType
 
 @dataclass(frozen=True, slots=True)
 class Name:
-    """A name that is bound: its type, and whether its value may differ between lanes."""
+    """A name that is bound: its type, whether its value may differ between lanes, and the loops around its binding."""
 
     dtype: DType
-    varies: bool = False
+    varies: bool
+    loops: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,9 +53,15 @@ class Scope:
             return False
         return self.lanes.axis in axes_of(i) or any(self.varies(d.value) for d in data_in(i))
 
+    def is_shared(self, name: str) -> bool:
+        """True for a name that several points of a grid have in common."""
+        return any(x.kind == "grid" for x in self.loops[self.names[name].loops :])
+
     def bind(self, name: str, dtype: DType, varies: bool, state: State | None = None) -> Scope:
         states = {n: s for n, s in self.states.items() if n != name} | ({} if state is None else {name: state})
-        return replace(self, names=self.names | {name: Name(dtype, varies)}, states=states, own=self.own | {name})
+        return replace(
+            self, names=self.names | {name: Name(dtype, varies, len(self.loops))}, states=states, own=self.own | {name}
+        )
 
     def after(self, s: Statement) -> Scope:
         """What is known below a statement."""
@@ -118,3 +125,16 @@ def where(s: Statement) -> str:
     if isinstance(s, Put | Stage):
         return f"store to {s.target}"
     return f"{type(s).__name__.lower()} {', '.join(s.names) if isinstance(s, Update | Fold) else s.name}"
+
+
+def indices_of(s: Statement) -> tuple[Index, ...]:
+    """The indices that a statement itself holds."""
+    if isinstance(s, Put):
+        return s.index
+    if isinstance(s, Stage):
+        return (*s.at, s.row, s.lane)
+    return tuple(i for i in (s.begin, s.end) if i is not None) if isinstance(s, Loop) else ()
+
+
+def names_of(axes: set[Axis] | frozenset[Axis]) -> str:
+    return ", ".join(sorted(repr(a) for a in axes)) or "no axes"

@@ -174,6 +174,74 @@ EVERYWHERE = {
     "pieces": PIECES, "table": TABLE, "in_place": IN_PLACE, "digits": DIGITS,
 }  # fmt: skip
 
+# Axes that data bounds: what they read is given with them.
+RAGGED = {
+    "segments": (
+        """
+        kernel segments(x: f32[200, 3], off: i32[5]) -> (y: f32[4, 3], n: f32[200])
+          axes b:4, c:3, t:200 in i64(off[b])..i64(off[b + 1])
+          s[b, c]: f32 = sum(t) x[t, c]
+          y[b, c] <- s[b, c]
+          n[t] <- f32(#(b)) for (b, t)
+        """,
+        {"off": [0, 43, 43, 71, 200]},
+    ),
+    "rows of a grid": (
+        """
+        kernel rows(x: f32[10, 3], w: f32[4], off: i64[5]) -> (y: f32[10, 3])
+          axes b:4, c:3, t:10 in off[b]..off[b + 1]
+          y[t, c] <- (x[t, c] * w[b]) for (b, t, c)
+        """,
+        {"off": [0, 4, 4, 7, 10]},
+    ),
+    "long sums": (
+        """
+        kernel sums(x: f32[10000], off: i64[5]) -> (y: f32[4])
+          axes b:4, t:10000 in off[b]..off[b + 1]
+          s[b]: f32 = sum(t) x[t]
+          y[b] <- s[b]
+        """,
+        {"off": [0, 4000, 4000, 7001, 10000]},
+    ),
+    "up to a length": (
+        """
+        kernel prefixes(x: f32[8, 64], n: i64[8]) -> (y: f32[8])
+          axes b:8, t:64 in _..n[b]
+          s[b]: f32 = sum(t) x[b, t]
+          y[b] <- s[b]
+        """,
+        {"n": [0, 64, 3, 5, 63, 17, 1, 80]},
+    ),
+    "from a start": (
+        """
+        kernel suffixes(x: f32[8, 64], n: i64[8]) -> (y: f32[8])
+          axes b:8, t:64 in n[b].._
+          s[b]: f32 = sum(t) x[b, t]
+          y[b] <- s[b]
+        """,
+        {"n": [0, 64, 3, 5, 63, 17, 1, -4]},
+    ),
+    "strided bounds": (
+        """
+        kernel strided(x: f32[12, 3], w: f32[2, 2], off: i64[2, 3] strides [4, 1] offset 1)
+            -> (y: f32[12, 3], z: f32[2, 2])
+          axes b:2, h:2, c:3, t:12 in off[b, h]..off[b, h + 1]
+          y[t, c] <- (x[t, c] * w[b, h]) for (b, h, t, c)
+          s[b, h]: f32 = sum(t) x[t, 0]
+          z[b, h] <- (s[b, h] + w[b, h])
+        """,
+        {"off": [[0, 4, 5], [5, 5, 12]]},
+    ),
+}
+
+
+def ragged(name: str) -> tuple[Kernel, dict[str, torch.Tensor]]:
+    """A kernel of `RAGGED` and its inputs."""
+    text, data = RAGGED[name]
+    kernel = parse_kernel(text)
+    inputs = inputs_of(kernel, 1)
+    return kernel, inputs | {n: torch.tensor(v).to(inputs[n].dtype) for n, v in data.items()}
+
 
 def kernel_of(text: str, dtype: str = "f32", T: object = 64, C: object = 4096) -> Kernel:
     """The kernel of a text for T rows of C columns of a type; a size may be the name of a symbol."""

@@ -3,19 +3,28 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 
 import pytest
+import torch
+from cpp_run import fill, span, view
 
 from treadle.codegen import tiling, tiling_nest, tiling_stage
 from treadle.codegen.cpp import printer_lanes, space
 from treadle.codegen.cpp.emit import default_schedule, tile_kernel
 from treadle.codegen.cpp.isa import ISAS
+from treadle.ir.interp import error_bound, run_kernel
+from treadle.ir.interp_numbers import torch_dtype
+from treadle.ir.interp_tiles import run_program
 from treadle.ir.loops import Kernel
 from treadle.ir.schedule import Schedule
+from treadle.ir.text import print_program
 from treadle.ir.tiles import Program
+
+Tensors = Mapping[str, torch.Tensor]
+Sizes = Mapping[str, int]
 
 
 def make_blocks_small(patch: pytest.MonkeyPatch) -> None:
@@ -49,12 +58,49 @@ def random_schedule(kernel: Kernel, isa: str, seed: int) -> Schedule:
     )  # fmt: skip
 
 
-def programs_of(kernel: Kernel, seed: int) -> Iterator[tuple[str, Program]]:
-    """(what it is, program) of a kernel for each instruction set: under its default schedule, and under a random one
-    in small blocks.
-    """
-    for name, isa in ISAS.items():
-        yield name, tile_kernel(kernel, default_schedule(kernel, isa), isa).program
-        with small_blocks():
-            schedule = random_schedule(kernel, name, seed)
-            yield f"{name} {schedule}", tile_kernel(kernel, schedule, isa).program
+def tile(kernel: Kernel, isa: str, seed: int | None = None) -> Program:
+    """The program of a kernel under its default schedule, or, with a seed, under a random one in small blocks."""
+    if seed is None:
+        return tile_kernel(kernel, default_schedule(kernel, ISAS[isa]), ISAS[isa]).program
+    with small_blocks():
+        return tile_kernel(kernel, random_schedule(kernel, isa, seed), ISAS[isa]).program
+
+
+def programs_of(kernel: Kernel, seed: int) -> Iterator[Program]:
+    """The programs of a kernel for each instruction set: under its default schedule and under a random one."""
+    for isa in ISAS:
+        yield tile(kernel, isa)
+        yield tile(kernel, isa, seed)
+
+
+def storages_of(kernel: Kernel, tensors: Tensors, sizes: Sizes) -> dict[str, torch.Tensor]:
+    """The inputs as flat storages."""
+    flat: dict[str, torch.Tensor] = {}
+    for b in kernel.inputs:
+        flat[b.name] = torch.zeros(span(b, dict(sizes)), dtype=torch_dtype(b.dtype))
+        fill(b, view(b, flat[b.name], dict(sizes)), tensors[b.name])
+    return flat
+
+
+def outputs_of(
+    kernel: Kernel, program: Program, tensors: Tensors, sizes: Sizes | None = None, float64: bool = True
+) -> dict[str, torch.Tensor]:
+    """What a program of a kernel gives, in the shapes of the kernel's outputs."""
+    known = dict(sizes or {})
+    got = run_program(program, storages_of(kernel, tensors, known), known, float64)
+    return {b.name: view(b, got[b.name], known) for b in kernel.outputs}
+
+
+def assert_computes(
+    program: Program, kernel: Kernel, tensors: Tensors, sizes: Sizes | None = None, float64: bool = True
+) -> None:
+    """A program gives what its kernel is, but for rounding (in float64: of sums in another order)."""
+    known = dict(sizes or {})
+    want, bound = run_kernel(kernel, tensors, known, float64=True), error_bound(kernel, tensors, known)
+    plain = run_kernel(kernel, tensors, known)
+    for name, got in outputs_of(kernel, program, tensors, known, float64).items():
+        g, w, p, room = (t.double() for t in (got, want[name], plain[name], 4 * bound[name]))
+        right = (g == w) | (g.isnan() & (w.isnan() | p.isnan())) | ((g - w).abs() <= room + 1e-300) | room.isinf()
+        if not float64:
+            right |= g == p
+        assert bool(right.all()), f"{name}: {got[~right][:4]} for {want[name][~right][:4]}\n{print_program(program)}"

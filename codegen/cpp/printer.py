@@ -293,10 +293,15 @@ class Printer:
         """The first point and the one after the last."""
         begin = "0" if s.begin is None else self.values.index_text(s.begin)
         end = print_dim(s.axis.extent)
-        if s.axis.begin is not None and s.axis.end is not None:
-            begin, end = (self.values.to(self.values.value(e), "L") for e in (s.axis.begin, s.axis.end))
         if s.end is not None:
             limit = self.values.index_text(s.end)
             end = limit if divides_axis(s) or is_fixed(s) else f"{limit} < {end} ? {limit} : {end}"
         begin, end = self._named(begin, f"{s.axis.name}_begin"), self._named(end, f"{s.axis.name}_end")
-        return begin, end
+        return self._within(begin, s.axis.begin, ">"), self._within(end, s.axis.end, "<")
+
+    def _within(self, limit: str, bound: Expr | None, sign: str) -> str:
+        """The limit of a loop, or what data bounds its axis by where that is narrower."""
+        if bound is None:
+            return limit
+        data = self._named(self.values.to(self.values.value(bound), "L"), "bound")
+        return self._named(f"{data} {sign} {limit} ? {data} : {limit}", "limit")

@@ -43,7 +43,7 @@ class LanesPrinter:
     def loop(self, s: Loop) -> None:
         first, last = self.limits(s)
         points = self._count(s)
-        aligned = first == "0" or (s.begin is not None and self._is_multiple(s.begin))
+        aligned = first == "0" or (s.begin is not None and not s.axis.is_ragged and self._is_multiple(s.begin))
         streams = [p for p in s.body if isinstance(p, Put) and self._may_stream(p, s)]
         if streams and self._is_worth_aligning(s, points):
             self._aligned_loop(s, streams, first, last)
@@ -70,7 +70,7 @@ class LanesPrinter:
     # --- streaming -----------------------------------------------------------------------------------------------
 
     def _may_stream(self, p: Put, s: Loop) -> bool:
-        if not p.stream or self.lanes == 1 or p.guard is not None:
+        if not p.stream or self.lanes == 1 or p.guard is not None or s.axis.is_ragged:
             return False
         line = self.memory.packs_of_line(self.memory.places[p.target].storage)
         return axis_coefficient(p.index[0], s.axis) == 1 and s.tile // self.lanes % line == 0
@@ -80,7 +80,7 @@ class LanesPrinter:
         length = points if s.begin is None or s.end is None else (s.end - s.begin).const
         if isinstance(length, int) and length < WORTH_ALIGNING * s.tile:
             return False
-        if any(isinstance(p, Scan | Loop) for p in s.body) or s.axis.begin is not None:
+        if any(isinstance(p, Scan | Loop) for p in s.body):
             return False
         found = [i for p in s.body for e in walk(*expressions_of(p)) for i in indices(e)]
         found += [i for p in s.body if isinstance(p, Put) for i in p.index]
@@ -133,7 +133,7 @@ class LanesPrinter:
 
     def _count(self, s: Loop) -> Dim | None:
         """How many points the loop has, where that is the same each time."""
-        if s.axis.begin is not None:
+        if s.axis.is_ragged:
             return None
         if s.begin is None and s.end is None:
             return s.axis.extent

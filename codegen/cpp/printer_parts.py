@@ -20,8 +20,8 @@ def expressions_of(s: Statement) -> list[Expr]:
     if isinstance(s, Put):
         datas = [d.value for i in s.index for d in data_in(i)]
         return [s.value, *datas, *([s.guard] if s.guard is not None else [])]
-    if isinstance(s, Loop) and s.axis.begin is not None and s.axis.end is not None:
-        return [s.axis.begin, s.axis.end]
+    if isinstance(s, Loop):
+        return [e for e in (s.axis.begin, s.axis.end) if e is not None]
     return []
 
 
@@ -40,6 +40,6 @@ def writes_of(s: Loop) -> frozenset[str]:
 
 def may_be_empty(s: Loop) -> bool:
     """False where the loop surely runs at least once."""
-    if s.axis.begin is not None or (s.begin is not None and s.end is None):
+    if s.axis.is_ragged or (s.begin is not None and s.end is None):
         return True
     return not is_nonnegative(plus(s.axis.extent, -1))

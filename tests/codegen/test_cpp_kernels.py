@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 from cpp_run import HERE, Case, check_cases
-from cpp_texts import EVERYWHERE, IN_PLACE, RMS, SCATTER, SOFTMAX, TURN, inputs_of, kernel_of
+from cpp_texts import EVERYWHERE, IN_PLACE, RAGGED, RMS, SCATTER, SOFTMAX, TURN, inputs_of, kernel_of, ragged
 
 from treadle.codegen.cpp.emit import candidates, default_schedule
 from treadle.codegen.cpp.isa import ISAS
@@ -108,6 +108,17 @@ def _as_read(t: torch.Tensor, b: Buffer) -> torch.Tensor:
         if stride == 0:
             t = t.narrow(d, 0, 1).expand(t.shape).contiguous()
     return t
+
+
+@pytest.mark.parametrize("isa", HERE)
+def test_ragged_axes(isa: str, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("treadle.codegen.tiling.STREAMED_BYTES", 0)
+    cases = []
+    for name in RAGGED:
+        kernel, inputs = ragged(name)
+        plain = default_schedule(kernel, ISAS[isa])
+        cases += [Case(f"{name} {s}", kernel, inputs, schedule=s) for s in (plain, plain.choose(stream=True))]
+    check_cases(cases, ISAS[isa])
 
 
 @pytest.mark.parametrize("isa", HERE)

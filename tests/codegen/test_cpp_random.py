@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import random
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -15,10 +13,8 @@ from hypothesis import strategies as st
 from lowering import kernel_of_graph
 from strategies import EMITTERS, finished, graphs, one_op, random_tensor
 from strategies_loops import kernels
+from tiled import make_blocks_small, random_schedule
 
-from treadle.codegen import tiling, tiling_nest, tiling_stage
-from treadle.codegen.cpp import printer_lanes, space
-from treadle.codegen.cpp.emit import default_schedule
 from treadle.codegen.cpp.isa import ISAS
 from treadle.ir.interp import run_kernel
 from treadle.ir.loops import Equation, Kernel
@@ -56,26 +52,7 @@ def has_rescaled_nan(kernel: Kernel) -> bool:
 
 @pytest.fixture
 def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Chunks, blocks and chains so short that small kernels have several."""
-    monkeypatch.setattr(tiling, "POINTS_CHUNK", 64)
-    monkeypatch.setattr(tiling, "STREAMED_BYTES", 0)
-    monkeypatch.setattr(tiling_nest, "LONGEST_CHAIN", 4)
-    monkeypatch.setattr(tiling_nest, "BLOCK_STEPS", 2)
-    monkeypatch.setattr(tiling_stage, "LONG_BLOCK", 32)
-    monkeypatch.setattr(tiling_stage, "WIDE_BLOCK", 32)
-    monkeypatch.setattr(printer_lanes, "WORTH_ALIGNING", 1)
-    chunk = replace(space.CHUNK, candidates=(32, 64))
-    monkeypatch.setattr(space, "CHUNK", chunk)
-    monkeypatch.setattr(space, "KNOBS", tuple(chunk if k.name == "chunk" else k for k in space.KNOBS))
-
-
-def random_schedule(kernel: Kernel, isa: str, seed: int) -> Any:
-    pick = random.Random(seed)
-    return default_schedule(kernel, ISAS[isa]).choose(
-        unroll=pick.choice((1, 2, 4)), rows=pick.choice((1, 2, 8)), chunk=pick.choice((32, 64)),
-        stream=pick.random() < 0.7, prefetch=pick.choice((0, 512)), stage=pick.random() < 0.7,
-        keep=pick.choice(("auto", "all", "none")),
-    )  # fmt: skip
+    make_blocks_small(monkeypatch)
 
 
 @pytest.mark.parametrize("isa", WIDEST_FIRST)
