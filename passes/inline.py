@@ -24,7 +24,7 @@ from ..ir.states import STATES
 from ..ir.types import Dim, contiguous_strides, multiply, product
 from .reasons import CannotPull, Reason
 
-NESTED = 80  # values that a kernel of several may pull one through another: Python's stack is the limit
+NESTED = 64  # values that a kernel of several may pull one through another: Python's stack is the limit
 
 Position = tuple[Index, ...]
 Shared = dict[tuple[Load, frozenset[str]], Expr]  # a load, and the stored values from which it is computed

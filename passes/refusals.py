@@ -156,10 +156,11 @@ class _Judge:
                 first = self.maker.get(value)
                 if first is None or first == second:
                     continue
-                call = next((s for s in (self.fused.steps[first], step) if isinstance(s, Call)), None)
-                if call is not None:
-                    kept = Kept(refuse_call(self.graph.by_name[call.node]))
-                    yield Between("inline", first, second, value, True, kept)
+                calls = [s for s in (self.fused.steps[first], step) if isinstance(s, Call)]
+                if calls:
+                    kept = Kept(refuse_call(self.graph.by_name[calls[0].node]))
+                    if len(calls) == 1:  # what two calls are to each other is no matter of the laws
+                        yield Between("inline", first, second, value, True, kept)
                     continue
                 yield Between("inline", first, second, value, True, self._kept_from(value, step))
                 yield from self._merges(refused, first, second, value, reads=True)

@@ -334,6 +334,16 @@ def test_kernels_that_wait_for_each_other_are_not_compared() -> None:
     assert {b.law for b in found.between} == {"inline"}
 
 
+def test_a_chain_that_many_kernels_compute_is_no_deep_recursion() -> None:
+    for length in (70, 140, 300):
+        g = GraphBuilder()
+        y = g.roll(g.tanh(vector(g)), 0, 1)
+        for k in range(length):
+            y = g.sin(y) if k % 2 else g.cos(y)
+        found = judge(finish(g, g.roll(y, 0, 1)))
+        assert Reason.CHAIN in {kept.refusal.reason for kept in found.kept.values()}
+
+
 @pytest.mark.parametrize("seed", range(20))
 def test_no_pair_of_steps_is_left_out(seed: int) -> None:
     fused = fuse(RandomGraph(seed).build(20 + seed % 11))
