@@ -155,13 +155,13 @@ def count(counts: dict[str, int]) -> None:
 
 
 def open_store() -> Store:
-    return _open_store(str(settings.cache_dir))
+    return _open_store(str(settings.cache_dir), settings.cache_size)
 
 
 @cache
-def _open_store(root: str) -> Store:
+def _open_store(root: str, limit: int) -> Store:
     """One store a directory: it remembers which of its files it has checked."""
-    return Store(root)
+    return Store(root, limit)
 
 
 def choose_isa() -> Isa:

@@ -9,8 +9,12 @@ Precedence: explicit argument, then environment, then default. `treadle doctor` 
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import re
+import stat
+import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -116,7 +120,8 @@ def _parse_flag(value: object) -> bool:
 def _parse_path(value: object) -> Path:
     if not isinstance(value, str | os.PathLike) or not os.fspath(value):
         raise ValueError
-    return Path(os.path.expanduser(os.fspath(value))).absolute()
+    path = Path(os.path.expanduser(os.fspath(value)))
+    return path if path.parts[:1] == ("~",) else path.absolute()  # no home directory is known: not a folder named ~
 
 
 def _parse_optional_path(value: object) -> Path | None:
@@ -129,15 +134,39 @@ def _parse_text(value: object) -> str:
     return value
 
 
+def _parse_size(value: object) -> int:
+    """2147483648, "2 GiB", "500M": units are powers of 1024."""
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([kmgt]?)(?:i?b)?", str(value).strip().lower())
+    if isinstance(value, bool) or not isinstance(value, int | str) or found is None:
+        raise ValueError
+    number, unit = found.groups()
+    return int(float(number) * 1024 ** " kmgt".index(unit or " "))
+
+
 YES_OR_NO = Kind("yes or no", _parse_flag)
 DIRECTORY = Kind("a directory", _parse_path)
 OPTIONAL_DIRECTORY = Kind("a directory", _parse_optional_path)
 TEXT = Kind("a text", _parse_text)
+SIZE = Kind("a number of bytes, such as 500 MiB or 2G", _parse_size)
 
 
 def _default_cache_dir() -> Path:
-    home = os.environ.get("XDG_CACHE_HOME") or os.path.join("~", ".cache")
-    return _parse_path(os.path.join(home, "treadle"))
+    """~/.cache/treadle; where no home directory is known, one of this user's own among the temporary files."""
+    path = _parse_path(os.path.join(os.environ.get("XDG_CACHE_HOME") or os.path.join("~", ".cache"), "treadle"))
+    return path if path.is_absolute() else _make_temporary_dir() or path
+
+
+def _make_temporary_dir() -> Path | None:
+    """A directory that this user will find again and nobody else can write to: what is stored there is run."""
+    path = Path(tempfile.gettempdir(), f"treadle-{os.getuid()}")
+    try:
+        with contextlib.suppress(FileExistsError):
+            path.mkdir(mode=0o700)
+        found = path.lstat()
+    except OSError:
+        return None
+    private = stat.S_ISDIR(found.st_mode) and found.st_uid == os.getuid() and not found.st_mode & 0o022
+    return path if private else None
 
 
 class Row(NamedTuple):
@@ -164,6 +193,11 @@ class Settings:
     )
     dump = Option(OPTIONAL_DIRECTORY, None, "write numbered files there: the IR after each pass, the sources, the plan")
     cache_dir = Option(DIRECTORY, _default_cache_dir(), "where compiled kernels and plans are stored")
+    cache_size = Option(
+        SIZE,
+        2 * 1024**3,
+        "bytes that are stored there, about: beyond, what was used longest ago is removed; 0: everything stays",
+    )
     numerics = Option(
         one_of("fast", "strict"),
         "fast",

@@ -86,3 +86,11 @@ def test_ages_are_told_in_units(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr("treadle.compiler.cli.cache.time.time", lambda: 1e6)
     ages = [format_age(1e6 - seconds) for seconds in (-5, 90, 600, 7200 * 2, 86400 * 9)]
     assert ages == ["just now", "just now", "10 min ago", "4 h ago", "9 days ago"]
+
+
+def test_list_shows_the_limit(filled: Store, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch):
+    assert run(capsys, "list")[1].splitlines()[-1] == "2.9 KiB of 2.0 GiB"
+    monkeypatch.setenv("TREADLE_CACHE_SIZE", "64 MiB")
+    assert run(capsys, "list")[1].splitlines()[-1] == "2.9 KiB of 64.0 MiB"
+    monkeypatch.setenv("TREADLE_CACHE_SIZE", "0")
+    assert run(capsys, "list")[1].splitlines()[-1] == "2.9 KiB, without a limit"

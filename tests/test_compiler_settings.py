@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
+import os
+import tempfile
 import threading
 from pathlib import Path
 
 import pytest
 
 import treadle
+from treadle.compiler import settings as settings_module
+from treadle.compiler.runtime.store import Store
 from treadle.compiler.settings import OPTIONS, Option, settings
 from treadle.ir.errors import SettingError
 
@@ -74,6 +78,11 @@ def test_overrides_of_one_thread_are_not_seen_by_another_unless_handed_over():
         ("dump", "~/out", Path.home() / "out"),
         ("cache_dir", Path("out"), Path.cwd() / "out"),
         ("compiler", "clang++", "clang++"),
+        ("cache_size", 4096, 4096),
+        ("cache_size", "0", 0),
+        ("cache_size", "1.5 GiB", 3 * 2**29),
+        ("cache_size", "500M", 500 * 2**20),
+        ("cache_size", "64kb", 2**16),
     ],
 )
 def test_values_are_read(name: str, value: object, parsed: object):
@@ -96,6 +105,10 @@ def test_values_are_read(name: str, value: object, parsed: object):
         ("dump", "", "a directory"),
         ("dump", 3, "a directory"),
         ("compiler", "", "a text"),
+        ("cache_size", "much", "a number of bytes"),
+        ("cache_size", -1, "a number of bytes"),
+        ("cache_size", True, "a number of bytes"),
+        ("cache_size", 1.5, "a number of bytes"),
         ("numerics", "fats", "did you mean 'fast'"),
         ("numerics", "deterministic", "fast, strict"),
         ("target", "avx-512", "did you mean 'avx512'"),
@@ -149,3 +162,47 @@ def test_defaults_are_values_their_options_take():
     assert all(
         isinstance(option, Option) and option.parse(option.default) == option.default for option in OPTIONS.values()
     )
+
+
+# --- where the cache is when no home directory is known ---
+
+
+@pytest.fixture
+def homeless(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A user whom the system does not know, without HOME: the directory for temporary files."""
+    monkeypatch.delenv("HOME", raising=False)
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.setattr(os.path, "expanduser", lambda path: path)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_without_a_home_the_cache_is_a_private_temporary_directory(homeless: Path):
+    path = settings_module._default_cache_dir()
+    assert path == homeless / f"treadle-{os.getuid()}"
+    assert path.stat().st_mode & 0o777 == 0o700
+    assert settings_module._default_cache_dir() == path  # found again
+
+
+@pytest.mark.parametrize("trap", ["writable", "link", "file"])
+def test_a_temporary_directory_that_others_can_write_to_is_not_trusted(homeless: Path, trap: str):
+    path = homeless / f"treadle-{os.getuid()}"
+    if trap == "writable":
+        path.mkdir()
+        path.chmod(0o777)
+    elif trap == "link":
+        (homeless / "other").mkdir()
+        path.symlink_to(homeless / "other")
+    else:
+        path.write_text("")
+    found = settings_module._default_cache_dir()
+    assert Store(found).root is None, "the store takes it for no place at all"
+    with settings.override(cache_dir=found):  # as a snapshot does
+        assert Store(settings.cache_dir).root is None
+
+
+def test_the_caches_of_the_environment_come_first(homeless: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(homeless / "caches"))
+    assert settings_module._default_cache_dir() == homeless / "caches" / "treadle"
+    assert not list(homeless.iterdir())

@@ -29,7 +29,7 @@ MEANINGS = {
 
 
 def run(args: argparse.Namespace) -> int:
-    store = Store(settings.cache_dir)
+    store = Store(settings.cache_dir, settings.cache_size)
     actions = {"list": list_entries, "verify": verify_entries, "clear": clear_entries}
     return actions[args.action](store, args)
 
@@ -46,6 +46,8 @@ def list_entries(store: Store, args: argparse.Namespace) -> int:
         return 0
     table = _tabulate_each(entries) if args.all else _tabulate_kinds(entries)
     console.print(table)
+    limit = f" of {format_bytes(store.limit)}" if store.limit else ", without a limit"
+    console.print(f"{format_bytes(sum(entry.size for entry in entries))}{limit}")
     return 0
 
 
@@ -81,7 +83,11 @@ def clear_entries(store: Store, args: argparse.Namespace) -> int:
 
 def describe_entry(entry: Entry) -> dict[str, object]:
     return {"kind": entry.kind, "key": entry.key, "path": str(entry.path), "bytes": entry.size,
-            "modified": datetime.fromtimestamp(entry.modified, UTC).isoformat(timespec="seconds")}  # fmt: skip
+            "modified": _format_moment(entry.modified), "used": _format_moment(entry.used)}  # fmt: skip
+
+
+def _format_moment(seconds: float) -> str:
+    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="seconds")
 
 
 def _tabulate_kinds(entries: Iterable[Entry]) -> Table:
@@ -97,9 +103,10 @@ def _tabulate_kinds(entries: Iterable[Entry]) -> Table:
 
 
 def _tabulate_each(entries: Iterable[Entry]) -> Table:
-    table = make_table("kind", "key", "size", "written", right=("size",))
+    table = make_table("kind", "key", "size", "written", "used", right=("size",))
     for entry in entries:
-        table.add_row(entry.kind, entry.key[:KEY_SHOWN], format_bytes(entry.size), format_age(entry.modified))
+        ages = format_age(entry.modified), format_age(entry.used)
+        table.add_row(entry.kind, entry.key[:KEY_SHOWN], format_bytes(entry.size), *ages)
     return table
 
 

@@ -11,6 +11,12 @@ Entries are written to `tmp` and renamed into place: a reader sees a whole entry
 pages, and writers of one key replace each other's equal bytes. There is no fsync: what a power cut damages, the digest
 finds, and a damaged entry is removed and costs one recompile.
 
+A store may have a limit. Every file's access time is when an entry was last used, which we set ourselves, whatever the
+file system is mounted with. Now and then a write is followed by a sweep, which removes what was used longest ago: never
+what this process uses, nor what any process used a moment ago, and who finds an entry gone makes it again. Two sweeps
+at once remove the same files. Which writes sweep is drawn by lot, so that on average there is one for each sixteenth
+of the limit that all processes together have written, and none needs to know of the others.
+
 Nothing that a directory can do to us reaches the user. Read-only, full, forbidden or absent: the store says so once, as
 one logged line, and goes on in a directory of this process, which leaves with it.
 """
@@ -18,6 +24,7 @@ one logged line, and goes on in a directory of this process, which leaves with i
 from __future__ import annotations
 
 import atexit
+import contextlib
 import hashlib
 import json
 import logging
@@ -43,34 +50,41 @@ TRAILER_BYTES = len(TRAILER_START) + 64 + 1
 STALE_SECONDS = 3600.0  # older files in tmp belong to a writer that was killed
 KIND = re.compile(r"(?!tmp$)[a-z][a-z0-9_]*")
 KEY = re.compile(r"[0-9a-f]{16,128}")
+GRACE_SECONDS = 600.0  # an entry that was used this lately may be about to be loaded: no sweep removes it
+MARK_SECONDS = 60.0  # how exactly the last use is known
+SWEEPS = 16  # for as many bytes as the limit; a sweep leaves that part of it free
 WRITE_ATTEMPTS = 3  # somebody may remove the folders between our making them and our writing there
 
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One stored file. `size` is in bytes, without the trailer; `modified` in seconds since the epoch."""
+    """One stored file. `size` is in bytes, without the trailer; `modified`, `used`: in seconds since the epoch."""
 
     kind: str
     key: str
     path: Path
     size: int
     modified: float
+    used: float
 
 
 class Store:
     """Bytes by kind ("so", "json", ...) and key (see `make_key`), for many threads and processes at once.
 
-    root  the directory, made when first written to; None where there is no place for one (no home directory)
+    root   the directory, made when first written to; None where there is no place for one (no home directory)
+    limit  bytes beyond which what was used longest ago is removed, about; 0: everything stays
     """
 
-    def __init__(self, root: str | os.PathLike[str] | None):
+    def __init__(self, root: str | os.PathLike[str] | None, limit: int = 0):
         self.root = _resolve_root(root)
+        self.limit = limit
         self._home = self.root / FORMAT if self.root else None
         self._degraded = False
         self._tidied = False
         self._lock = threading.Lock()
         self._verified: dict[Path, tuple[int, int, int]] = {}  # what path() has checked, by inode, time and size
         self._distrusted: set[Path] = set()  # damaged, but not ours to remove
+        self._in_use: set[Path] = set()  # what this process has read or written
 
     def put(self, kind: str, key: str, data: bytes) -> Path:
         """Write an entry and return its file. Raises StoreError only where no directory at all takes it."""
@@ -79,9 +93,14 @@ class Store:
         home = self._writable_home()
         if home is not None:
             try:
-                return self._write(home, kind, key, sealed)
+                path = self._write(home, kind, key, sealed)
             except OSError as error:
                 self._degrade(error)
+            else:
+                self._in_use.add(path)
+                if self.limit and _draw(len(sealed) * SWEEPS / self.limit):
+                    self.sweep()
+                return path
         try:
             return self._write(_make_process_home(os.getpid()), kind, key, sealed)
         except OSError as error:
@@ -92,8 +111,10 @@ class Store:
         """Return an entry's content, or None where there is none that is whole."""
         _check_name(kind, key)
         for home in self._homes():
-            data = self._read(_place(home, kind, key), kind, key)
+            path = _place(home, kind, key)
+            data = self._read(path, kind, key)
             if data is not None:
+                self._mark(path)
                 return data
         return None
 
@@ -109,6 +130,7 @@ class Store:
                 continue
             if stamp is not None:
                 self._verified[path] = stamp
+            self._mark(path)
             return path
         return None
 
@@ -135,10 +157,10 @@ class Store:
         for home in self._homes():
             for path in [path for kind in _list(home) for shelf in _list(kind) for path in _list(shelf)]:
                 kind, key = path.parts[-3], path.name
-                stamp = _stamp(path)
-                if stamp is not None and _is_name(kind, key) and path == _place(home, kind, key):
-                    _, modified, size = stamp
-                    yield Entry(kind, key, path, max(size - TRAILER_BYTES, 0), modified / 1e9)
+                stat = _stat(path)
+                if stat is not None and _is_name(kind, key) and path == _place(home, kind, key):
+                    size = max(stat.st_size - TRAILER_BYTES, 0)
+                    yield Entry(kind, key, path, size, stat.st_mtime, max(stat.st_atime, stat.st_mtime))
 
     def verify(self) -> list[Entry]:
         """Check every entry; remove the damaged ones and return them."""
@@ -157,6 +179,27 @@ class Store:
         if self._home is not None:
             _remove_stale(self._home / "tmp")
         return sum(removed)
+
+    def sweep(self) -> int:
+        """Remove what was used longest ago until the store is within its limit; return how many entries went."""
+        entries = sorted(self.entries(), key=lambda entry: entry.used)
+        excess = sum(entry.size + TRAILER_BYTES for entry in entries) - self.limit
+        if excess <= 0:
+            return 0
+        excess += self.limit // SWEEPS
+        removed = 0
+        for entry in entries:
+            if excess <= 0 or entry.used > time.time() - GRACE_SECONDS:
+                break
+            if entry.path in self._in_use:
+                continue
+            stat = _stat(entry.path)
+            if stat is not None and max(stat.st_atime, stat.st_mtime) != entry.used:
+                continue  # somebody uses it now, or has written it again
+            if stat is None or _remove(entry.path):  # gone already: another sweep is at work
+                excess -= entry.size + TRAILER_BYTES
+                removed += stat is not None
+        return removed
 
     @property
     def degraded(self) -> bool:
@@ -214,6 +257,16 @@ class Store:
             return data
         self._discard(path, inode)
         return None
+
+    def _mark(self, path: Path) -> None:
+        """Note that an entry is in use: here, and for the other processes at its file."""
+        if path in self._in_use:
+            return
+        self._in_use.add(path)
+        stat, now = _stat(path), time.time_ns()
+        if stat is not None and now - stat.st_atime_ns > MARK_SECONDS * 1e9:
+            with contextlib.suppress(OSError):  # a store that others keep
+                os.utime(path, ns=(now, stat.st_mtime_ns))
 
     def _discard(self, path: Path, inode: int) -> None:
         # A writer may have put a whole entry there meanwhile: that one is not the file we read.
@@ -327,11 +380,20 @@ def _list(folder: Path) -> list[Path]:
 
 def _stamp(path: Path) -> tuple[int, int, int] | None:
     """Return (inode, modification time in ns, size in bytes), which every rewriting changes; None if unreadable."""
+    stat = _stat(path)
+    return None if stat is None else (stat.st_ino, stat.st_mtime_ns, stat.st_size)
+
+
+def _stat(path: Path) -> os.stat_result | None:
     try:
-        stat = path.stat()
+        return path.stat()
     except OSError:
         return None
-    return stat.st_ino, stat.st_mtime_ns, stat.st_size
+
+
+def _draw(chance: float) -> bool:
+    """Win by lot; the generators that the user's program draws from stay as they are."""
+    return int.from_bytes(os.urandom(4)) < chance * 2**32
 
 
 def _write_atomic(scratch: Path, path: Path, data: bytes) -> None:
