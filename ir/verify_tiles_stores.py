@@ -115,7 +115,7 @@ def _stays(name: str, i: Index, size: Dim, scope: Scope, must: bool, place: str)
     within, reached = _in_blocks(i, scope), is_affine(i) and all(_is_whole(a, scope) for a in axes_of(i))
     (low, high), (least, most) = bounds(i), bounds(within)
     if must and is_static((low, high, least, most, size)) and not any(data_in(i)):
-        if (low < 0 and least < 0) or (high >= size and most >= size):  # type: ignore[operator]
+        if (low < 0 and least < 0) or (high >= size and most >= size):
             yield Problem(place, f"the index {i} of {name} may leave it", f"0..{plus(size, -1)}", f"{least}..{most}")
     else:
         yield from index_leaves(name, within, size, reached, place)

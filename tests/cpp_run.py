@@ -110,9 +110,8 @@ def check_cases(cases: Sequence[Case], isa: Isa) -> None:
     for k, case in enumerate(cases):
         schedule = case.schedule or default_schedule(case.kernel, isa)
         try:
-            sources.append(
-                emit_kernel(case.kernel, schedule, isa, f"k{k}_{''.join(c if c.isalnum() else '_' for c in case.name)}")
-            )
+            symbol = f"k{k}_{''.join(c if c.isalnum() else '_' for c in case.name)}"
+            sources.append(emit_kernel(case.kernel, schedule, isa, symbol, verify=True))
         except Exception as error:
             raise AssertionError(f"{case.name} on {isa.name}: {type(error).__name__}: {error}") from error
     library = compile_unit(sources, isa)

@@ -18,7 +18,7 @@ from treadle.codegen.cpp.isa import ISAS
 from treadle.ir.interp import error_bound, run_kernel
 from treadle.ir.interp_numbers import torch_dtype
 from treadle.ir.interp_tiles import run_program
-from treadle.ir.loops import Kernel
+from treadle.ir.loops import Equation, Kernel
 from treadle.ir.schedule import Schedule
 from treadle.ir.text import print_program
 from treadle.ir.tiles import Program
@@ -71,6 +71,15 @@ def programs_of(kernel: Kernel, seed: int) -> Iterator[Program]:
     for isa in ISAS:
         yield tile(kernel, isa)
         yield tile(kernel, isa, seed)
+
+
+def hangs_on_identity(kernel: Kernel) -> bool:
+    """True where NaNs tell a lifted first element from one that is combined with the identity.
+
+    The sum of max_sum_exp over a NaN is 1 or NaN, the m2 of moments 0 or NaN (their sums apart are of no such kind).
+    """
+    states = [(s.state, s.scan) for s in kernel.body if isinstance(s, Equation)]
+    return any(state == "max_sum_exp" or (state == "moments" and scan) for state, scan in states)
 
 
 def storages_of(kernel: Kernel, tensors: Tensors, sizes: Sizes) -> dict[str, torch.Tensor]:
