@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
@@ -54,4 +55,14 @@ def empty_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A cache directory that nothing was stored in yet, in force for this test and the processes it starts."""
     path = tmp_path / "cache"
     monkeypatch.setenv("TREADLE_CACHE_DIR", str(path))
+    return path
+
+
+@pytest.fixture
+def file(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The test module's `MODEL` as a file, for commands that load one and print lines of 120 columns about it."""
+    path = tmp_path / "model.py"
+    path.write_text(request.module.MODEL)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    monkeypatch.setenv("COLUMNS", "120")
     return path

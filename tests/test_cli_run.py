@@ -44,15 +44,6 @@ def writing():
 """
 
 
-@pytest.fixture
-def file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    path = tmp_path / "model.py"
-    path.write_text(MODEL)
-    monkeypatch.setattr(sys, "path", list(sys.path))
-    monkeypatch.setenv("COLUMNS", "120")
-    return path
-
-
 def run(file: Path, *arguments: str, function: str = "build", backend: str = "aot_eager", peers: str = "eager") -> int:
     target = f"{file}:{function}"
     return main(["run", target, "--backend", backend, "--backend-peers", peers, "--pairs", "5", *arguments])

@@ -49,7 +49,7 @@ def test_memory_that_anybody_holds_is_left_alone(hold: str):
     assert other.data_ptr() != address
     if hold == "graph":
         held.backward()
-        assert torch.equal(y.grad, torch.full((8,), float(N // 8)))  # type: ignore[arg-type]
+        assert y.grad is not None and torch.equal(y.grad, torch.full((8,), float(N // 8)))
 
 
 def test_a_loop_that_rebinds_its_result_alternates_between_two():

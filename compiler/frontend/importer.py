@@ -171,11 +171,12 @@ class _Importer:
         args, kwargs = self._value(node.args), self._value(node.kwargs)
         if any(self._is_foreign(n) for n in node.all_input_nodes):
             if lowering.__module__ in lowerings.TAKES_NUMBERS:
-                args = tuple(self._as_tensor(given, a) for given, a in zip(node.args, args, strict=True))
+                args = tuple(self._as_tensor(n, a) for n, a in zip(node.args, args, strict=True))
             if any(isinstance(v, Value) and v.node.dtype is None for v in _flatten((args, kwargs))):
                 return self._foreign_call(node, "an operand that treadle does not hold")
         self.cx.metas = metas
-        self.cx.strides = lambda k: self.dims.strides(node.args[k].meta["val"])  # type: ignore[union-attr]
+        given: Any = node.args
+        self.cx.strides = lambda k: self.dims.strides(given[k].meta["val"])
         try:
             result = lowering(self.cx, *args, **kwargs)
             _check(result, metas)
@@ -317,7 +318,7 @@ class _Importer:
         self.g.source = find_source(node)
         val = node.meta.get("val")
         if node.target is operator.getitem:
-            return self._result_of(source, node.args[1], val)  # type: ignore[arg-type]
+            return self._result_of(source, self._value(node.args[1]), val)
         return self._emit_call(node, node.target, (source, *node.args[1:]), val, kind="view")
 
 

@@ -4,37 +4,17 @@ from __future__ import annotations
 
 from torch import fx
 
-from . import (
-    activations,
-    batch_norm,
-    creation,
-    foreach,
-    indexing,
-    norms,
-    pointwise,
-    pools,
-    reductions,
-    scans,
-    selects,
-    views,
-)
-from .context import LOWERINGS
-
 # Importing them fills the table.
-TABLES = (
-    activations,
-    batch_norm,
-    creation,
-    foreach,
-    indexing,
-    norms,
-    pointwise,
-    pools,
-    reductions,
-    scans,
-    selects,
-    views,
-)
+from . import activations, pointwise, selects, views
+from . import batch_norm as batch_norm
+from . import creation as creation
+from . import foreach as foreach
+from . import indexing as indexing
+from . import norms as norms
+from . import pools as pools
+from . import reductions as reductions
+from . import scans as scans
+from .context import LOWERINGS
 
 _CONTRACTION = "a contraction"
 _CONVOLUTION = "a convolution"

@@ -22,13 +22,14 @@ from treadle.passes.fuse import Launch, fuse_graph
 
 WIDEST_FIRST = [HERE[0], *(pytest.param(name, marks=pytest.mark.slow) for name in HERE[1:])]
 KERNELS = 40  # in one file
+UNHURRIED = (HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.filter_too_much)
 INEXACT = ("digamma",)  # loses digits next to its roots, which no bound from its operands shows
 
 
 def draw(strategy: st.SearchStrategy[Any], count: int, use: Callable[[Any, int], None]) -> None:
     """Uses `count` examples of a strategy, each with a seed."""
 
-    @settings(max_examples=count, phases=[Phase.generate], database=None, suppress_health_check=list(HealthCheck))  # type: ignore[arg-type]
+    @settings(max_examples=count, phases=[Phase.generate], database=None, suppress_health_check=UNHURRIED)
     @given(strategy, st.integers(0, 2**31))
     def each(example: Any, seed: int) -> None:
         use(example, seed)

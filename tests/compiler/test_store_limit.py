@@ -32,7 +32,8 @@ def fill(root: Path, keys: Iterable[str], hours: float = 24.0) -> None:
 
 
 def set_age(path: Path, seconds: float) -> None:
-    os.utime(path, times=(time.time() - seconds,) * 2)
+    moment = time.time() - seconds
+    os.utime(path, times=(moment, moment))
 
 
 def keys_of(root: Path) -> set[str]:
