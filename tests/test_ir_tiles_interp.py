@@ -14,7 +14,7 @@ from strategies_loops import kernels
 from tiled import assert_computes, hangs_on_identity, outputs_of, programs_of, storages_of, tile
 
 from treadle.codegen.cpp.isa import ISAS
-from treadle.ir import interp_tiles
+from treadle.ir import interp_tiles, interp_tiles_steps
 from treadle.ir.errors import BadInput, VerifyError
 from treadle.ir.interp import Sample, run_kernel
 from treadle.ir.interp_tiles import run_program, sample_program
@@ -111,6 +111,7 @@ def test_staged_blocks_are_turned():
 @pytest.mark.parametrize("chunk", [1, 200])
 def test_pieces_make_the_whole(chunk: int, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(interp_tiles, "CHUNK", chunk)
+    monkeypatch.setattr(interp_tiles_steps, "CHUNK", chunk)
     for name in ("softmax", "turn", "scan", "columns"):
         kernel = kernel_of(EVERYWHERE[name], "f32", 6, 37)
         assert_computes(tile(kernel, "avx2"), kernel, inputs_of(kernel, 1))
