@@ -22,6 +22,8 @@ from .ops.pointwise import PAIRWISE
 from .scalar import SCALAR_OPS, round_to
 from .types import BOOL, Dim, DType, plus, product
 
+CAT_PARTS = 32  # of one node
+
 Number = bool | int | float
 Shape = tuple[Dim, ...]
 
@@ -277,6 +279,10 @@ class GraphBuilder:
         return self.emit("pad", [x], low=tuple(low), high=tuple(high), value=value)
 
     def cat(self, parts: Sequence[Value], dim: int) -> Value:
+        """Many parts are put together in groups: each choice between parts nests within the one before."""
+        if len(parts) > CAT_PARTS:
+            groups = [parts[k : k + CAT_PARTS] for k in range(0, len(parts), CAT_PARTS)]
+            return self.cat([self.cat(group, dim) for group in groups], dim)
         return parts[0] if len(parts) == 1 else self.emit("cat", parts, dim=dim)
 
     def slice_scatter(self, x: Value, src: Value, dim: int, start: Dim, step: int = 1) -> Value:

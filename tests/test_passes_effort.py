@@ -78,6 +78,11 @@ def test_a_tree_of_readers_is_cut_before_it_explodes(effort: Counter[str]):
     assert large["expansions"] <= 2 * small["expansions"]
 
 
-@pytest.mark.parametrize("graph", [recurrence(6), tree(9)], ids=["recurrence", "tree"])
+def test_a_long_recurrence_is_fused():
+    """Its rows are put together by one cat: what chooses between them may not nest as deep as there are rows."""
+    assert len(fuse(recurrence(300)).steps) < 60
+
+
+@pytest.mark.parametrize("graph", [recurrence(40), tree(9)], ids=["recurrence", "tree"])
 def test_what_is_cut_keeps_its_values(graph: Graph, seed: int):
     assert_same(graph, seed)
