@@ -1,7 +1,7 @@
-"""Text of the IR: printers and parsers of graphs, kernels and tile programs. What is printed is read back as the same
-object.
+"""Text of the IR: printers and parsers of graphs and loops kernels. What is printed is read back as the same object.
 
-The formats are shown in `ir.text_graph`, `ir.text_loops` and `ir.text_tiles`.
+The formats are shown in `ir.text_graph` and `ir.text_loops`. Tile programs have theirs in `ir.text_tiles` and
+`ir.text_tiles_read`, which no compilation needs to import.
 """
 
 from __future__ import annotations
@@ -10,14 +10,10 @@ from .text_expr import ExprReader
 from .text_graph import parse_graph, print_graph
 from .text_loops import print_kernel
 from .text_loops_read import parse_kernel
-from .text_tiles import print_program
-from .text_tiles_read import parse_program
 from .text_tokens import Cursor
 from .types import Dim
 
-__all__ = [
-    "parse_dim", "parse_graph", "parse_kernel", "parse_program", "print_graph", "print_kernel", "print_program",
-]  # fmt: skip
+__all__ = ["parse_dim", "parse_graph", "parse_kernel", "print_graph", "print_kernel"]
 
 
 def parse_dim(text: str) -> Dim:

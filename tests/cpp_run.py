@@ -24,6 +24,7 @@ from treadle.ir.interp_numbers import torch_dtype
 from treadle.ir.loops import Buffer, Kernel
 from treadle.ir.schedule import Schedule
 from treadle.ir.types import evaluate
+from treadle.ir.verify import verify_program
 
 HERE = [name for name, isa in ISAS.items() if read_cpu_flags().issuperset(isa.needs)]
 """The instruction sets that this machine runs."""
@@ -111,7 +112,7 @@ def check_cases(cases: Sequence[Case], isa: Isa) -> None:
         schedule = case.schedule or default_schedule(case.kernel, isa)
         try:
             symbol = f"k{k}_{''.join(c if c.isalnum() else '_' for c in case.name)}"
-            sources.append(emit_kernel(case.kernel, schedule, isa, symbol, verify=True))
+            sources.append(emit_kernel(case.kernel, schedule, isa, symbol, verify_program))
         except Exception as error:
             raise AssertionError(f"{case.name} on {isa.name}: {type(error).__name__}: {error}") from error
     library = compile_unit(sources, isa)

@@ -19,7 +19,8 @@ from treadle.ir.errors import BadInput, VerifyError
 from treadle.ir.interp import Sample, run_kernel
 from treadle.ir.interp_tiles import run_program, sample_program
 from treadle.ir.loops import Kernel
-from treadle.ir.text import parse_kernel, parse_program
+from treadle.ir.text import parse_kernel
+from treadle.ir.text_tiles_read import parse_program
 from treadle.ir.tiles import Stage, walk_statements
 
 seeds = st.integers(0, 2**31)
@@ -115,6 +116,18 @@ def test_pieces_make_the_whole(chunk: int, monkeypatch: pytest.MonkeyPatch):
     for name in ("softmax", "turn", "scan", "columns"):
         kernel = kernel_of(EVERYWHERE[name], "f32", 6, 37)
         assert_computes(tile(kernel, "avx2"), kernel, inputs_of(kernel, 1))
+
+
+def test_the_last_of_equal_values_is_found_in_order():
+    text = """
+    kernel k(x: f32[3, 70]) -> (y: i64[3])
+      axes t:3, c:70
+      (_[t]: f32, p[t]: i64) = argmax_last(c) x[t, c], #(c)
+      y[t] <- p[t]
+    """
+    kernel = parse_kernel(text)
+    for isa, seed in (("avx512", None), ("avx2", 1)):
+        assert_computes(tile(kernel, isa, seed), kernel, {"x": torch.arange(210.0).view(3, 70) // 9 % 3})
 
 
 # --- samples -----------------------------------------------------------------------------------------------------

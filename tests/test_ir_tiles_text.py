@@ -17,7 +17,8 @@ from treadle.ir.errors import ParseError
 from treadle.ir.expr import TRUE, Load, const
 from treadle.ir.index import Axis, of_atom
 from treadle.ir.loops import Kernel
-from treadle.ir.text import parse_program, print_program
+from treadle.ir.text_tiles import print_program
+from treadle.ir.text_tiles_read import parse_program
 from treadle.ir.tiles import Loop, Program, Put
 from treadle.ir.types import F32
 

@@ -17,7 +17,7 @@ from treadle.ir.errors import VerifyError
 from treadle.ir.expr import Load, Op, const
 from treadle.ir.index import Axis, of_atom
 from treadle.ir.loops import Kernel, contiguous
-from treadle.ir.text import parse_program
+from treadle.ir.text_tiles_read import parse_program
 from treadle.ir.tiles import Let, Loop, Program, Put, Scratch, State, Statement
 from treadle.ir.types import BF16, F32, I64
 from treadle.ir.verify import PROGRAM_RULES, verify_program
@@ -46,11 +46,11 @@ def test_programs_of_ragged_kernels_pass(name: str):
 def test_the_front_of_the_target_verifies_where_asked(monkeypatch: pytest.MonkeyPatch):
     kernel, isa = kernel_of(SOFTMAX, "f32", 4, 64), ISAS["scalar"]
     schedule = default_schedule(kernel, isa)
-    source = emit_kernel(kernel, schedule, isa, "k", verify=True)
+    source = emit_kernel(kernel, schedule, isa, "k", verify_program)
     assert source == emit_kernel(kernel, schedule, isa, "k")
     monkeypatch.setattr("treadle.codegen.tiling.NestBuilder._finish", lambda self, r: [])
     with pytest.raises(VerifyError, match="was not folded"):
-        emit_kernel(kernel, schedule, isa, "k", verify=True)
+        emit_kernel(kernel, schedule, isa, "k", verify_program)
 
 
 PARAMS = "tiles k(x: f32[64], d: i64[64], h: bf16[64]) -> (y: f32[64], z: bf16[64])\n"

@@ -20,7 +20,7 @@ from treadle.ir.interp_numbers import torch_dtype
 from treadle.ir.interp_tiles import run_program
 from treadle.ir.loops import Equation, Kernel
 from treadle.ir.schedule import Schedule
-from treadle.ir.text import print_program
+from treadle.ir.text_tiles import print_program
 from treadle.ir.tiles import Program
 
 Tensors = Mapping[str, torch.Tensor]

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import re
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from math import prod
 
@@ -23,7 +23,6 @@ from ...ir.loops import Buffer, Kernel
 from ...ir.schedule import Schedule
 from ...ir.tiles import Loop, Program, Scratch, Statement, walk_statements
 from ...ir.types import Dim, multiply, plus, product
-from ...ir.verify import verify_program
 from ..tiling import Planned, build_program, plan_kernel
 from ..tiling_plan import estimate, statement_cost
 from .isa import Isa
@@ -100,14 +99,16 @@ def tile_kernel(kernel: Kernel, schedule: Schedule, isa: Isa) -> Tiled:
     return Tiled(planned, build_program(planned, choices_of(schedule, lanes)), lanes)
 
 
-def emit_kernel(kernel: Kernel, schedule: Schedule, isa: Isa, symbol: str, verify: bool = False) -> KernelSource:
+def emit_kernel(
+    kernel: Kernel, schedule: Schedule, isa: Isa, symbol: str, check: Callable[[Program], object] | None = None
+) -> KernelSource:
     """The C++ of a kernel under a schedule. Raises ScheduleError where the schedule does not apply.
 
-    `verify` checks the tile program by the rules of its level first (VerifyError).
+    `check` is shown the tile program first: `ir.verify.verify_program`, where somebody asks for that.
     """
     tiled = tile_kernel(kernel, schedule, isa)
-    if verify:
-        verify_program(tiled.program)
+    if check is not None:
+        check(tiled.program)
     return _Emitter(kernel, tiled.planned, tiled.program, tiled.lanes, symbol).emit()
 
 

@@ -10,7 +10,7 @@ from treadle.codegen.cpp.emit import default_schedule, emit_kernel, emit_unit
 from treadle.codegen.cpp.isa import ISAS
 from treadle.codegen.tiling import Choices, build_program, plan_kernel
 from treadle.ir.loops import Kernel
-from treadle.ir.text import print_program
+from treadle.ir.text_tiles import print_program
 
 KERNELS = {
     "swiglu": kernel_of(SWIGLU, "bf16", 64, 4096),
