@@ -9,6 +9,7 @@ between kernels.
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -19,6 +20,7 @@ from ..ir.ops import OPS
 from ..ir.simplify import Simplifier
 from ..ir.types import Dim
 from .inline import Assembly, Lowered, Shared, covers
+from .order import topological
 from .reasons import CannotPull, Reason, Tried
 from .reinplace import store_changes
 
@@ -45,6 +47,46 @@ class Group:
         return (*self.absorbed, *self.sinks)
 
 
+class _Groups:
+    """The kernels made so far, the graph's last ones first; `readers` has the places of those that read a value."""
+
+    def __init__(self) -> None:
+        self.made: list[Group] = []
+        self.readers: defaultdict[str, set[int]] = defaultdict(set)
+
+    def put(self, group: Group, k: int | None = None) -> None:
+        """Add a kernel, or put a grown one in the place of what it has grown from."""
+        if k is None:
+            k = len(self.made)
+            self.made.append(group)
+        else:
+            for name in self.made[k].reads:
+                self.readers[name].discard(k)
+            self.made[k] = group
+        for name in group.reads:
+            self.readers[name].add(k)
+
+    def would_cycle(self, name: str, alone: Group, k: int) -> bool:
+        """True when another kernel must run both after and before the one at `k` grown by `name`."""
+        group = self.made[k]
+        needed = alone.reads | group.reads
+        seen, front = {k}, [name, *group.members]
+        while front:
+            for reader in self.readers[front.pop()] - seen:
+                members = self.made[reader].members
+                if not needed.isdisjoint(members):
+                    return True
+                seen.add(reader)
+                front += members
+        return False
+
+    def in_order(self) -> list[Group]:
+        """Kernels after the ones whose results they read."""
+        maker = {name: k for k, group in enumerate(self.made) for name in group.members}
+        waiting = {k: {maker[n] for n in g.reads if n in maker} - {k} for k, g in enumerate(self.made)}
+        return [self.made[k] for k in topological(waiting, range(0, -len(self.made), -1))]
+
+
 class Merger:
     """Makes the kernels of one region for a given set of stored values."""
 
@@ -68,7 +110,7 @@ class Merger:
 
     def groups(self, order: Sequence[str], stored: frozenset[str]) -> list[Group] | None:
         """The kernels that compute the stored values, in dependency order; None when a value cannot be pulled."""
-        groups: list[Group] = []
+        groups = _Groups()
         for name in reversed([n for n in order if n in stored]):
             merged = self._absorb(name, groups, stored) or self._join_sibling(name, groups, stored)
             if merged:
@@ -76,24 +118,25 @@ class Merger:
             alone = self._make((name,), (), stored)
             if isinstance(alone, Reason):
                 return None
-            groups.append(alone)
-        return _in_order(groups)
+            groups.put(alone)
+        return groups.in_order()
 
-    def _absorb(self, name: str, groups: list[Group], stored: frozenset[str]) -> bool:
+    def _absorb(self, name: str, groups: _Groups, stored: frozenset[str]) -> bool:
         """Lets a kernel that reads `name` compute and store it on the way."""
-        readers = [k for k, group in enumerate(groups) if name in group.reads]
+        readers = sorted(groups.readers[name])
         for at, k in enumerate(readers):
-            grown = self._absorbed(name, groups[k], groups, stored)
-            self._tell(name, groups[k], grown)
+            grown = self._absorbed(name, k, groups, stored)
+            self._tell(name, groups.made[k], grown)
             if isinstance(grown, Group):
                 for other in readers[at + 1 :]:
-                    self._tell(name, groups[other], Reason.TAKEN)
-                groups[k] = grown
+                    self._tell(name, groups.made[other], Reason.TAKEN)
+                groups.put(grown, k)
                 return True
         return False
 
-    def _absorbed(self, name: str, group: Group, groups: list[Group], stored: frozenset[str]) -> Group | Reason:
+    def _absorbed(self, name: str, k: int, groups: _Groups, stored: frozenset[str]) -> Group | Reason:
         """The kernel that computes `name` on the way, or why there is none."""
+        group = groups.made[k]
         if OPS[self.lowered.node(name).op].kind == "scatter":
             return Reason.SCATTER
         if len(group.members) >= MEMBERS:
@@ -101,29 +144,30 @@ class Merger:
         alone = self._make((name,), (), stored)
         if isinstance(alone, Reason):
             return alone
-        if _would_cycle(name, alone, group, groups):
+        if groups.would_cycle(name, alone, k):
             return Reason.CYCLE
         if not _passes_over(group.kernel, name, self.lowered.node(name).shape):
             return Reason.DOMAIN
         return self._make(group.sinks, (name, *group.absorbed), stored)
 
-    def _join_sibling(self, name: str, groups: list[Group], stored: frozenset[str]) -> bool:
+    def _join_sibling(self, name: str, groups: _Groups, stored: frozenset[str]) -> bool:
         """Puts a value beside the sinks of a kernel with the same domain that reads some of the same memory.
 
         Kernels that read the value itself have been asked to absorb it.
         """
-        for k, group in enumerate(groups):
+        for k, group in enumerate(groups.made):
             if name in group.reads:
                 continue
-            grown = self._joined(name, group, groups, stored)
+            grown = self._joined(name, k, groups, stored)
             self._tell(name, group, grown)
             if isinstance(grown, Group):
-                groups[k] = grown
+                groups.put(grown, k)
                 return True
         return False
 
-    def _joined(self, name: str, group: Group, groups: list[Group], stored: frozenset[str]) -> Group | Reason:
+    def _joined(self, name: str, k: int, groups: _Groups, stored: frozenset[str]) -> Group | Reason:
         """The kernel that computes `name` beside its sinks, or why there is none."""
+        group = groups.made[k]
         node, sink = self.lowered.node(name), self.lowered.node(group.sinks[0])
         if OPS[node.op].kind == "scatter" or OPS[sink.op].kind == "scatter":
             return Reason.SCATTER
@@ -138,7 +182,7 @@ class Merger:
             return Reason.UNSHARED
         if not _same_reductions(alone.kernel, group.kernel):
             return Reason.EXTENTS
-        if _would_cycle(name, alone, group, groups):
+        if groups.would_cycle(name, alone, k):
             return Reason.CYCLE
         return self._make((name, *group.sinks), group.absorbed, stored)
 
@@ -235,36 +279,3 @@ def _same_reductions(a: Kernel, b: Kernel) -> bool:
     """Reductions of merged siblings run over the same extents (what differs is left to other laws)."""
     extents = [{x.extent for s in k.body if isinstance(s, Equation) for x in s.reduce} for k in (a, b)]
     return extents[0] == extents[1] or not extents[0] or not extents[1]
-
-
-def _would_cycle(name: str, alone: Group, group: Group, groups: list[Group]) -> bool:
-    """True when another kernel must run both after and before the grown one."""
-    below = _reachable(group, groups) | {id(g) for g in groups if g is not group and name in g.reads}
-    below |= set().union(*(_reachable(g, groups) for g in groups if id(g) in below), set())
-    needed = alone.reads | group.reads
-    return any(id(g) in below and set(g.members) & needed for g in groups if g is not group)
-
-
-def _reachable(start: Group, groups: list[Group]) -> set[int]:
-    """The kernels (by id) that need a result of `start`, directly or not."""
-    found: set[int] = set()
-    front = [start]
-    while front:
-        members = set(front.pop().members)
-        for g in groups:
-            if id(g) not in found and g is not start and g.reads & members:
-                found.add(id(g))
-                front.append(g)
-    return found
-
-
-def _in_order(groups: list[Group]) -> list[Group]:
-    """Kernels after the ones whose results they read."""
-    ordered: list[Group] = []
-    left = list(reversed(groups))
-    while left:
-        pending = {m for g in left for m in g.members}
-        ready = next(g for g in left if not g.reads & (pending - set(g.members)))
-        ordered.append(ready)
-        left.remove(ready)
-    return ordered
