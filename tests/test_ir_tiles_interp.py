@@ -322,6 +322,7 @@ RACES = {
     "a point reads what one before it writes": "grid i in 7:\n    x[i + 1] <- x[i]",
     "a point reads what one after it writes": "grid i in 7:\n    x[i] <- x[i + 1]",
     "a point reads late what another writes": "grid i in 7:\n    x[i] <- 1.0\n    let b: f32 = x[i + 1]",
+    "a point writes what all read": "grid i in 8:\n    let b: f32 = x[0]\n    x[0] <- b[] if (#(i) == 3:i64)",
     "lanes write one element": "lanes i in 8 by 4:\n    x[(i // 2)] <- 1.0",
     "lanes write where data says": "lanes i in 8 by 4:\n    x[at(d[i], 8)] <- 1.0",
     "a lane reads what one before it writes": "lanes i in 7 by 4:\n    x[i + 1] <- x[i]",
