@@ -24,7 +24,8 @@ from .tiling_plan import Block, Nest, estimate
 
 CACHE_LINE = 64  # bytes
 LONG_BLOCK = 1024  # rows of a block whose tiles are written at once: they are read along memory
-WIDE_BLOCK = 256  # points along a side of a block that is turned in the second-level cache
+WIDE_BLOCK = 512  # points of a row of a block that is turned in the second-level cache
+STRIP = 128  # rows of such a block that are read at once, so that whole lines are
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,25 +68,28 @@ def _stride(e: Load, axis: Axis) -> object:
 
 @dataclass(frozen=True, slots=True)
 class Shape:
-    """Tiles of a block (`rows` x `cols`), and of the strip of it (`strip` x `cols`) that is read before it is written.
+    """Packs of a block (`rows` x `cols`), of the strip of it (`strip` x `cols`) that is read before it is written, and
+    of what is written at once (`tile`, a cache line).
 
-    Short strips stay in registers and the nearest cache; strips of whole blocks make long rows, which may be streamed
-    from wherever they are aligned.
+    Narrow blocks stay in registers and the nearest cache; wide ones make long rows, which may be streamed from wherever
+    they are aligned.
     """
 
     rows: int
     cols: int
     strip: int
+    tile: int
 
 
 def choose_shape(kernel: Kernel, block: Block, staging: Staging, lanes: int, stream: bool) -> Shape:
-    """Short strips where rows of the outputs are cache lines, or stay in the caches anyway."""
+    """Narrow blocks where rows of the outputs are cache lines, or stay in the caches anyway."""
     stores = [kernel.body[k] for n in block.body if isinstance(n, Nest) for k in n.members]
     sizes = [(s.index[0], kernel.buffers[s.buffer].dtype.itemsize) for s in stores if isinstance(s, Store)]
     aligned = all(_is_line(axis_coefficient(i, a), size) for i, size in sizes for a in block.axes)
+    line = max(1, CACHE_LINE // (lanes * min(size for _, size in sizes)))
     if stream and not aligned:
-        return Shape(WIDE_BLOCK // lanes, WIDE_BLOCK // lanes, WIDE_BLOCK // lanes)
-    return Shape(LONG_BLOCK // lanes, max(1, CACHE_LINE // (lanes * min(size for _, size in sizes))), 1)
+        return Shape(2 * STRIP // lanes, WIDE_BLOCK // lanes, STRIP // lanes, max(2, line))
+    return Shape(LONG_BLOCK // lanes, line, 1, line)
 
 
 def _is_line(stride: Dim | None, size: int) -> bool:
@@ -138,9 +142,9 @@ class StageLoops:
         row, col = of_atom(row_tiles) * lanes, of_atom(col_tiles) * lanes
         at = (row - self.first_row, col - self.first_col)
         stages: list[Statement] = [Stage(s.name, at, e, rows, cols, row, col, lanes) for e, s in arrays.items()]
-        read = _over(col_tiles, self.col_blocks, shape.cols, stages)
-        read = _over(row_tiles, self.strips, shape.strip, read)
-        tile = min(shape.cols, max(1, CACHE_LINE // (lanes * 4))) * lanes if shape.strip > 1 else shape.cols * lanes
+        read = _over(row_tiles, self.strips, shape.strip, stages)  # one after the other: they share cache lines
+        read = _over(col_tiles, self.col_blocks, shape.cols, read)
+        tile = shape.tile * lanes
         end = self.first_col + shape.cols * lanes
         point = Loop("lanes", cols, body, tile, self.first_col, end)
         write = Loop("serial", rows, (point,), 1, self.first_row, self.first_row + shape.strip * lanes)
