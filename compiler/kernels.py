@@ -9,6 +9,7 @@ from __future__ import annotations
 import traceback
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from importlib import import_module
 from pathlib import Path
 
 from ..codegen.cpp.emit import KernelSource, default_schedule, emit_kernel, emit_unit
@@ -22,6 +23,7 @@ from .runtime.build import LIBRARY, build_many, find_compiler
 from .runtime.cpu import count_cores
 from .runtime.runner import RUNNER_SOURCE
 from .runtime.store import Store, make_key
+from .settings import settings
 
 KIND = "kernel"  # of entries in the store
 LEAST_PER_UNIT = 8  # kernels that are worth a compiler process of their own
@@ -92,7 +94,8 @@ def print_kernel_source(
     """The schedule and the source of a kernel, or the reason why there is none."""
     try:
         schedule = default_schedule(kernel, isa)
-        return schedule, emit_kernel(kernel, schedule, isa, f"k{digest[:16]}"), ""
+        check = import_module("..ir.verify", __package__).verify_program if settings.verify else None
+        return schedule, emit_kernel(kernel, schedule, isa, f"k{digest[:16]}", check), ""
     except Exception as error:  # noqa: BLE001 - whatever goes wrong here, ATen computes the region instead
         return None, None, describe(error)
 

@@ -80,6 +80,8 @@ def compile_graph(gm: fx.GraphModule, watch: Watch, store: Store, isa: Isa, sour
     watch.show(5, "graph", lambda: print_graph(graph))
     with watch.phase("fuse"):
         fused = fuse_graph(graph, lambda kernel: estimate(kernel).seconds, settings.numerics)
+    if settings.verify:
+        _stand_ins().verify_levels(graph, fused)
     with watch.phase("kernels"):
         launches = [s for s in fused.steps if isinstance(s, Launch)]
         begin = total_stats().cpu_seconds

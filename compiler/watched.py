@@ -8,8 +8,10 @@ from typing import Any
 from torch._dynamo.utils import counters
 
 from ..ir.errors import VerifyError
+from ..ir.graph import Graph
 from ..ir.loops import Kernel
-from ..passes.fuse import Launch
+from ..ir.verify import verify_graph, verify_kernel
+from ..passes.fuse import Fused, Launch
 from .kernels import Built
 from .places import describe_place
 from .runtime.executable import Executable, address_of
@@ -24,6 +26,16 @@ log = logging.getLogger(__name__)
 def aten_function(kernel: Kernel, values: Values, launch: Launch, stash: list[BaseException]) -> Any:
     """The function that computes through ATen what a launch of the kernel would."""
     return make_function(kernel, aten_body(values, launch), stash)
+
+
+def verify_levels(graph: Graph, fused: Fused) -> None:
+    """Hold the graph and its kernels against the rules of their levels; tile programs are when they are printed.
+
+    Raises VerifyError for the first rule that is broken.
+    """
+    verify_graph(graph)
+    for kernel in {s.digest: s.kernel for s in fused.steps if isinstance(s, Launch)}.values():
+        verify_kernel(kernel)
 
 
 def watch_kernel(executable: Executable, number: int, built: Built, values: Values, launch: Launch) -> None:

@@ -292,7 +292,7 @@ def _free_axes(
 def covers(index: Position, shape: tuple[Dim, ...]) -> bool:
     """True when the index takes each element of a tensor of `shape` exactly once over its axes' ranges."""
     linear = linearize(index, contiguous_strides(shape))
-    if linear.const != 0 or not all(isinstance(a, Axis) and a.begin is None for a, _ in linear.terms):
+    if linear.const != 0 or not all(isinstance(a, Axis) and not a.is_ragged for a, _ in linear.terms):
         return False
     left = {c: a for a, c in linear.terms}
     if len(left) != len(linear.terms):

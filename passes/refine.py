@@ -106,7 +106,7 @@ def _splittable(kernel: Kernel) -> tuple[Axis, Dim] | None:
             if not isinstance(atom, (Div, Mod)):
                 continue
             axis = atom.index.single_axis
-            if axis is None or axis.begin is not None or divide_exactly(axis.extent, atom.by) is None:
+            if axis is None or axis.is_ragged or divide_exactly(axis.extent, atom.by) is None:
                 continue
             if best is None or (axis is best[0] and is_nonnegative(plus(atom.by, multiply(best[1], -1)))):
                 best = (axis, atom.by)
@@ -156,7 +156,7 @@ def _fresh(name: str, taken: set[str]) -> str:
 
 def drop_unit_axes(kernel: Kernel, simplify: Simplifier) -> Kernel:
     """Axes of extent 1 vanish (their index is the constant 0 already)."""
-    unit = {a for a in kernel.axes if a.extent == 1 and a.begin is None}
+    unit = {a for a in kernel.axes if a.extent == 1 and not a.is_ragged}
     if not unit:
         return kernel
     kept = {n: [k for k, a in enumerate(e.axes) if a not in unit] for n, e in kernel.equations.items()}
@@ -224,7 +224,7 @@ def _joinable(kernel: Kernel) -> tuple[Axis, Axis] | None:
 
 
 def _can_join(kernel: Kernel, outer: Axis, inner: Axis) -> bool:
-    if outer.begin is not None or inner.begin is not None or inner.extent == 0:
+    if outer.is_ragged or inner.is_ragged or inner.extent == 0:
         return False
     if not all(_adjacent(s, outer, inner) for s in kernel.body):
         return False

@@ -20,7 +20,9 @@ import torch.nn.functional as F
 from treadle.compiler import driver, kernels, pipeline
 from treadle.compiler.runtime.build import total_stats
 from treadle.compiler.settings import settings
+from treadle.ir import verify
 from treadle.ir.errors import LoweringError, SettingError
+from treadle.ir.verify_rules import Rule
 
 Tensor = torch.Tensor
 
@@ -287,6 +289,20 @@ def test_verify_checks_each_kernel_once(empty_cache: Path):
     for _ in range(3):
         assert_right(fast, *make_inputs())
     assert counts()["verified"] == counts()["kernels"]
+
+
+@pytest.mark.parametrize("asked", [True, False])
+def test_verify_holds_every_level_against_its_rules(asked: bool, empty_cache: Path, monkeypatch: pytest.MonkeyPatch):
+    seen: set[str] = set()
+
+    def watch(name: str) -> Rule[Any]:
+        return Rule(name, lambda ir: seen.add(name) or [])
+
+    for name in ("GRAPH_RULES", "KERNEL_RULES", "PROGRAM_RULES"):
+        monkeypatch.setattr(verify, name, [watch(name)])
+    fast = torch.compile(model, backend="treadle", options={"verify": asked, "fallback": "error"})
+    fast(*make_inputs())
+    assert seen == ({"GRAPH_RULES", "KERNEL_RULES", "PROGRAM_RULES"} if asked else set())
 
 
 def test_verify_replaces_a_kernel_that_is_wrong(
