@@ -296,19 +296,31 @@ def _sort_key(term: tuple[Atom, Dim]) -> str:
 
 
 def _rejoin(terms: dict[Atom, Dim]) -> Index | None:
-    """c*k*(r // k) + c*(r % k) -> c*r; None when no such pair is there."""
+    """c*k*(r // k) + c*(r % k) -> c*r, also where r is s % (k*m), whose remainder is s % k; None when no such pair is
+    there.
+    """
     for atom, coefficient in terms.items():
         if not isinstance(atom, Mod):
             continue
-        partner = _divided(atom.index, atom.by)
-        if len(partner.terms) != 1 or partner.const != 0 or partner.terms[0][1] != 1:
-            continue
-        div = partner.terms[0][0]
-        if terms.get(div) != multiply(coefficient, atom.by):
-            continue
-        rest = [(a, c) for a, c in terms.items() if a is not atom and a is not div]
-        return add(_normal(rest, 0), scale(atom.index, coefficient))
+        wanted = multiply(coefficient, atom.by)
+        whole = _divided(atom.index, atom.by)
+        partner = whole.terms[0][0] if len(whole.terms) == 1 and whole.const == 0 and whole.terms[0][1] == 1 else None
+        for div, factor in terms.items():
+            if factor != wanted or not (div is partner or _divides_modulo(div, atom)):
+                continue
+            joined = atom.index if div is partner or not isinstance(div, Div) else div.index
+            rest = [(a, c) for a, c in terms.items() if a is not atom and a is not div]
+            return add(_normal(rest, 0), scale(joined, coefficient))
     return None
+
+
+def _divides_modulo(div: Atom, remainder: Mod) -> bool:
+    """Whether `div` is s % (k*m) // k, for the remainder s % k."""
+    if not isinstance(div, Div) or div.by != remainder.by or len(div.index.terms) != 1 or div.index.const != 0:
+        return False
+    inner, coefficient = div.index.terms[0]
+    is_modulo = isinstance(inner, Mod) and coefficient == 1 and inner.index is remainder.index
+    return is_modulo and divide_exactly(inner.by, remainder.by) is not None
 
 
 def _split_by(a: Index, by: Dim) -> tuple[list[tuple[Atom, Dim]], list[tuple[Atom, Dim]], Dim, Dim]:

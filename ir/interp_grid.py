@@ -49,7 +49,7 @@ class Grid:
         k = self.positions[axis]
         r = self.ranges[k]
         shape = [len(r) if d == k else 1 for d in range(len(self.axes))]
-        return torch.arange(r.start, r.stop, device=device).view(shape)
+        return torch.arange(r.start, max(r.start, r.stop), device=device).view(shape)
 
 
 class GridWorld(World, Protocol):

@@ -155,7 +155,7 @@ def zoo_row(fallbacks: int = 0, left: dict[str, int] | None = None, **counts: in
 
 
 def test_the_zoo_counts_what_is_native(monkeypatch: pytest.MonkeyPatch):
-    zoo = load("zoo", monkeypatch)
+    zoo = load("architectures", monkeypatch)
     rows = {
         "a fp32": zoo_row(native=90, opaque=6, effect=4, library=50, left={"aten.topk.default: why": 6}),
         "a train": zoo_row(native=100, left={"aten.sort.default": 1}, opaque=1),
@@ -171,7 +171,7 @@ def test_the_zoo_counts_what_is_native(monkeypatch: pytest.MonkeyPatch):
 
 
 def test_the_zoo_names_what_is_left_to_aten(monkeypatch: pytest.MonkeyPatch, empty_cache: Path):
-    zoo = load("zoo", monkeypatch)
+    zoo = load("architectures", monkeypatch)
 
     @torch.compile(backend="treadle")
     def function(x: torch.Tensor) -> torch.Tensor:

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from strategies import random_tensor
 from strategies_loops import AXES, Scope, exprs
@@ -236,6 +236,8 @@ def test_simplifying_twice_is_simplifying_once(data: st.DataObject, seed: int):
 @given(st.data(), st.integers(0, 2**31))
 def test_fast_rules_change_rounding_only(data: st.DataObject, seed: int):
     e = exprs(data.draw, SCOPE, F32, 4)
+    # digamma loses digits next to its roots, which no bound from its operands shows
+    assume(not any(isinstance(part, Op) and part.name == "digamma" for part in walk(e)))
     buffers, axes = tensors(seed), SCOPE.axes
     inputs = tuple(contiguous(n, d, s) for n, (s, d) in SCOPE.values.items())
     output = contiguous("out", F32, tuple(a.extent for a in axes))

@@ -1,6 +1,6 @@
 """The zoo of `transformers` architectures through a backend, one process a case: right or wrong, graphs, compile time.
 
-    python benchmarks/zoo.py --backend inductor --arch llama,bert --cases fp32,train --out zoo.json
+    python benchmarks/architectures.py --backend inductor --arch llama,bert --cases fp32,train --out zoo.json
 
 A crash or a time-out of one case is that case's row, with the error's text. `counters` are the backend's own
 (`torch._dynamo.utils.counters[backend]`) and Dynamo's; a right result that a fallback to ATen gave is named. Target: at
@@ -46,7 +46,7 @@ def main() -> None:
         parser.error(f"no such architecture: {', '.join(unknown)}; there are {', '.join(ARCHITECTURES)}")
     plans = {f"{name} {case}": (name, case) for name in chosen for case in list_cases(ARCHITECTURES[name])
              if case in args.cases.split(",")}  # fmt: skip
-    record = Record("zoo", args)
+    record = Record("architectures", args)
     missing = record.missing(plans, args.only)
     with ThreadPoolExecutor(args.jobs) as pool:
         rows = pool.map(lambda name: judge_case(*plans[name], args.backend, args.timeout), missing)
@@ -61,7 +61,7 @@ def judge_case(name: str, case: str, backend: str, timeout: float) -> dict[str, 
     """Run one case in a process of its own, with empty caches."""
     arguments = {"name": name, "case": case, "backend": backend}
     with tempfile.TemporaryDirectory() as directory:
-        result = run_child("zoo", "judge", arguments, environment=empty_caches(directory), timeout=timeout)
+        result = run_child("architectures", "judge", arguments, environment=empty_caches(directory), timeout=timeout)
     row = result.value if result.ok else {"ok": False, "error": result.error}
     return row | {"wall_seconds": round(result.wall_seconds, 1), "cpu_seconds": round(result.cpu_seconds, 1)}
 
