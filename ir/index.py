@@ -319,8 +319,9 @@ def _divides_modulo(div: Atom, remainder: Mod) -> bool:
     if not isinstance(div, Div) or div.by != remainder.by or len(div.index.terms) != 1 or div.index.const != 0:
         return False
     inner, coefficient = div.index.terms[0]
-    is_modulo = isinstance(inner, Mod) and coefficient == 1 and inner.index is remainder.index
-    return is_modulo and divide_exactly(inner.by, remainder.by) is not None
+    if not isinstance(inner, Mod) or coefficient != 1 or inner.index is not remainder.index:
+        return False
+    return divide_exactly(inner.by, remainder.by) is not None
 
 
 def _split_by(a: Index, by: Dim) -> tuple[list[tuple[Atom, Dim]], list[tuple[Atom, Dim]], Dim, Dim]:
