@@ -26,7 +26,7 @@ TRACED_OTHERWISE = re.compile(r"interpolate|upsample")
 # Raised by torch for reasons of its own, before treadle sees a graph or where eager's results are compared.
 OUT_OF_REACH = (
     "DataDependentOutputException", "DynamicOutputShapeException", "not differentiable", "SparseC", "sparse", "Sparse",
-    "is not implemented", "out of bounds for storage", "ill-defined",
+    "is not implemented", "out of bounds for storage", "ill-defined", "only supported on CUDA",
 )  # fmt: skip
 
 
