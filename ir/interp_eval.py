@@ -7,6 +7,7 @@ points of running loops.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Protocol
@@ -61,7 +62,7 @@ def evaluate_on(numbers: Numbers, roots: Sequence[Expr], loads: dict[str, Planes
     return [values[r] for r in roots]
 
 
-class Evaluator:
+class Evaluator(ABC):
     """Expressions at the points whose coordinates `column` gives; `load` reads what a name holds."""
 
     def __init__(self, world: World) -> None:
@@ -75,13 +76,13 @@ class Evaluator:
         """True where there is no point at all."""
         return False
 
+    @abstractmethod
     def column(self, axis: Axis) -> Tensor:
         """The coordinates along an axis."""
-        raise NotImplementedError
 
+    @abstractmethod
     def load(self, e: Load, guard: Tensor | None) -> Planes:
         """What a load gives; the guard's values are known already."""
-        raise NotImplementedError
 
     def evaluate(self, *roots: Expr) -> list[Planes]:
         self._values.update(evaluate_dag(roots, self._value))

@@ -88,9 +88,8 @@ class Evaluation(Evaluator):
 
     def affine(self, i: Index) -> tuple[int, dict[Axis, int]] | None:
         """(constant, coefficients) of an index that is linear in the axes, else None."""
-        if not all(isinstance(atom, Axis) for atom, _ in i.terms):
-            return None
-        return self.world.size(i.const), {atom: self.world.size(c) for atom, c in i.terms}  # type: ignore[misc]
+        strides = {atom: self.world.size(c) for atom, c in i.terms if isinstance(atom, Axis)}
+        return (self.world.size(i.const), strides) if len(strides) == len(i.terms) else None
 
     def extremes(self, i: Index) -> tuple[int, int]:
         """The least and greatest value of an index on the grid; (0, -1) on an empty one."""

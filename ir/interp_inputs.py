@@ -10,7 +10,7 @@ import torch
 from .errors import BadInput
 from .interp_numbers import Numbers, Planes, Tensor, torch_dtype
 from .loops import Buffer
-from .types import Dim, evaluate
+from .types import Dim, evaluate, symbols_of
 
 
 class Sizes:
@@ -26,7 +26,7 @@ class Sizes:
             return dim
         found = self._dims.get(dim)
         if found is None:
-            missing = [s.name for s in dim.free_symbols if s.name not in self._given]  # type: ignore[attr-defined]
+            missing = [name for name in symbols_of([dim]) if name not in self._given]
             if missing:
                 raise BadInput("no size given", where=self._where, expected=f"sizes[{missing[0]!r}]")
             found = self._dims[dim] = evaluate(dim, self._given)

@@ -128,8 +128,9 @@ def _is_whole(axis: Axis, scope: Scope) -> bool:
         return False
     if loop.begin is None and loop.end is None:
         return True
-    fixed = loop.begin is not None and loop.end is not None and loop.begin.is_constant and loop.end.is_constant
-    return fixed and is_nonnegative(plus(axis.extent, multiply(loop.end.const, -1)))  # type: ignore[union-attr]
+    if loop.begin is None or loop.end is None or not (loop.begin.is_constant and loop.end.is_constant):
+        return False
+    return is_nonnegative(plus(axis.extent, multiply(loop.end.const, -1)))
 
 
 def _in_blocks(i: Index, scope: Scope) -> Index:
