@@ -16,7 +16,21 @@ from dataclasses import replace
 from itertools import pairwise
 
 from ..ir.expr import Expr, Iota, Load, Rewriter, data_in, walk
-from ..ir.index import Atom, Axis, Div, Index, Mod, add, as_index, axis_coefficient, bounds, linearize, of_atom
+from ..ir.index import (
+    Atom,
+    Axis,
+    Div,
+    Index,
+    Mod,
+    add,
+    as_index,
+    axis_coefficient,
+    bounds,
+    floor_divide,
+    linearize,
+    modulo,
+    of_atom,
+)
 from ..ir.loops import Buffer, Equation, Kernel, Statement, Store, statement_expressions
 from ..ir.simplify import Simplifier
 from ..ir.types import Dim, contiguous_strides, divide_exactly, is_nonnegative, multiply, plus
@@ -343,14 +357,20 @@ def digits(index: Index, buffer: Buffer, guard: Expr | None = None) -> tuple[Ind
 
 
 def _carried(found: list[Index], buffer: Buffer, guard: Expr) -> tuple[Index, ...]:
-    """x[t + 3, c + 8 if c >= 8] -> x[t + 4, c - 8 if c >= 8], with 16 columns: the same address, in range."""
+    """x[t + 3, c + 8 if c >= 8] -> x[t + 4, c - 8 if c >= 8], with 16 columns: the same address, in range.
+
+    What runs over several rows is divided: x[0, i if i < 40] -> x[i // 16, i % 16 if i < 40].
+    """
     for k in range(len(found) - 1, 0, -1):
         extent, stride, above = buffer.shape[k], buffer.strides[k], buffer.strides[k - 1]
-        least = bounds_where(found[k], guard)[0]
+        least, most = bounds_where(found[k], guard)
         if isinstance(least, int) and isinstance(extent, int) and extent and multiply(stride, extent) == above:
             carry = least // extent
-            found[k] = found[k] + (-carry * extent)
-            found[k - 1] = found[k - 1] + carry
+            if not isinstance(most, int) or most // extent == carry:
+                found[k], found[k - 1] = found[k] + (-carry * extent), found[k - 1] + carry
+            else:
+                found[k - 1] = add(found[k - 1], floor_divide(found[k], extent))
+                found[k] = modulo(found[k], extent)
     return tuple(found)
 
 
@@ -394,7 +414,7 @@ def _unfolded(flat: Buffer, found: list[tuple[Index, bool]]) -> Buffer:
             room = divide_exactly(strides[k - 1], stride)
             if room is None or extent is None or not is_nonnegative(plus(room, multiply(extent, -1))):
                 return flat
-        if extent is None:
+        if extent is None or (isinstance(extent, int) and extent < 0):  # less than nothing: no point is read
             return flat
         shape.append(extent)
     guarded = len(accesses) < len(found)

@@ -33,6 +33,19 @@ kernel count(x: f32[3, 8]) -> (y: f32[3, 8])
   y[n, c] <- (x[n, c] + s[n, c])
 """
 
+NOTHING = """
+kernel nothing(d: i32[0, 1, 0], x: bf16[3, 1, 1]) -> (y: bf16[0, 1, 0])
+  axes i:0, j:0
+  y[i, 0, j] <- x[i, at(d[i, 0, j], 1, nowrap), j] for (i, j)
+"""
+
+PADDED = """
+kernel padded(x: f32[5, 2], v: f32[5, 3]) -> (y: f32[200], z: f32[5, 2])
+  axes n:200, i:5, j:2
+  y[n] <- where((#(n) < 10:i64), x[(n // 2), (n % 2) if (#(n) < 10:i64)], 0.0)
+  z[i, j] <- (x[i, j] + v[i, j])
+"""
+
 
 def refined(text: str, *shape: int):
     kernel = parse_kernel(text)
@@ -69,3 +82,17 @@ def test_a_long_constant_is_the_same_f32(value: float):
 
 def test_spellings_of_a_short_constant_are_one():
     assert shortest(0.25000001) == shortest(0.24999999) == 0.25
+
+
+def test_a_buffer_that_no_point_reads_keeps_its_size():
+    kernel = refine(parse_kernel(NOTHING), exact)
+    assert all(n >= 0 for b in kernel.buffers.values() for n in b.shape)
+
+
+def test_a_guarded_index_over_several_rows_is_divided():
+    kernel = refine(parse_kernel(PADDED), exact)
+    generator = torch.Generator().manual_seed(1)
+    x, v = torch.randn(5, 2, generator=generator), torch.randn(5, 3, generator=generator)
+    found = run_kernel(kernel, {"x": x, "v": v})
+    assert torch.equal(found["y"], torch.nn.functional.pad(x.flatten(), (0, 190)))
+    assert torch.equal(found["z"].view(5, 2), x + v[:, :2])

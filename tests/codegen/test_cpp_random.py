@@ -16,14 +16,15 @@ from strategies_loops import kernels
 from tiled import hangs_on_identity, make_blocks_small, random_schedule
 
 from treadle.codegen.cpp.isa import ISAS
+from treadle.ir.expr import Op, walk
 from treadle.ir.interp import run_kernel
-from treadle.ir.loops import Kernel
+from treadle.ir.loops import Kernel, expressions
 from treadle.passes.fuse import Launch, fuse_graph
 
 WIDEST_FIRST = [HERE[0], *(pytest.param(name, marks=pytest.mark.slow) for name in HERE[1:])]
 KERNELS = 40  # in one file
 UNHURRIED = (HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.filter_too_much)
-INEXACT = ("digamma",)  # loses digits next to its roots, which no bound from its operands shows
+INEXACT = ("digamma",)  # cancels next to its roots and in its recurrence, which no bound from its operands shows
 
 
 def draw(strategy: st.SearchStrategy[Any], count: int, use: Callable[[Any, int], None]) -> None:
@@ -98,13 +99,17 @@ def test_fused_graphs(isa: str):
 
     def use(case: Any, seed: int) -> None:
         for step in fuse_graph(finished(case), lambda kernel: 1.0).steps:
-            if isinstance(step, Launch):
+            if isinstance(step, Launch) and not is_inexact(step.kernel):
                 inputs = {b.name: random_tensor(_shape(b), b.dtype, seed, 0, 4) for b in step.kernel.inputs}
                 error = -1 if leaves_its_buffers(step.kernel, inputs) else 0
                 cases.append(Case(f"fused {len(cases)}", step.kernel, inputs, error=error))
 
     draw(graphs(), KERNELS, use)
     check_cases(cases, ISAS[isa])
+
+
+def is_inexact(kernel: Kernel) -> bool:
+    return any(isinstance(e, Op) and e.name in INEXACT for e in walk(*expressions(kernel)))
 
 
 def leaves_its_buffers(kernel: Kernel, inputs: dict[str, torch.Tensor]) -> bool:
