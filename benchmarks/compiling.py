@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 import sys
+import time
 from collections.abc import Callable
 from typing import Any
 
 import torch
 from harness import Call, bind, compile_for, measure_cost
+from record import OURS
 from targets import load_target
 from torch._dynamo.utils import counters
 
@@ -23,12 +25,15 @@ def measure(target: str, backend: str, dtype: str = "bf16", arguments: dict[str,
     own, children   CPU seconds of this process, and of the processes it started and waited for, in the first call
     second          CPU seconds of the second call, which compiles nothing
     started         the programs that the first call started; `compilers` how many of them compile
+    inside          CPU seconds of this process inside treadle's own compiler: without the part of Dynamo and
+                    AOTAutograd, whose noise is larger than it
     nodes           call nodes of the graphs behind AOTAutograd, only through the backend "count_nodes"
     """
     model, inputs = load_target(target, dtype, **(arguments or {}))
     nodes: list[int] = []
     backend_or_counter: Any = count_nodes_into(nodes) if backend == NODE_COUNTER else backend
     started = watch_processes()
+    inside = watch_compiler() if backend == OURS else []
     counters.clear()
 
     def compile_and_call() -> Call:
@@ -43,6 +48,7 @@ def measure(target: str, backend: str, dtype: str = "bf16", arguments: dict[str,
         "own": first.own,
         "children": first.children,
         "wall": first.wall,
+        "inside": sum(inside),
         "second": second.own,
         "started": programs,
         "compilers": sum(program in COMPILERS for program in programs),
@@ -61,6 +67,24 @@ def count_nodes_into(nodes: list[int]) -> Callable[..., Any]:
         return graph_module
 
     return aot_autograd(fw_compiler=count)
+
+
+def watch_compiler() -> list[float]:
+    """CPU seconds of each graph that treadle compiles from now on; the list grows as it does."""
+    from treadle.compiler import driver
+
+    spent: list[float] = []
+    compile_graph = driver.compile_fx_graph
+
+    def timed(*args: Any, **kwargs: Any) -> Any:
+        start = time.process_time()
+        try:
+            return compile_graph(*args, **kwargs)
+        finally:
+            spent.append(time.process_time() - start)
+
+    driver.compile_fx_graph = timed
+    return spent
 
 
 def watch_processes() -> list[str]:
