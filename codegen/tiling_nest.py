@@ -222,7 +222,7 @@ class NestBuilder:
         extent = level.axis.extent
         # A scan carries what its last lane holds, which only a full step computes: its loop must not end in between.
         whole = not level.tile or level.begin is not None or any(isinstance(s, Scan) for s in body)
-        cuts = [] if whole else find_cuts(level.axis, roots)
+        cuts = [] if whole or not self.b.choices.cut else find_cuts(level.axis, roots)
         if not cuts or not isinstance(extent, int):
             return [level.loop(body)]
         loops: list[Statement] = []
