@@ -60,7 +60,7 @@ def mod_floor_i(a, b):
     "sign": """\
 @triton.jit
 def sign(a):
-    return tl.where(a > 0, 1.0, tl.where(a < 0, -1.0, a))
+    return tl.where(a > 0, 1.0, tl.where(a < 0, -1.0, 0.0))
 """,
     "sign_i": """\
 @triton.jit

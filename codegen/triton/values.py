@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from ...ir.expr import Const, Expr, Iota, Load, Op, children, indices, walk
 from ...ir.index import Atom, Axis, Data, Div, Index, Mod, bounds, of_atom
 from ...ir.scalar import fold_constants
-from ...ir.types import BF16, BOOL, F16, DTYPES, F32, I64, Dim, DType, is_nonnegative
+from ...ir.types import BF16, BOOL, DTYPES, F16, F32, I64, Dim, DType, is_nonnegative
 from ..dims import PYTHON, print_dim
 from ..ranges import fits_32, index_fits_32
 from ..text import strip
@@ -114,7 +114,7 @@ class Values:
             text = val.text if val.kind in ("i32", "i64") else f"{val.text}.to(tl.int32)"
             return Val(text, val.dims, val.kind if val.kind == "i64" else "i32")
         text = val.text
-        if e.args[0].dtype.is_integer and e.dtype in (BF16, F16):
+        if e.args[0].dtype not in (F32, BF16, F16, BOOL) and e.dtype in (BF16, F16):
             text = f"{text}.to(tl.float32)"
         return Val(print_cast(text, e.dtype), val.dims, e.dtype.name)
 

@@ -1,7 +1,7 @@
 """Triton kernels compiled for GPUs that need not be there, in processes of their own.
 
-    found = compile_launches([Request(text, launch, TARGETS["sm_90"])], jobs=2)
-    found[0].registers, found[0].stack, found[0].shared            what one program takes of the GPU
+found = compile_launches([Request(text, launch, TARGETS["sm_90"])], jobs=2)
+found[0].registers, found[0].stack, found[0].shared            what one program takes of the GPU
 """
 
 from __future__ import annotations
