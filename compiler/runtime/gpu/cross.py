@@ -101,10 +101,10 @@ class _Worker:
         )
 
     def compile(self, r: Request, file: Path, output: Path) -> Binary | Failed:
-        target = {"backend": r.target.backend, "arch": r.target.arch, "warp": r.target.warp}
         request = {
-            "file": str(file), "output": str(output), "function": r.launch.function, "aligned": r.aligned,
-            "arguments": r.launch.arguments, "warps": r.launch.warps, "stages": r.launch.stages, "fuse": r.fuse, **target,
+            "file": str(file), "output": str(output), "function": r.launch.function, "arguments": r.launch.arguments,
+            "aligned": r.aligned, "warps": r.launch.warps, "stages": r.launch.stages, "fuse": r.fuse,
+            "backend": r.target.backend, "arch": r.target.arch, "warp": r.target.warp,
         }  # fmt: skip
         answer = self._ask(json.dumps(request))
         if "error" in answer:
