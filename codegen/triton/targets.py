@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ...ir.errors import BadInput
+from ...ir.errors import BadInput, DeviceError
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +36,18 @@ TARGETS = {
         GpuTarget("gfx942", "hip", "gfx942", 64, 512),
     )
 }
+
+
+MAJORS = (8, 9, 10, 11, 12)  # of compute capabilities, which Triton generates code for
+
+
+def target_of(major: int, minor: int) -> GpuTarget:
+    """The target of an NVIDIA GPU by its compute capability. Raises DeviceError where Triton does not know it."""
+    name = f"sm_{major}{minor}"
+    if major not in MAJORS:
+        known = f"compute capability {MAJORS[0]}.0 or later" if major < MAJORS[0] else "a newer treadle and Triton"
+        raise DeviceError("a GPU that no kernels are generated for", where=name, expected=known)
+    return TARGETS.get(name) or GpuTarget(name, "cuda", 10 * major + minor, 32, 255)
 
 
 def find_target(name: str) -> GpuTarget:

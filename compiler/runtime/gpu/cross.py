@@ -44,6 +44,7 @@ class Binary:
     registers: int
     stack: int
     shared: int
+    parameters: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,9 +113,8 @@ class _Worker:
                 hint = "pip install 'treadle[triton]'"
                 raise CompileError("Triton is not installed", stderr=str(answer["error"]), hint=hint)
             return Failed(answer["kind"], answer["error"])
-        return Binary(
-            answer["name"], output.read_bytes(), answer["registers"], answer["stack"], answer["shared"]
-        )  # fmt: skip
+        told = (answer[key] for key in ("registers", "stack", "shared", "parameters"))
+        return Binary(answer["name"], output.read_bytes(), *told)  # fmt: skip
 
     def _ask(self, line: str) -> dict[str, object] | dict[str, str]:
         assert self.process.stdin is not None and self.process.stdout is not None

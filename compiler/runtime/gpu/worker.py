@@ -2,7 +2,8 @@
 
     {"file": "k.py", "function": "rms", "arguments": [["x", "*bf16"]], "aligned": true, "warps": 4, "stages": 2,
      "backend": "cuda", "arch": 90, "warp": 32, "fuse": true, "output": "rms.cubin"}
-    {"shared": 1024, "registers": 32, "stack": 0, "bytes": 5120}       or {"error": "..", "kind": "CompilationError"}
+    {"name": "rms", "shared": 1024, "parameters": 3, "registers": 32, "stack": 0}
+    {"error": "..", "kind": "CompilationError"}                        where there is none
 
 It is a process of its own because compiling takes seconds, holds the interpreter, and may crash.
 """
@@ -56,7 +57,19 @@ def compile_request(request: dict[str, Any], modules: dict[str, ModuleType]) -> 
     binary = kernel.asm["cubin" if request["backend"] == "cuda" else "hsaco"]
     Path(request["output"]).write_bytes(binary)
     used = cuda_resources(binary) if request["backend"] == "cuda" else amd_resources(kernel.asm["amdgcn"])
-    return {"shared": kernel.metadata.shared, "name": kernel.metadata.name, "bytes": len(binary), **used}
+    text = kernel.asm["ptx"] if request["backend"] == "cuda" else ""
+    return {
+        "shared": kernel.metadata.shared,
+        "name": kernel.metadata.name,
+        "parameters": count_parameters(text),
+        **used,
+    }
+
+
+def count_parameters(ptx: str) -> int:
+    """Arguments of the function: those of its own, and what Triton adds for its runtime."""
+    head = re.search(r"\.entry[^(]*\(([^)]*)\)", ptx)
+    return head[1].count(".param") if head is not None else 0
 
 
 def cuda_resources(binary: bytes) -> dict[str, int]:
