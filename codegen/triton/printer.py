@@ -13,7 +13,7 @@ from ...ir.expr import Load
 from ...ir.index import Axis, Index, bounds
 from ...ir.states import STATES
 from ...ir.tiles import Fold, Let, Loop, Put, Scan, State, Statement, Update, walk_statements
-from ...ir.types import Dim, is_static, plus
+from ...ir.types import Dim, plus
 from ..dims import PYTHON, print_dim
 from ..parts import expressions_of, writes_of
 from ..text import strip
@@ -89,7 +89,7 @@ class Printer:
 
     def _open_axis(self, loop: Loop, number: str, dim: int | None) -> None:
         name = self.stack.fresh(loop.axis.name)
-        wide = not is_static([loop.axis.extent])
+        wide = not _is_short(loop)
         kind = "i64" if wide else "i32"
         number = f"({number})" if " " in number else number
         number = f"tl.cast({strip(number)}, tl.int64)" if wide else number
@@ -302,7 +302,8 @@ def _holds_all(s: Loop) -> bool:
 
 
 def _is_short(s: Loop) -> bool:
-    return isinstance(s.axis.extent, int)
+    """True where 32 bits hold every point, those of the last tile beyond the axis too."""
+    return isinstance(s.axis.extent, int) and s.axis.extent + s.tile < 2**31
 
 
 def _is_whole(s: Loop) -> bool:
