@@ -1,6 +1,6 @@
 """A GPU that is none: torch's tensors in host memory, and a CUDA driver that runs Triton's interpreter.
 
-    gpu = install(monkeypatch, fake_library)
+    gpu = install(monkeypatch, build_driver(tmp_path))
     call = gpu.compile(function, example_tensors)          traced with fake tensors on "cuda:0"
     call(*tensors)                                         the plan, its launchers and the printed kernels really run
 
@@ -158,16 +158,14 @@ def fake_compile(requests: Sequence[cross.Request], jobs: int | None = None) -> 
     """Binaries that say what they were made of."""
     found: list[cross.Binary | cross.Failed] = []
     for r in requests:
-        told = {"module": r.module, "function": r.launch.function, "aligned": r.aligned, "arguments": r.launch.arguments}
-        code = json.dumps(told).encode()
+        told = {"module": r.module, "function": r.launch.function, "arguments": r.launch.arguments}
+        code = json.dumps(told | {"aligned": r.aligned}).encode()
         found.append(cross.Binary(r.launch.function, code, 32, 0, 0, len(r.launch.arguments) + EXTRA))
     return found
 
 
-@pytest.fixture(scope="session")
-def fake_library(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The driver's library, compiled once."""
-    folder = tmp_path_factory.mktemp("driver")
+def build_driver(folder: Path) -> Path:
+    """The driver's library."""
     (folder / "driver.cpp").write_text(SOURCE)
     command = ["g++", "-shared", "-fPIC", "-O1", "driver.cpp", "-o", "libfakecuda.so"]
     subprocess.run(command, cwd=folder, check=True)

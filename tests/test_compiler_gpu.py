@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from gpu_fake import FakeGpu, fake_library, install  # noqa: F401 - a fixture
+from gpu_fake import FakeGpu, build_driver, install
 from torch._dynamo.utils import counters
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx.experimental.proxy_tensor import make_fx
@@ -17,15 +17,21 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from treadle.codegen.triton.targets import TARGETS, target_of
 from treadle.compiler import driver, gpu_kernels
 from treadle.compiler.runtime.gpu import driver as cuda_driver
+from treadle.compiler.runtime.gpu.cross import Binary
 from treadle.compiler.runtime.gpu.device import find_arenas
 from treadle.ir.errors import CompileError, DeviceError
 
 F = torch.nn.functional
 
 
+@pytest.fixture(scope="module")
+def library(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return build_driver(tmp_path_factory.mktemp("driver"))
+
+
 @pytest.fixture
-def gpu(monkeypatch: pytest.MonkeyPatch, fake_library: Path) -> FakeGpu:  # noqa: F811
-    return install(monkeypatch, fake_library)
+def gpu(monkeypatch: pytest.MonkeyPatch, library: Path) -> FakeGpu:
+    return install(monkeypatch, library)
 
 
 def check(gpu: FakeGpu, function: Callable[..., Any], inputs: Sequence[torch.Tensor], **options: Any) -> Any:
@@ -119,7 +125,7 @@ def test_a_binary_that_the_driver_refuses(gpu: FakeGpu, monkeypatch: pytest.Monk
     real = gpu_kernels.compile_launches
 
     def refused(requests: Sequence[Any]) -> list[Any]:
-        return [replace(b, code=b"refused" + b.code) for b in real(requests)]
+        return [replace(b, code=b"refused" + b.code) for b in real(requests) if isinstance(b, Binary)]
 
     monkeypatch.setattr(gpu_kernels, "compile_launches", refused)
     with pytest.raises(DeviceError, match=r"unsupported PTX.*driver may be older"):

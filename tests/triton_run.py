@@ -1,7 +1,7 @@
 """Runs printed Triton kernels under Triton's interpreter and compares them with ours. Memory is fenced by poison.
 
-Triton's interpreter knows no functions of libdevice, and its conversions between float types round wrongly and lose
-small numbers: torch lends it its own.
+Triton's interpreter knows no functions of libdevice, its conversions between float types round wrongly and lose small
+numbers, and conditions of scalars become integers in blocks: here it gets better ones.
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ def run_triton(case: Case) -> list[str]:
     bound = error_bound(case.kernel, given, case.sizes)
     for b in case.kernel.outputs:
         where, inner = f"{case.name}: {b.name}", storages[b.name][MARGIN:-MARGIN]
-        problems += compare(where, view(b, inner, case.sizes), want[b.name], plain[b.name], bound[b.name], source)
+        problems += compare(where, view(b, inner, case.sizes), want[b.name], plain[b.name], bound[b.name], source.text)
         problems += check_gaps(where, b, inner, before[b.name][MARGIN:-MARGIN], case.sizes)
         ends = [(t[:MARGIN], t[-MARGIN:]) for t in (storages[b.name], before[b.name])]
         if not all(same_bits(a, b) for a, b in zip(*ends, strict=True)):
@@ -138,7 +138,14 @@ def patch_tensor(tensor: Any, scope: Any) -> None:
     scope.set_attr(tensor, "__index__", lambda self: int(self.handle.data.item()))
 
 
+def splat(self: Any, kind: Any, value: Any) -> Any:
+    """A scalar in every place of a block: as what it is held in, which for conditions is not what their type says."""
+    data = np.asarray(value.data)
+    return type(value)(np.full(kind.shape, data.flat[0], dtype=data.dtype), value.dtype.scalar)
+
+
 patch_language_tensor = interpreter._patch_lang_tensor
+interpreter.InterpreterBuilder.create_splat = splat
 interpreter._patch_lang_tensor = patch_tensor
 interpreter._convert_float = convert_float
 

@@ -65,7 +65,7 @@ class GridBuilder(Builder):
             return NestBuilder(self, part, (None, None)).build()
         if any(a.is_ragged for a in part.axes):
             raise ScheduleError("axes that data bounds are not part of a grid", where=self.kernel.name)
-        body = [s for p in part.body for s in self.build(p, bound | set(part.axes), root=False)]
+        body: list[Statement] = [s for p in part.body for s in self.build(p, bound | set(part.axes), root=False)]
         tiles = self._grid_tiles(part) if root else {}
         for axis in part.axes[::-1]:
             body = [Loop("grid" if root else "serial", axis, tuple(body), tiles.get(axis, 1))]

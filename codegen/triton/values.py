@@ -217,7 +217,7 @@ class Values:
         if self.stack.find(key, self.stack.depth) is not None:
             return
         self.stack.keep(key, Val(""), self.stack.depth)
-        outside = " & ".join([*conditions, f"({inside} == 0)"])
+        outside = " & ".join([*conditions, f"({inside} ^ True)"])
         place = f"bad + tl.full({self.shape(dims)}, 0, tl.int32)" if dims else "bad"
         self.stack.emit(f"tl.store({place}, {code}, mask={outside})")
 

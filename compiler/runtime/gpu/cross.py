@@ -16,6 +16,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from queue import SimpleQueue
+from typing import Any
 
 from ....codegen.triton.emit import Launch
 from ....codegen.triton.targets import GpuTarget
@@ -96,7 +97,8 @@ class _Worker:
 
     def __init__(self, cache: Path) -> None:
         env = {k: v for k, v in os.environ.items() if k not in UNSET} | {"TRITON_CACHE_DIR": str(cache)}
-        command = [sys.executable, "-m", f"{__package__}.worker"]
+        # As a file, and without its folder on the path: it needs Triton alone, and nothing of treadle's.
+        command = [sys.executable, "-P", str(Path(__file__).with_name("worker.py"))]
         self.process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=env
         )
@@ -116,7 +118,7 @@ class _Worker:
         told = (answer[key] for key in ("registers", "stack", "shared", "parameters"))
         return Binary(answer["name"], output.read_bytes(), *told)  # fmt: skip
 
-    def _ask(self, line: str) -> dict[str, object] | dict[str, str]:
+    def _ask(self, line: str) -> dict[str, Any]:
         assert self.process.stdin is not None and self.process.stdout is not None
         try:
             self.process.stdin.write(line + "\n")
