@@ -34,6 +34,7 @@ class Choices:
     chunk   columns whose accumulators are kept at once
     stream  outputs bypass the caches       prefetch  bytes ahead of the loads, 0: none
     cut     lanes loops are cut where conditions on their axis change
+    blocks  long sums are added up in blocks, each in an accumulator of its own
     """
 
     lanes: int
@@ -44,6 +45,7 @@ class Choices:
     prefetch: int = 0
     stage: bool = True
     cut: bool = True
+    blocks: bool = True
 
 
 @dataclass(frozen=True, slots=True)

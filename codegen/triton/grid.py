@@ -26,7 +26,7 @@ from ..tiling_plan import Block, Nest, Part, estimate, nests_of
 from .space import KEEP, KNOBS, POINTS, RESIDENT, STEP
 
 COLUMNS = 64  # neighbours in memory that a program takes of each row it reduces
-SERIAL = Choices(lanes=1, unroll=1, rows=1, stage=False, cut=False)
+SERIAL = Choices(lanes=1, unroll=1, rows=1, stage=False, cut=False, blocks=False)  # the lanes of a tile sum apart
 
 
 @dataclass(frozen=True, slots=True)

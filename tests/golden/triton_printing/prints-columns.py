@@ -22,16 +22,11 @@ def columns(x, y, z):
         m = tl.maximum(m, x_v, propagate_nan=tl.PropagateNan.ALL)
     m_all = tl.reduce(m, 1, combine_max_f32, keep_dims=True)
     s = tl.full([64, 32], 0.0, tl.float32)
-    for t_b in range(8):
-        s_part0 = tl.full([64, 32], 0.0, tl.float32)
-        t_begin = 512 * t_b
-        t_end = 512 * t_b + 512
-        for t0_1 in range(t_begin, t_end, 32):
-            t_1 = t0_1 + tl.arange(0, 32)[None, :]
-            x_v_1 = tl.load(x + (c + 2048 * t_1))
-            exp_v = tl.exp((x_v_1 - m_all))
-            s_part0 = s_part0 + exp_v
-        s = s + s_part0
+    for t0_1 in range(0, 4096, 32):
+        t_1 = t0_1 + tl.arange(0, 32)[None, :]
+        x_v_1 = tl.load(x + (c + 2048 * t_1))
+        exp_v = tl.exp((x_v_1 - m_all))
+        s = s + exp_v
     s_all = tl.sum(s, axis=1, keep_dims=True)
     tl.store(y + c, s_all)
     for t0_2 in range(0, 4096, 32):
