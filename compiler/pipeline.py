@@ -19,7 +19,7 @@ import torch
 from torch import fx
 
 from ..codegen.cpp.isa import Isa
-from ..costmodel.roofline import estimate
+from ..costmodel.roofline import GENERIC_CPU, estimate, find_device
 from ..ir.errors import LoweringError, StoreError
 from ..ir.graph import Graph
 from ..ir.text import print_graph
@@ -84,7 +84,8 @@ def compile_graph(
         graph = with_output_strides(imported.graph)
     watch.show(5, "graph", lambda: print_graph(graph))
     with watch.phase("fuse"):
-        fused = fuse_graph(graph, lambda kernel: estimate(kernel).seconds, settings.numerics)
+        row = GENERIC_CPU if gpu is None else find_device(gpu.target.name)
+        fused = fuse_graph(graph, lambda kernel: estimate(kernel, row).seconds, settings.numerics)
     if settings.verify:
         _stand_ins().verify_levels(graph, fused)
     with watch.phase("kernels"):

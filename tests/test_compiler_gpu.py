@@ -19,6 +19,7 @@ from treadle.compiler import driver, gpu_kernels
 from treadle.compiler.runtime.gpu import driver as cuda_driver
 from treadle.compiler.runtime.gpu.cross import Binary
 from treadle.compiler.runtime.gpu.device import find_arenas
+from treadle.costmodel.roofline import GPUS, find_device
 from treadle.ir.errors import CompileError, DeviceError
 
 F = torch.nn.functional
@@ -196,3 +197,13 @@ def test_without_a_driver(monkeypatch: pytest.MonkeyPatch):
     with pytest.raises(DeviceError, match="driver does not load"):
         cuda_driver.open_driver()
     cuda_driver.open_driver.cache_clear()
+
+
+def test_each_gpu_has_a_device_row():
+    assert [find_device(t).name for t in ("sm_90", "sm_86", "sm_103", "gfx942")] == [
+        "sm_90",
+        "sm_80",
+        "sm_100",
+        "gfx942",
+    ]
+    assert set(GPUS) == set(TARGETS)
