@@ -10,7 +10,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from importlib import import_module
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import fx
@@ -24,6 +24,7 @@ from ..ir.types import contiguous_strides, is_static
 from .backend import run_aot, treadle_backend
 from .driver import collect, compile_boxed, open_store
 from .frontend.dims import Dims
+from .runtime.layouts import Layout, laid_out
 from .settings import settings
 from .table import find_decompositions
 
@@ -32,7 +33,6 @@ if TYPE_CHECKING:
 
 STAR = inspect.Parameter.VAR_POSITIONAL
 Inputs = Sequence[Any] | Mapping[str, Any]
-Layout = tuple[int, ...] | Literal["contiguous", "any"]
 
 
 def compile(
@@ -156,15 +156,6 @@ def find_layout(val: Any) -> Layout:
     if strides == contiguous_strides(shape):
         return "contiguous"
     return tuple(int(s) for s in strides) if is_static(strides) else "any"
-
-
-def laid_out(x: Any, layout: Layout) -> Any:
-    """The tensor itself, or a copy in the layout that compiled code expects."""
-    if not isinstance(x, torch.Tensor) or layout == "any":
-        return x
-    if layout == "contiguous":
-        return x.contiguous()
-    return x if x.stride() == layout else torch.empty_strided(x.shape, layout, dtype=x.dtype).copy_(x)
 
 
 # --- graph modules -----------------------------------------------------------------------------------------------
