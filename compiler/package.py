@@ -1,9 +1,9 @@
 """`treadle.package`: a model compiled ahead of time into a folder, which `treadle.load` runs without a compiler.
 
-    treadle.package(model, (x,), "model.treadle", targets=("avx512", "avx2"), dynamic_shapes={"x": {0: Dim("batch")}})
-    y = treadle.load("model.treadle")(x)
+treadle.package(model, (x,), "model.treadle", targets=("avx512", "avx2"), dynamic_shapes={"x": {0: Dim("batch")}})
+y = treadle.load("model.treadle")(x)
 
-    export -> compile for each target -> files in a folder beside the directory -> manifest -> rename
+export -> compile for each target -> files in a folder beside the directory -> manifest -> rename
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ from __future__ import annotations
 import json
 import os
 import platform
-import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -28,10 +27,11 @@ from ..codegen.cpp.isa import ISAS, Isa, detect_isa
 from ..ir.errors import BadInput, StoreError, suggest
 from .driver import collect, compile_fx_graph, find_foreign_device, open_store
 from .frontend.calls import find_target
+from .package_place import check_place, make_beside, publish
 from .package_signature import WHERE, read_signature
 from .runtime.build import LIBRARY
 from .runtime.executable import read_attribute
-from .runtime.manifest import MANIFEST, WEIGHTS, Manifest, Target, describe_file, read_manifest, write_manifest
+from .runtime.manifest import WEIGHTS, Manifest, Target, describe_file, write_manifest
 from .runtime.plan import plan_to_json
 from .runtime.signature import WRITTEN
 from .settings import settings
@@ -91,7 +91,7 @@ def export(model: Callable[..., Any], example_inputs: Inputs, dynamic_shapes: An
     try:
         with torch.no_grad():
             return torch.export.export(module, args, kwargs, dynamic_shapes=dynamic_shapes)
-    except Exception as error:  # noqa: BLE001 - torch raises many kinds
+    except Exception as error:
         said = str(error).strip().splitlines()
         hint = "torch.export.export(model, args, kwargs) shows all of it; see torch.export's documentation"
         raise BadInput(f"torch.export does not take this model: {said[0] if said else type(error).__name__}",
@@ -136,7 +136,8 @@ def _fill(folder: Path, name: str, program: ExportedProgram, isas: Sequence[tupl
     signature = read_signature(lowered, list(getattr(program, "_guards_code", ())), stored)
     written = {signature.inputs[o.index].name for o in signature.outputs if o.kind == WRITTEN}
     check_overlaps(state, stored, written)
-    compiled = [_compile_target(folder, module, setting, isa) for setting, isa in isas]
+    with true_ranges(lowered):
+        compiled = [_compile_target(folder, module, setting, isa) for setting, isa in isas]
     constants = {c.attribute: f"constant:{c.attribute}" for one, _ in compiled for c in one.executable.plan.constants}
     tensors = {stored[n]: state[n] for n in state} | {k: read_attribute(module, n) for n, k in constants.items()}
     save_file(_make_savable(tensors), folder / WEIGHTS, metadata={"format": "pt"})
@@ -163,6 +164,27 @@ def _find_state(program: ExportedProgram) -> dict[str, torch.Tensor]:
     known = {**program.constants, **program.state_dict}
     specs = [spec for spec in program.graph_signature.input_specs if spec.target is not None]
     return {str(s.target): known[s.target] for s in specs if isinstance(known.get(s.target), torch.Tensor)}  # type: ignore[index]
+
+
+@contextmanager
+def true_ranges(program: ExportedProgram) -> Iterator[None]:
+    """Within the block, symbols have the ranges that the program was exported with.
+
+    While torch traces, each size is at least 2; what was exported may be called with 0 and 1 all the same. Kernels must
+    then not rely on it.
+    """
+    nodes = program.graph_module.graph.find_nodes(op="placeholder")
+    vals = [node.meta.get("val") for node in nodes]
+    sizes = [n for val in vals for n in (val.shape if isinstance(val, torch.Tensor) else (val,))]
+    envs = {id(n.node.shape_env): n.node.shape_env for n in sizes if isinstance(n, torch.SymInt)}
+    kept = [(env.var_to_range, dict(env.var_to_range)) for env in envs.values()]
+    for ranges, _ in kept:
+        ranges.update({s: r for s, r in program.range_constraints.items() if s in ranges})
+    try:
+        yield
+    finally:
+        for ranges, before in kept:
+            ranges.update(before)
 
 
 def _compile_target(folder: Path, module: fx.GraphModule, setting: str, isa: Isa) -> tuple[Compiled, Target]:
@@ -234,62 +256,3 @@ def _make_savable(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor
         savable[name] = plain if whole else plain.clone()
         seen.add(savable[name].untyped_storage().data_ptr())
     return savable
-
-
-# --- the directory -----------------------------------------------------------------------------------------------
-
-
-def check_place(place: Path, *, force: bool) -> None:
-    """Raises BadInput where a directory may not be written: nothing but a package is ever replaced."""
-    if not place.exists() and not place.is_symlink():
-        return
-    if not place.is_dir():
-        raise BadInput("there is something else than a directory", where=place)
-    if not any(place.iterdir()):
-        return
-    if not (place / MANIFEST).is_file():
-        raise BadInput("the directory is not empty, and no treadle package", where=place, hint="name another one")
-    if not force:
-        raise BadInput("there is a package already", where=place, hint="force=True (--force) replaces it")
-    _check_is_package(place)
-
-
-def _check_is_package(place: Path) -> None:
-    """A damaged package may be replaced; a folder with somebody else's manifest.json may not."""
-    try:
-        read_manifest(place)
-    except StoreError:
-        if not (place / "targets").is_dir():
-            problem = "the directory has a manifest, but not of a treadle package"
-            raise BadInput(problem, where=place, hint="name another one") from None
-
-
-@contextmanager
-def make_beside(place: Path) -> Iterator[Path]:
-    """A folder on the same file system, removed at the end if it is still there."""
-    try:
-        folder = Path(tempfile.mkdtemp(prefix=f".{place.name}.", dir=place.parent))
-    except OSError as error:
-        raise BadInput(f"no folder can be made there: {error.strerror}", where=place.parent) from error
-    try:
-        yield folder
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-
-
-def publish(folder: Path, place: Path, *, force: bool) -> None:
-    """Rename the folder into place; what was there meanwhile is checked again."""
-    check_place(place, force=force)
-    mask = os.umask(0)
-    os.umask(mask)
-    folder.chmod(0o777 & ~mask)  # a temporary folder is its owner's alone
-    if not (place / MANIFEST).exists():
-        folder.rename(place)  # also onto an empty directory
-        return
-    with make_beside(place) as old:
-        place.rename(old / "old")
-        try:
-            folder.rename(place)
-        except OSError:
-            (old / "old").rename(place)
-            raise

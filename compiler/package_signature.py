@@ -20,8 +20,18 @@ from .doors import find_layout
 from .frontend.dims import Dims
 from .runtime.layouts import Layout, Order
 from .runtime.signature import (
-    CONSTANT, RESULT, SIZE, STATE, TENSOR, WRITTEN, Input, Output, Signature, Term, compile_guard,
-)  # fmt: skip
+    CONSTANT,
+    RESULT,
+    SIZE,
+    STATE,
+    TENSOR,
+    WRITTEN,
+    Input,
+    Output,
+    Signature,
+    Term,
+    compile_guard,
+)
 
 WHERE = "treadle.package"
 STATES = (InputKind.PARAMETER, InputKind.BUFFER, InputKind.CONSTANT_TENSOR)
@@ -138,8 +148,8 @@ def _name_leaves(program: ExportedProgram) -> Iterator[tuple[str, str]]:
     found = program.module_call_graph[0].signature if program.module_call_graph else None
     names = list((found.forward_arg_names if found else None) or [])
     leaves, _ = pytree.tree_flatten_with_path((args, kwargs))
-    for (side, first, *rest), _ in leaves:
-        key: Any = first
+    for path, _ in leaves:
+        side, key, *rest = list[Any](path)
         name = key.key if side.idx == 1 else names[key.idx] if key.idx < len(names) else f"args[{key.idx}]"
         tail = pytree.keystr(tuple(rest))
         yield f"L[{name!r}]{tail}", f"{name}{tail}"
@@ -168,7 +178,7 @@ def _read_outputs(program: ExportedProgram) -> tuple[Output, ...]:
 
 
 def make_plain(tree: Any) -> Any:
-    """A pytree spec without classes of other libraries: a mapping of theirs is a dict, so that loading needs only torch.
+    """A pytree spec without mappings of other libraries' classes: they are dicts, so that loading needs only torch.
 
     CausalLMOutputWithPast(logits=*)        ->        {"logits": *}
     """

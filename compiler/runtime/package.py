@@ -29,7 +29,7 @@ from .layouts import laid_out
 from .manifest import AGAIN, CPU, WEIGHTS, Manifest, Target, check_file, read_manifest
 from .plan import Plan, plan_from_json
 from .runner import bind_runner
-from .signature import CONSTANT, SIZE, STATE, WRITTEN, Checker, Signature, show_shape, show_size
+from .signature import CONSTANT, SIZE, STATE, WRITTEN, Checker, Signature, show_shape
 
 DIGEST_SHOWN = 16
 
@@ -70,23 +70,20 @@ class LoadedModel:
         self._checker = Checker(signature)
         held = _place_state(signature, weights)
         self.state = {i.name: held[k] for k, i in enumerate(signature.inputs) if i.kind == STATE}
-        # Inputs as the graph takes them, state filled in; the caller's go to `_given`, those with a layout to `_lay`.
-        self._template = [held.get(k) for k in range(len(signature.inputs))]
+        # Inputs as the graph takes them, state filled in; the caller's go to the places in `_given`.
+        self._template: list[Any] = [held.get(k) for k in range(len(signature.inputs))]
         self._given = [k for k, i in enumerate(signature.inputs) if i.kind != STATE]
-        self._lay = [(k, i.layout) for k, i in enumerate(signature.inputs) if k not in held and i.layout != "any"]
+        self._layouts = [i.layout for i in signature.given]
         self._results = [k for k, o in enumerate(signature.outputs) if o.kind != WRITTEN]
         self._written = [(k, o.index) for k, o in enumerate(signature.outputs) if o.kind == WRITTEN]
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         leaves = self._flatten(args, kwargs)
         self._checker.check(leaves)
-        inputs = list(self._template)
-        for k, x in zip(self._given, leaves, strict=True):
-            inputs[k] = x
+        inputs, laid = list(self._template), list(self._template)
         with torch.no_grad():
-            laid = list(inputs)
-            for k, layout in self._lay:
-                laid[k] = laid_out(laid[k], layout)
+            for k, x, layout in zip(self._given, leaves, self._layouts, strict=True):
+                inputs[k], laid[k] = x, laid_out(x, layout)
             results = self._run(laid)
             for k, index in self._written:
                 inputs[index].copy_(results[k])
@@ -225,7 +222,7 @@ def _pick(weights: Mapping[str, torch.Tensor], names: Iterable[str]) -> list[tor
 
 
 def _place_state(signature: Signature, weights: Mapping[str, torch.Tensor]) -> dict[int, torch.Tensor]:
-    """The parameters and buffers by the number of their input, each in its layout. Those that are written are copies."""
+    """The state by the number of its input, each tensor in its layout. Those that are written are copies."""
     written = {signature.inputs[o.index].stored for o in signature.outputs if o.kind == WRITTEN}
     made: dict[Any, torch.Tensor] = {}
     placed: dict[int, torch.Tensor] = {}

@@ -28,6 +28,7 @@ GUARD_NODES = (
     ast.Add, ast.Sub, ast.Mult, ast.FloorDiv, ast.Mod, ast.USub, ast.And, ast.Or, ast.Not,
     ast.Eq, ast.NotEq, ast.Lt, ast.LtE, ast.Gt, ast.GtE,
 )  # fmt: skip
+PLAIN = (torch.Tensor, torch.nn.Parameter)  # compiled code reads their memory: a subclass may have none
 GUARD_NAME = re.compile(r"i\d+_\d+")
 
 
@@ -133,7 +134,7 @@ def _input_from_json(data: Any) -> Input:
 
 
 def compile_guard(text: str) -> CodeType:
-    """Arithmetic and comparisons over sizes. Raises ValueError for anything more, so that a guard can do nothing else."""
+    """Arithmetic and comparisons over sizes. Raises ValueError for anything more: a guard can do nothing else."""
     tree = ast.parse(text, mode="eval")
     for node in ast.walk(tree):
         if not isinstance(node, GUARD_NODES) or (isinstance(node, ast.Name) and not GUARD_NAME.fullmatch(node.id)):
@@ -196,8 +197,13 @@ def _check_kind(x: Any, wanted: Input, dtype: Any) -> tuple[int, ...]:
         if type(x) is not int:
             raise BadInput("not an integer", where=wanted.name, expected="int", got=type(x).__name__)
         return (x,)
-    plain = isinstance(x, torch.Tensor) and type(x).__torch_dispatch__ is torch.Tensor.__torch_dispatch__
-    if not plain or x.dtype is not dtype or x.device.type != "cpu" or x.layout is not torch.strided or x.is_neg():
+    if (
+        type(x) not in PLAIN
+        or x.dtype is not dtype
+        or x.device.type != "cpu"
+        or x.layout is not torch.strided
+        or x.is_neg()
+    ):
         expected = f"a plain tensor of {wanted.dtype}{show_shape(wanted.shape)} on the CPU"
         got = f"{x.dtype}{list(x.shape)} on {x.device}" if isinstance(x, torch.Tensor) else type(x).__name__
         raise BadInput("not like the exported input", where=wanted.name, expected=expected, got=got)
