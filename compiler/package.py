@@ -28,7 +28,7 @@ from ..ir.errors import BadInput, StoreError, suggest
 from .driver import collect, compile_fx_graph, find_foreign_device, open_store
 from .frontend.calls import find_target
 from .package_place import check_place, make_beside, publish
-from .package_signature import WHERE, read_signature
+from .package_signature import WHERE, drop_constants, read_signature
 from .runtime.build import LIBRARY
 from .runtime.executable import read_attribute
 from .runtime.manifest import WEIGHTS, Manifest, Target, describe_file, write_manifest
@@ -92,10 +92,21 @@ def export(model: Callable[..., Any], example_inputs: Inputs, dynamic_shapes: An
         with torch.no_grad():
             return torch.export.export(module, args, kwargs, dynamic_shapes=dynamic_shapes)
     except Exception as error:
-        said = str(error).strip().splitlines()
         hint = "torch.export.export(model, args, kwargs) shows all of it; see torch.export's documentation"
-        raise BadInput(f"torch.export does not take this model: {said[0] if said else type(error).__name__}",
-                       where=WHERE, hint=hint) from error  # fmt: skip
+        raise BadInput(f"torch.export does not take this model: {_first_line(error)}", where=WHERE, hint=hint) from error
+
+
+def lower(program: ExportedProgram) -> ExportedProgram:
+    """Raises BadInput for a program that torch itself cannot make functional."""
+    try:
+        return program.run_decompositions(dict(find_decompositions(open_store())))
+    except Exception as error:
+        hint = "program.run_decompositions() shows all of it; buffers that share memory are a known cause"
+        raise BadInput(f"torch does not lower this program: {_first_line(error)}", where=WHERE, hint=hint) from error
+
+
+def _first_line(error: Exception) -> str:
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)
 
 
 class _Function(nn.Module):
@@ -126,7 +137,7 @@ def choose_targets(names: Sequence[str]) -> tuple[tuple[str, Isa], ...]:
 
 
 def _fill(folder: Path, name: str, program: ExportedProgram, isas: Sequence[tuple[str, Isa]]) -> None:
-    lowered = program.run_decompositions(dict(find_decompositions(open_store())))
+    lowered = lower(program)
     module = lowered.graph_module
     foreign = find_foreign_device(module)
     if foreign:
@@ -136,6 +147,7 @@ def _fill(folder: Path, name: str, program: ExportedProgram, isas: Sequence[tupl
     signature = read_signature(lowered, list(getattr(program, "_guards_code", ())), stored)
     written = {signature.inputs[o.index].name for o in signature.outputs if o.kind == WRITTEN}
     check_overlaps(state, stored, written)
+    drop_constants(lowered)
     with true_ranges(lowered):
         compiled = [_compile_target(folder, module, setting, isa) for setting, isa in isas]
     constants = {c.attribute: f"constant:{c.attribute}" for one, _ in compiled for c in one.executable.plan.constants}

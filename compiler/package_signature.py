@@ -11,7 +11,7 @@ import sympy
 import torch
 from torch import fx
 from torch.export import ExportedProgram
-from torch.export.graph_signature import InputKind, InputSpec, OutputKind
+from torch.export.graph_signature import ConstantArgument, InputKind, InputSpec, OutputKind
 from torch.utils import _pytree as pytree
 
 from ..ir.errors import BadInput
@@ -170,11 +170,26 @@ def _read_outputs(program: ExportedProgram) -> tuple[Output, ...]:
             outputs.append(Output(WRITTEN, state[spec.target]))
         elif spec.kind is OutputKind.USER_INPUT_MUTATION:
             outputs.append(Output(WRITTEN, place[spec.target]))
+        elif spec.kind is OutputKind.USER_OUTPUT and isinstance(spec.arg, ConstantArgument):
+            outputs.append(Output(CONSTANT, value=_check_plain(spec.arg.value)))
         elif spec.kind is OutputKind.USER_OUTPUT:
             outputs.append(Output(RESULT))
         else:
             raise BadInput("a package cannot hold such a result", where=WHERE, got=spec.kind.name)
     return tuple(outputs)
+
+
+def _check_plain(value: Any) -> Any:
+    if type(value) not in PLAIN:
+        raise BadInput("a result that a package cannot hold", where=WHERE, got=type(value).__name__)
+    return value
+
+
+def drop_constants(program: ExportedProgram) -> None:
+    """Take the results that are no tensors out of the graph: the signature has their values."""
+    node = program.graph_module.graph.output_node()
+    node.args = (tuple(x if isinstance(x, fx.Node) else None for x in node.args[0]),)  # type: ignore[union-attr]
+    program.graph_module.recompile()
 
 
 def make_plain(tree: Any) -> Any:

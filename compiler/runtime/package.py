@@ -74,7 +74,7 @@ class LoadedModel:
         self._template: list[Any] = [held.get(k) for k in range(len(signature.inputs))]
         self._given = [k for k, i in enumerate(signature.inputs) if i.kind != STATE]
         self._layouts = [i.layout for i in signature.given]
-        self._results = [k for k, o in enumerate(signature.outputs) if o.kind != WRITTEN]
+        self._results = [(k, o) for k, o in enumerate(signature.outputs) if o.kind != WRITTEN]
         self._written = [(k, o.index) for k, o in enumerate(signature.outputs) if o.kind == WRITTEN]
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
@@ -87,7 +87,8 @@ class LoadedModel:
             results = self._run(laid)
             for k, index in self._written:
                 inputs[index].copy_(results[k])
-        return pytree.tree_unflatten([results[k] for k in self._results], self._tree_out)
+        given = [o.value if o.kind == CONSTANT else results[k] for k, o in self._results]
+        return pytree.tree_unflatten(given, self._tree_out)
 
     def __repr__(self) -> str:
         return f"<treadle package {self.manifest.name} for {self.target.name}>"

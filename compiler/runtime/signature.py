@@ -63,10 +63,14 @@ class Input:
 
 @dataclass(frozen=True, slots=True)
 class Output:
-    """An output of the graph: a result of the caller's, or what is written to the graph's input of this number."""
+    """An output of the graph: "result" is the caller's, "constant" has this value, whatever the graph gives there.
+
+    index  of the graph's input to which a "written" one goes
+    """
 
     kind: str
     index: int = -1
+    value: Any = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +101,7 @@ class Signature:
 def signature_to_json(signature: Signature) -> dict[str, Any]:
     return {
         "inputs": [_input_to_json(i) for i in signature.inputs],
-        "outputs": [{"kind": o.kind, "index": o.index} for o in signature.outputs],
+        "outputs": [{"kind": o.kind, "index": o.index, "value": o.value} for o in signature.outputs],
         "symbols": {name: list(bounds) for name, bounds in signature.symbols.items()},
         "guards": list(signature.guards),
         "positional": signature.positional,
@@ -111,7 +115,7 @@ def signature_from_json(data: Any) -> Signature:
     """Raises KeyError, TypeError or ValueError for what is none."""
     return Signature(
         tuple(_input_from_json(i) for i in data["inputs"]),
-        tuple(Output(o["kind"], o["index"]) for o in data["outputs"]),
+        tuple(Output(o["kind"], o["index"], o["value"]) for o in data["outputs"]),
         {name: (low, high) for name, (low, high) in data["symbols"].items()},
         tuple(data["guards"]),
         data["positional"],
