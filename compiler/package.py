@@ -93,7 +93,9 @@ def export(model: Callable[..., Any], example_inputs: Inputs, dynamic_shapes: An
             return torch.export.export(module, args, kwargs, dynamic_shapes=dynamic_shapes)
     except Exception as error:
         hint = "torch.export.export(model, args, kwargs) shows all of it; see torch.export's documentation"
-        raise BadInput(f"torch.export does not take this model: {_first_line(error)}", where=WHERE, hint=hint) from error
+        raise BadInput(
+            f"torch.export does not take this model: {_first_line(error)}", where=WHERE, hint=hint
+        ) from error
 
 
 def lower(program: ExportedProgram) -> ExportedProgram:

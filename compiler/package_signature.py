@@ -197,9 +197,10 @@ def make_plain(tree: Any) -> Any:
 
     CausalLMOutputWithPast(logits=*)        ->        {"logits": *}
     """
-    children = [make_plain(child) for child in tree.children_specs]
     if tree.is_leaf():
         return tree
+    # children() came with torch 2.13, which warns of the attribute that was there before.
+    children = [make_plain(child) for child in (tree.children() if hasattr(tree, "children") else tree.children_specs)]
     if isinstance(tree.type, type) and issubclass(tree.type, dict) and _is_foreign(tree.type):
         keys = tree.context if isinstance(tree.context, list) else list(tree.context[0])
         return pytree.TreeSpec(dict, keys, children)

@@ -113,6 +113,8 @@ def signature_to_json(signature: Signature) -> dict[str, Any]:
 
 def signature_from_json(data: Any) -> Signature:
     """Raises KeyError, TypeError or ValueError for what is none."""
+    for guard in data["guards"]:
+        compile_guard(guard)
     return Signature(
         tuple(_input_from_json(i) for i in data["inputs"]),
         tuple(Output(o["kind"], o["index"], o["value"]) for o in data["outputs"]),
@@ -201,13 +203,8 @@ def _check_kind(x: Any, wanted: Input, dtype: Any) -> tuple[int, ...]:
         if type(x) is not int:
             raise BadInput("not an integer", where=wanted.name, expected="int", got=type(x).__name__)
         return (x,)
-    if (
-        type(x) not in PLAIN
-        or x.dtype is not dtype
-        or x.device.type != "cpu"
-        or x.layout is not torch.strided
-        or x.is_neg()
-    ):
+    plain = type(x) in PLAIN and x.device.type == "cpu" and x.layout is torch.strided and not x.is_neg()
+    if not plain or x.dtype is not dtype:
         expected = f"a plain tensor of {wanted.dtype}{show_shape(wanted.shape)} on the CPU"
         got = f"{x.dtype}{list(x.shape)} on {x.device}" if isinstance(x, torch.Tensor) else type(x).__name__
         raise BadInput("not like the exported input", where=wanted.name, expected=expected, got=got)
