@@ -12,6 +12,7 @@ import json
 import os
 import platform
 import tempfile
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib import import_module
@@ -25,6 +26,7 @@ from torch.export import ExportedProgram
 
 from ..codegen.cpp.isa import ISAS, Isa, detect_isa
 from ..ir.errors import BadInput, StoreError, suggest
+from .doors import lower_exported
 from .driver import collect, compile_fx_graph, find_foreign_device, open_store
 from .frontend.calls import find_target
 from .package_place import check_place, make_beside, publish
@@ -35,7 +37,6 @@ from .runtime.manifest import WEIGHTS, Manifest, Target, describe_file, write_ma
 from .runtime.plan import plan_to_json
 from .runtime.signature import WRITTEN
 from .settings import settings
-from .table import find_decompositions
 
 if TYPE_CHECKING:
     from .pipeline import Compiled
@@ -89,7 +90,7 @@ def export(model: Callable[..., Any], example_inputs: Inputs, dynamic_shapes: An
     kwargs = dict(example_inputs) if isinstance(example_inputs, Mapping) else {}
     module = model if isinstance(model, nn.Module) else _Function(model)
     try:
-        with torch.no_grad():
+        with torch.no_grad(), _torch_warns_itself():
             return torch.export.export(module, args, kwargs, dynamic_shapes=dynamic_shapes)
     except Exception as error:
         hint = "torch.export.export(model, args, kwargs) shows all of it; see torch.export's documentation"
@@ -101,10 +102,19 @@ def export(model: Callable[..., Any], example_inputs: Inputs, dynamic_shapes: An
 def lower(program: ExportedProgram) -> ExportedProgram:
     """Raises BadInput for a program that torch itself cannot make functional."""
     try:
-        return program.run_decompositions(dict(find_decompositions(open_store())))
+        with _torch_warns_itself():
+            return lower_exported(program)
     except Exception as error:
         hint = "program.run_decompositions() shows all of it; buffers that share memory are a known cause"
         raise BadInput(f"torch does not lower this program: {_first_line(error)}", where=WHERE, hint=hint) from error
+
+
+@contextmanager
+def _torch_warns_itself() -> Iterator[None]:
+    """torch's copies of its own tree specs tell users not to write what torch has written."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*LeafSpec.*is deprecated", category=FutureWarning)
+        yield
 
 
 def _first_line(error: Exception) -> str:

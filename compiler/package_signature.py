@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import re
+from collections import namedtuple
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -57,8 +58,8 @@ def read_signature(program: ExportedProgram, guards: list[str], stored: Mapping[
         guards=tuple(_translate_guard(guard, reader.paths) for guard in guards),
         positional=positional,
         named=named,
-        tree_in=pytree.treespec_dumps(tree_in),  # type: ignore[arg-type]
-        tree_out=pytree.treespec_dumps(make_plain(tree_out)),
+        tree_in=_write_tree(tree_in, "the arguments"),
+        tree_out=_write_tree(make_plain(tree_out), "the results"),
     )
 
 
@@ -192,10 +193,18 @@ def drop_constants(program: ExportedProgram) -> None:
     program.graph_module.recompile()
 
 
-def make_plain(tree: Any) -> Any:
-    """A pytree spec without mappings of other libraries' classes: they are dicts, so that loading needs only torch.
+def _write_tree(tree: Any, of: str) -> str:
+    try:
+        return pytree.treespec_dumps(tree)
+    except Exception as error:
+        hint = "register it with a serialized_type_name (torch.utils._pytree), or use tuples, lists and dicts"
+        raise BadInput(f"{of} have a class that no file can name: {error}", where=WHERE, hint=hint) from error
 
-    CausalLMOutputWithPast(logits=*)        ->        {"logits": *}
+
+def make_plain(tree: Any) -> Any:
+    """A pytree spec without classes of other libraries where there is a plain one, so that loading needs only torch.
+
+    CausalLMOutputWithPast(logits=*), Point(x=*, y=*)        ->        {"logits": *}, (*, *)
     """
     if tree.is_leaf():
         return tree
@@ -204,6 +213,8 @@ def make_plain(tree: Any) -> Any:
     if isinstance(tree.type, type) and issubclass(tree.type, dict) and _is_foreign(tree.type):
         keys = tree.context if isinstance(tree.context, list) else list(tree.context[0])
         return pytree.TreeSpec(dict, keys, children)
+    if tree.type is namedtuple and _is_foreign(tree.context):
+        return pytree.TreeSpec(tuple, None, children)
     return pytree.TreeSpec(tree.type, tree.context, children)
 
 
