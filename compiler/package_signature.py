@@ -90,6 +90,8 @@ class _Reader:
 
     def _read_state(self, spec: InputSpec, node: fx.Node, stored: Mapping[str, str]) -> Input:
         name, val = str(spec.target), node.meta["val"]
+        if name not in stored:
+            raise BadInput("a tensor of the program is neither in its state nor among its constants", where=name)
         dtype = str(val.dtype).removeprefix("torch.")
         return Input(STATE, name, dtype, tuple(val.shape), find_dense_layout(val, name), stored=stored[name])
 
@@ -145,7 +147,7 @@ def find_dense_layout(val: torch.Tensor, name: str) -> Layout:
 
 def _name_leaves(program: ExportedProgram) -> Iterator[tuple[str, str]]:
     """Each leaf of the arguments: as guards write it, L['x'][0], and as errors do, x[0]."""
-    args, kwargs = program.example_inputs or ((), {})
+    args, kwargs = _rebuild_arguments(program)
     found = program.module_call_graph[0].signature if program.module_call_graph else None
     names = list((found.forward_arg_names if found else None) or [])
     leaves, _ = pytree.tree_flatten_with_path((args, kwargs))
@@ -157,8 +159,15 @@ def _name_leaves(program: ExportedProgram) -> Iterator[tuple[str, str]]:
 
 
 def _read_arguments(program: ExportedProgram) -> tuple[int, tuple[str, ...]]:
-    args, kwargs = program.example_inputs or ((), {})
+    args, kwargs = _rebuild_arguments(program)
     return len(args), tuple(kwargs)
+
+
+def _rebuild_arguments(program: ExportedProgram) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Something of the structure that calls have. Not the example inputs: keywords stand there in another order."""
+    tree: Any = program.call_spec.in_spec
+    args, kwargs = pytree.tree_unflatten([0] * tree.num_leaves, tree)
+    return args, kwargs
 
 
 def _read_outputs(program: ExportedProgram) -> tuple[Output, ...]:

@@ -136,4 +136,4 @@ def test_targets_of_kinds_to_come_are_passed_over(copied: Path):
     reseal(copied, lambda m: m["targets"].insert(0, cubin))
     call, x = treadle.load(copied), torch.randn(5, 8)
     torch.testing.assert_close(call(x), Model().eval()(x), rtol=1e-4, atol=1e-5)
-    assert "target  cuda sm_90" in call.describe()  # type: ignore[attr-defined]
+    assert "target  cuda sm_90" in call.describe()

@@ -25,7 +25,7 @@ from ...ir.errors import BadInput, CompileError, StoreError
 from .build import load_library
 from .cpu import read_cpuinfo
 from .executable import Executable, address_of
-from .layouts import laid_out
+from .layouts import Layout, laid_out
 from .manifest import AGAIN, CPU, WEIGHTS, Manifest, Target, check_file, read_manifest
 from .plan import Plan, plan_from_json
 from .runner import bind_runner
@@ -73,7 +73,7 @@ class LoadedModel:
         # Inputs as the graph takes them, state filled in; the caller's go to the places in `_given`.
         self._template: list[Any] = [held.get(k) for k in range(len(signature.inputs))]
         self._given = [k for k, i in enumerate(signature.inputs) if i.kind != STATE]
-        self._layouts = [i.layout for i in signature.given]
+        self._layouts: list[Layout] = [i.layout for i in signature.given]
         self._results = [(k, o) for k, o in enumerate(signature.outputs) if o.kind != WRITTEN]
         self._written = [(k, o.index) for k, o in enumerate(signature.outputs) if o.kind == WRITTEN]
 
