@@ -26,6 +26,7 @@ from treadle.codegen.cpp.isa import ISAS, read_cpu_flags
 from treadle.compiler import package as writer
 from treadle.compiler import package_place
 from treadle.compiler.check import compare
+from treadle.compiler.frontend.dims import Dims
 from treadle.compiler.runtime import package as loader
 from treadle.ir.errors import BadInput, CompileError
 
@@ -198,6 +199,17 @@ def test_sizes_of_zero_and_one_are_exported_sizes(tmp_path: Path):
         assert_right(call(x), f(x))
     with pytest.raises(BadInput, match="expected 0 to 10, got 11"):
         call(torch.randn(11, 8))
+
+
+def test_kernels_do_not_rely_on_sizes_of_two():
+    """torch's tracing does, and the ranges that the user gave do not say so."""
+    module = writer._Function(sine)
+    program = torch.export.export(module, (torch.randn(5),), dynamic_shapes=({0: Dim("n", max=10)},))
+    [node] = program.graph.find_nodes(op="placeholder")
+    size = node.meta["val"].shape[0]
+    with writer.true_ranges(program):
+        assert str(Dims("cpu").to_dim(size)) == f"{size}_2 - 2", "a symbol of at least 2, less 2"
+    assert str(Dims("cpu").to_dim(size)) == str(size)
 
 
 def test_a_size_may_be_a_multiple_of_another(tmp_path: Path):
