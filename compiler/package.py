@@ -27,7 +27,7 @@ from torch.export import ExportedProgram
 from ..codegen.cpp.isa import ISAS, Isa, detect_isa
 from ..ir.errors import BadInput, StoreError, suggest
 from .doors import lower_exported
-from .driver import collect, compile_fx_graph, find_foreign_device, open_store
+from .driver import collect, compile_fx_graph, find_device_of, open_store
 from .frontend.calls import find_target
 from .package_place import check_place, make_beside, publish
 from .package_signature import WHERE, drop_constants, read_signature
@@ -151,9 +151,9 @@ def choose_targets(names: Sequence[str]) -> tuple[tuple[str, Isa], ...]:
 def _fill(folder: Path, name: str, program: ExportedProgram, isas: Sequence[tuple[str, Isa]]) -> None:
     lowered = lower(program)
     module = lowered.graph_module
-    foreign = find_foreign_device(module)
-    if foreign:
-        raise BadInput("packages are for the CPU today", where=WHERE, got=f"tensors on {foreign!r}")
+    device = find_device_of(module)
+    if device != "cpu":
+        raise BadInput("packages are for the CPU today", where=WHERE, got=f"tensors on {device!r}")
     state = {str(n): t for n, t in _find_state(lowered).items()}
     stored = share_names(state)
     signature = read_signature(lowered, list(getattr(program, "_guards_code", ())), stored)
