@@ -1,4 +1,4 @@
-"""Chains of reductions over one axis: which of them wait for another, and how often the axis is passed over.
+"""Chains of reductions over one axis: which of them wait for another.
 
     m[t] = max(c) x[t, c];   l[t] = sum(c) exp(x[t, c] - m[t])         l waits for m: two passes over c
 
@@ -41,12 +41,6 @@ def reductions_before(kernel: Kernel, values: Iterable[Expr], over: tuple[Axis, 
         else:
             front += sorted(frozenset().union(*(names_in(a) for a in equation.args)))
     return list(found)
-
-
-def count_passes(kernel: Kernel, values: tuple[Expr, ...], over: tuple[Axis, ...]) -> int:
-    """How often the axes are passed over before the values are known."""
-    before = reductions_before(kernel, values, over)
-    return max((1 + count_passes(kernel, e.args, over) for e in before), default=0)
 
 
 def read_own(equation: Equation, component: int = 0) -> Load:

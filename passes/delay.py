@@ -6,8 +6,8 @@
 
 Of a sum: factors and divisors, the factor exp(a) of exp(a + b), and a select whose condition is free of the axes and
 whose other branch is 0. Of a maximum or minimum: factors that are positive and finite by their operations alone, and
-selects against the identity. Casts are opaque. It is used where a long row is passed over less often for it, not for
-its own sake.
+selects against the identity. Casts are opaque. It is used where what leaves waits for another reduction of a long row,
+which then need not be passed over for the one and again for the other; not for its own sake.
 
 It rounds in another order, so never under numerics="strict"; and a sum of products must have been free to apply the
 factor late: the sum runs in f32 or f64, and operands that are narrowed for a contraction are exact without the factor.
@@ -25,7 +25,7 @@ from ..ir.loops import Equation, Kernel
 from ..ir.simplify import make
 from ..ir.states import STATES
 from ..ir.types import DType
-from .chains import RESIDENT, count_passes, fresh_name, is_long, read_own, reductions_before, replaced
+from .chains import RESIDENT, fresh_name, is_long, read_own, reductions_before, replaced
 from .ranges import find_range, is_positive
 from .reasons import Reason, Tried
 
@@ -48,7 +48,7 @@ class Delayed:
 def delay(
     kernel: Kernel, strict: bool = False, resident: int = RESIDENT, tried: list[Tried] | None = None
 ) -> Kernel:  # fmt: skip
-    """Applies the law wherever it saves a pass; the notes say where. A list in `tried` is told of all that was asked."""
+    """Applies the law wherever it unties two reductions; the notes say where. A list in `tried` is told of all that was asked."""
     for second in kernel.body:
         found = _candidate(kernel, second)
         if found is None or not isinstance(second, Equation):
@@ -79,18 +79,14 @@ def _delayed(kernel: Kernel, second: Equation, part: Delayed, strict: bool, resi
         return Reason.STRICT
     if not may_delay(second, part):
         return Reason.OPERANDS
+    if not reductions_before(kernel, (v for _, v in part.outside if v is not None), second.reduce):
+        return Reason.KNOWN
     raw = replace(second, names=(fresh_name(kernel, f"{second.names[0]}_inner"),), args=(part.inside,))
-    if not _saves_a_pass(kernel, second, raw):
-        return Reason.PASSES
     result = Equation(second.names, second.axes, (applied(part, raw),), second.dtypes, source=second.source)
     assert not result.args[0].axes & set(second.reduce), "what has left a reduction has its axes"
     body = replaced(kernel.body, {second: (raw, result)})
     note = f"delay: what {second.names[0]} is scaled by is applied at the end"
     return replace(kernel, body=body, notes=(*kernel.notes, note))
-
-
-def _saves_a_pass(kernel: Kernel, second: Equation, raw: Equation) -> bool:
-    return count_passes(kernel, raw.args, raw.reduce) < count_passes(kernel, second.args, second.reduce)
 
 
 def may_delay(second: Equation, part: Delayed) -> bool:

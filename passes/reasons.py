@@ -94,9 +94,9 @@ class Reason(Enum):
         "operands", "without its factor it would be summed in too few digits",
         "The sum runs in 16 bits, or its operands are rounded to a narrow type in which they are not exact.",
     )  # fmt: skip
-    PASSES = (
-        "passes", "the row would be passed over as often",
-        "What is left of the reduction waits for as many others over the same axes.",
+    KNOWN = (
+        "known", "its factors wait for no other reduction",
+        "What could leave the reduction is known before the row is passed over, so that no pass is saved.",
     )  # fmt: skip
     UNCHECKED = (
         "unchecked", "no other read would report a bad index",
