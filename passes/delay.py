@@ -48,7 +48,7 @@ class Delayed:
 def delay(
     kernel: Kernel, strict: bool = False, resident: int = RESIDENT, tried: list[Tried] | None = None
 ) -> Kernel:  # fmt: skip
-    """Applies the law wherever it unties two reductions; the notes say where. A list in `tried` is told of all that was asked."""
+    """Applies the law wherever it unties two reductions; the notes say where. A list in `tried` is told of the rest."""
     for second in kernel.body:
         found = _candidate(kernel, second)
         if found is None or not isinstance(second, Equation):
@@ -207,4 +207,3 @@ def _without_exponent(e: Op, axes: frozenset[Axis], left: list[tuple[str, Expr |
         return make("exp", b if exponent.name == "add" else make("neg", b))
     left.append(("mul" if exponent.name == "add" else "div", make("exp", b)))
     return make("exp", a)
-

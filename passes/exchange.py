@@ -52,9 +52,9 @@ def may_exchange(kernel: Kernel) -> bool:
 def _sums(body: Iterable[Statement]) -> Iterator[Equation]:
     """Sums of products in a wide type, over axes that no data bound."""
     for s in body:
-        if isinstance(s, Equation) and s.state == "sum" and not s.scan and s.dtypes[0].name in ("f32", "f64"):
-            if not any(a.is_ragged for a in s.domain):
-                yield s
+        wide = isinstance(s, Equation) and s.state == "sum" and not s.scan and s.dtypes[0].name in ("f32", "f64")
+        if wide and isinstance(s, Equation) and not any(a.is_ragged for a in s.domain):
+            yield s
 
 
 def _inner_of(kernel: Kernel, outer: Equation, load: Expr) -> Equation | None:
@@ -141,9 +141,7 @@ def _find_equal(
     return None
 
 
-def _match(
-    s: Equation, factors: list[Expr], over: tuple[Axis, ...], kept: tuple[Axis, ...]
-) -> tuple[Axis, ...] | None:
+def _match(s: Equation, factors: list[Expr], over: tuple[Axis, ...], kept: tuple[Axis, ...]) -> tuple[Axis, ...] | None:
     """The axes at which `s` is the sum of the factors, one for each of its own; None where it is another sum."""
     mine = product_factors(s.args[0])
     if len(mine) != len(factors):

@@ -46,7 +46,7 @@ def apply_laws(
 
 
 def may_change(kernel: Kernel, resident: int = RESIDENT) -> bool:
-    """A cheap look: False where no law holds, because no reduction of a long row and no sum of products reads another."""
+    """A cheap look: False where no reduction of a long row, and no sum of products, reads another: no law holds."""
     return exchange.may_exchange(kernel) or any(
         isinstance(s, Equation) and is_long(s.reduce, resident) and reductions_before(kernel, s.args, s.reduce)
         for s in kernel.body

@@ -111,7 +111,6 @@ def _is_streamed(kernel: Kernel, z: Equation, row: Axis) -> bool:
 
 def _is_checked(kernel: Kernel, picked: Load, data: Data) -> bool:
     """True where memory is read by the same index, with no guard: that read reports what is out of range."""
-    return any(
-        e is not picked and e.name in kernel.buffers and e.guard is None and any(d is data for i in e.index for d in data_in(i))
-        for s in kernel.body for e in loads_in(*statement_expressions(s))
-    )  # fmt: skip
+    reads = (e for s in kernel.body for e in loads_in(*statement_expressions(s)))
+    checked = (e for e in reads if e is not picked and e.name in kernel.buffers and e.guard is None)
+    return any(d is data for e in checked for i in e.index for d in data_in(i))

@@ -1,6 +1,6 @@
 """Limits of scalar values that their operations alone guarantee, whatever the data are (NaN apart).
 
-    sigmoid(x) + 1     ->     (1, 2)          min(max(x, -4), 4)     ->     (-4, 4)
+sigmoid(x) + 1     ->     (1, 2)          min(max(x, -4), 4)     ->     (-4, 4)
 """
 
 from __future__ import annotations

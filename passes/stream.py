@@ -12,7 +12,8 @@ cancelling form. Factors that are free of the axes are applied once at the end (
 is picked by an index is caught as it passes by (`pick`). A chain streams link by link.
 
 After the loop the result is what the user's own form gives where rows have infinities: exp(u - m) is NaN where all of
-the row is -inf, while a form whose shift is 0 there sums to 0; squares about the mean of a row with an infinity are NaN.
+the row is -inf, while a form whose shift is 0 there sums to 0; squares about the mean of a row with an infinity are
+NaN.
 
 A row that stays in cache gains nothing from this, so it is applied to axes longer than `resident` elements; and it
 rounds in another order, so never under numerics="strict".

@@ -25,15 +25,19 @@ def inputs_of(kernel: Kernel, seed: int = 0, special: Sequence[float] = (), shar
     rng = torch.Generator().manual_seed(seed)
     made: Tensors = {}
     for b in kernel.inputs:
-        shape = [int(n) for n in b.shape]  # type: ignore[arg-type]
+        shape = [int(n) for n in b.shape]
         if b.dtype.is_float:
             values = torch.randn(shape, generator=rng, dtype=torch.float64)
             if special:
-                chosen = torch.tensor(special, dtype=torch.float64)[torch.randint(0, len(special), shape, generator=rng)]
+                chosen = torch.tensor(special, dtype=torch.float64)[
+                    torch.randint(0, len(special), shape, generator=rng)
+                ]
                 values = torch.where(torch.rand(shape, generator=rng) < share, chosen, values)
             made[b.name] = values
         else:
-            made[b.name] = torch.randint(0, 2, shape, generator=rng).to(torch.int64 if b.dtype.is_integer else torch.bool)
+            made[b.name] = torch.randint(0, 2, shape, generator=rng).to(
+                torch.int64 if b.dtype.is_integer else torch.bool
+            )
     return made
 
 

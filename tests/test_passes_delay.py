@@ -72,7 +72,9 @@ def test_what_is_free_of_the_axis_leaves_a_sum(value: str) -> None:
 @pytest.mark.parametrize("value", LEGAL)
 def test_what_remains_inside_has_no_factor_and_what_has_left_no_axis(value: str) -> None:
     after, _ = ask(chain(value))
-    inner, outer = (next(s for s in after.body if isinstance(s, Equation) and s.names == (n,)) for n in ("z_inner", "z"))
+    inner, outer = (
+        next(s for s in after.body if isinstance(s, Equation) and s.names == (n,)) for n in ("z_inner", "z")
+    )
     assert all(e.name != "s" for e in loads_in(*inner.args))
     assert not outer.args[0].axes & set(inner.reduce)
 
@@ -159,7 +161,9 @@ kernel k(x: f16[3, 9]) -> (y: f16[3])
     assert ask(before) == (before, [Tried("delay", "z", "s", Reason.OPERANDS)])
 
 
-@pytest.mark.parametrize(("stored", "operands", "holds"), [("bf16", "bf16", True), ("f32", "bf16", False), ("f16", "f16", False)])
+@pytest.mark.parametrize(
+    ("stored", "operands", "holds"), [("bf16", "bf16", True), ("f32", "bf16", False), ("f16", "f16", False)]
+)
 def test_narrow_operands_must_be_exact_without_the_factor(stored: str, operands: str, holds: bool) -> None:
     widened = [f"{a}" if stored == "f32" else f"f32({a})" for a in ("x[t, c]", "w[c]")]
     before = read(f"""
@@ -188,7 +192,16 @@ kernel k(x: f32[3, 9], w: f32[9]) -> (y: f32[3])
     assert_equal_runs(before, after, inputs_of(before, 5))
 
 
-FACTORS = ("x[t, c]", "w[c]", "s[t]", "b[t]", "2.0", "abs(w[c])", "rsqrt((s[t] + 1.0))", "where((b[t] > 0.0), x[t, c], 0.0)")
+FACTORS = (
+    "x[t, c]",
+    "w[c]",
+    "s[t]",
+    "b[t]",
+    "2.0",
+    "abs(w[c])",
+    "rsqrt((s[t] + 1.0))",
+    "where((b[t] > 0.0), x[t, c], 0.0)",
+)
 
 
 @st.composite
@@ -241,7 +254,9 @@ def bounded_texts(draw: st.DrawFn, depth: int = 3) -> str:
     if not depth:
         return draw(st.sampled_from(("x[c]", "1.5", "-3.0", "inf", "0.0")))
     a = draw(bounded_texts(depth - 1))
-    name = draw(st.sampled_from(("sigmoid", "tanh", "sin", "exp", "abs", "neg", "sqrt", "min", "max", "+", "-", "where")))
+    name = draw(
+        st.sampled_from(("sigmoid", "tanh", "sin", "exp", "abs", "neg", "sqrt", "min", "max", "+", "-", "where"))
+    )
     if name in "+-":
         return f"({a} {name} {draw(bounded_texts(depth - 1))})"
     if name in ("min", "max"):

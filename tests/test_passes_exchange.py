@@ -69,7 +69,7 @@ kernel k(b: f32[4, 3], c: f32[5, 3]) -> (y: f32[4], z: f32[3])
   z[e] <- o[e]
 """)
     else:
-        before = nested(**parts)
+        before = nested(**parts)  # type: ignore[arg-type]
     after, _ = ask(before)
     assert after is not before
     assert ("p" in after.equations) == ("other" in parts)
@@ -152,7 +152,8 @@ def test_random_products(data: st.DataObject) -> None:
     of_e = ["c[j, e]", *data.draw(st.lists(st.sampled_from(("b[i, e]", "s[i]", "abs(c[j, e])")), max_size=2))]
     there = [f for f in (*of_j, *of_e) if "j" in f]
     orders = [data.draw(st.permutations(f)) for f in (there, of_e, [*of_j, "p[i, j]"])]
-    before = nested(*(product(o) for o in orders))
+    there_now, inner, outer = (product(o) for o in orders)
+    before = nested(there_now, inner, outer)
     after, _ = ask(before)
     assert after is not before
     assert_equal_runs(before, after, inputs_of(before, data.draw(st.integers(0, 99))))

@@ -133,7 +133,7 @@ def build(name: str) -> Graph:
 def strides(v: Value) -> tuple[int, ...]:
     found = [1]
     for n in reversed(v.shape[1:]):
-        found.insert(0, found[0] * int(n))  # type: ignore[call-overload]
+        found.insert(0, found[0] * int(n))
     return tuple(found[-v.rank :]) if v.rank else ()
 
 
@@ -207,11 +207,20 @@ def test_the_order_of_the_laws_does_not_matter(name: str) -> None:
 
 
 PARTS = {
-    "sum": ("(x[t, c] * w[c])", "((x[t, c] * {}) * w[c])", "(x[t, c] / (abs({}) + 1.0))", "where(({} > 0.0), x[t, c], 0.0)",
-            "exp((x[t, c] - {}))", "(exp((x[t, c] - {})) * 0.5)", "(exp((x[t, c] - {})) / (abs({}) + 1.0))",
-            "((x[t, c] - ({} / 9.0)) * (x[t, c] - ({} / 9.0)))", "abs((x[t, c] - {}))", "x[t, c]"),
+    "sum": (
+        "x[t, c]",
+        "(x[t, c] * w[c])",
+        "((x[t, c] * {}) * w[c])",
+        "(x[t, c] / (abs({}) + 1.0))",
+        "where(({} > 0.0), x[t, c], 0.0)",
+        "exp((x[t, c] - {}))",
+        "(exp((x[t, c] - {})) * 0.5)",
+        "(exp((x[t, c] - {})) / (abs({}) + 1.0))",
+        "((x[t, c] - ({} / 9.0)) * (x[t, c] - ({} / 9.0)))",
+        "abs((x[t, c] - {}))",
+    ),
     "max": ("x[t, c]", "(x[t, c] * min(max({}, 0.5), 2.0))", "where(({} > 0.0), x[t, c], -inf)"),
-}  # fmt: skip
+}
 
 
 def random_chain(seed: int) -> Kernel:

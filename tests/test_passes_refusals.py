@@ -13,10 +13,10 @@ from test_passes_stream import log_sum_exp
 from treadle.ir.builder import GraphBuilder, Value
 from treadle.ir.graph import Graph
 from treadle.ir.types import F32, I64
+from treadle.passes.chains import RESIDENT
 from treadle.passes.fuse import Launch
 from treadle.passes.reasons import Reason
 from treadle.passes.refusals import Refusals, find_refusals
-from treadle.passes.chains import RESIDENT
 
 Case = tuple[Graph, str, Value | str]  # a graph, and the law and the value for which it gives the reason
 N = 64

@@ -122,12 +122,14 @@ def test_a_part_of_a_part_is_cut() -> None:
 
 
 def test_nothing_is_loaded_beyond_the_end() -> None:
-    before = read("""
+    before = read(
+        """
 kernel k(x: f32[3, 7], d: i64[7], g: f32[5]) -> (y: f32[3])
   axes t:3, c:7
   e[t]: f32 = sum(c) (x[t, c if (c < 6)] * g[at(d[c], 5)])
   y[t] <- e[t]
-""".replace("(c < 6)", "(#(c) < 6:i64)"))
+""".replace("(c < 6)", "(#(c) < 6:i64)")
+    )
     assert_equal_runs(before, split(before, "e", 4), inputs_of(before, 4))
 
 

@@ -16,8 +16,8 @@ from treadle.ir.graph import Graph
 from treadle.ir.interp import run_kernel
 from treadle.ir.loops import Kernel
 from treadle.ir.types import F32
-from treadle.passes.fuse import Launch
 from treadle.passes.chains import RESIDENT
+from treadle.passes.fuse import Launch
 from treadle.passes.reasons import Reason, Tried
 from treadle.passes.stream import stream
 
@@ -81,7 +81,12 @@ ROWS = {
     "equal": [1e4] * 7,
     "zeros": [0.0, -0.0] * 3 + [0.0],
 }
-SHIFTS = ("m[t]", "where(isinf(m[t]), 0.0, m[t])", "where((m[t] == -inf), 0.0, m[t])", "where((abs(m[t]) == inf), 0.0, m[t])")
+SHIFTS = (
+    "m[t]",
+    "where(isinf(m[t]), 0.0, m[t])",
+    "where((m[t] == -inf), 0.0, m[t])",
+    "where((abs(m[t]) == inf), 0.0, m[t])",
+)
 
 
 def exponentials(shift: str, value: str = "{}") -> Kernel:
@@ -181,9 +186,9 @@ kernel k(x: f32[7, 7]) -> (y: f32[7])
 @pytest.mark.parametrize("text", [SQUARES, ""])
 def test_strict_numerics_and_short_rows_are_left_alone(text: str) -> None:
     before = read(text) if text else exponentials("m[t]")
-    for options, reason in (({"strict": True, "resident": LONG}, Reason.STRICT), ({"resident": 7}, Reason.SHORT)):
+    for strict, resident, reason in ((True, LONG, Reason.STRICT), (False, 7, Reason.SHORT)):
         tried: list[Tried] = []
-        assert stream(before, tried=tried, **options) is before
+        assert stream(before, strict, resident, tried) is before
         assert [t.reason for t in tried] == [reason]
 
 
@@ -264,7 +269,7 @@ kernel k(x: f32[5, 7], d: i64[5]) -> (y: f32[5])
 
 def test_short_and_strict_rows_are_kept_for_the_index() -> None:
     before = read(PICKED.format(AT, CHECK))
-    for options, reason in (({"strict": True, "resident": LONG}, Reason.STRICT), ({"resident": 7}, Reason.SHORT)):
+    for strict, resident, reason in ((True, LONG, Reason.STRICT), (False, 7, Reason.SHORT)):
         tried: list[Tried] = []
-        assert stream(before, tried=tried, **options) is before
+        assert stream(before, strict, resident, tried) is before
         assert {t.reason for t in tried} == {reason}
