@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from itertools import product as points_of
+from typing import Any
 
 import pytest
 import z3
@@ -119,7 +120,8 @@ def test_claims_about_every_origin_are_proved(condition: Expr, diagonal: bool) -
     tiles = {ROW: BLOCKS[ROW], COL: Tile(of_atom(A) * 8, 8)} if diagonal else BLOCKS
     found = classify(condition, tiles)
     assume(found is not Holds.MIXED)
-    i, j, a, b = (z3.Int(n) for n in "ijab")
+    numbers: list[Any] = [z3.Int(n) for n in "ijab"]
+    i, j, a, b = numbers
     second = a if diagonal else b
     solver = z3.Solver()
     solver.set("timeout", 10_000)
