@@ -91,7 +91,7 @@ def _delayed(kernel: Kernel, second: Equation, part: Delayed, strict: bool, resi
 
 def may_delay(second: Equation, part: Delayed) -> bool:
     """True where the sum is wide, and its operands are rounded no worse for the want of the factor."""
-    if second.state != "sum":
+    if second.state != "sum" or second.dtypes[0].is_integer:  # of integers only a select is taken out
         return True
     if second.dtypes[0].name not in ("f32", "f64"):
         return False

@@ -6,7 +6,8 @@
 
 "Computed already" is equality up to names of axes and the order of factors. So that nothing is exchanged to and fro, p
 must have no other reader (it is gone afterwards), or the sum that is left must be shorter. It rounds in another order,
-so never under numerics="strict"; all three sums run in the same type, f32 or f64.
+so never under numerics="strict"; all three sums run in the same type, f32 or f64. With an infinity or NaN among the
+factors the result is infinite or NaN before and after, though not always the same of the two.
 """
 
 from __future__ import annotations

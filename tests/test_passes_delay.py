@@ -264,7 +264,20 @@ def bounded_texts(draw: st.DrawFn, depth: int = 3) -> str:
     return f"where((x[c] > 0.0), {a}, {draw(bounded_texts(depth - 1))})" if name == "where" else f"{name}({a})"
 
 
-def test_nothing_leaves_what_reduces_integers() -> None:
+def test_selects_leave_sums_of_integers() -> None:
+    before = read("""
+kernel k(x: i64[9]) -> (y: i64[])
+  axes c:9
+  m[]: i64 = max(c) x[c]
+  z[]: i64 = sum(c) where((m[] > 0:i64), x[c], 0:i64)
+  y[] <- z[]
+""")
+    after, _ = ask(before)
+    assert passes_of(after) == 1
+    assert_equal_runs(before, after, inputs_of(before))
+
+
+def test_no_factor_leaves_a_sum_of_integers() -> None:
     kernel = read("kernel k(x: i64[9]) -> (y: i64[])\n  axes c:9\n  z[]: i64 = sum(c) (x[c] * 3:i64)\n  y[] <- z[]\n")
     equation = kernel.equations["z"]
     assert equation.dtypes == (DTYPES["i64"],) and take_out(equation) is None

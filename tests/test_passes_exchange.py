@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from law_runs import assert_equal_runs, inputs_of, read, states_of
 
+from treadle.ir.interp import run_kernel
 from treadle.ir.loops import Kernel
 from treadle.passes.exchange import exchange
 from treadle.passes.reasons import Reason, Tried
@@ -157,6 +159,14 @@ def test_random_products(data: st.DataObject) -> None:
     after, _ = ask(before)
     assert after is not before
     assert_equal_runs(before, after, inputs_of(before, data.draw(st.integers(0, 99))))
+
+
+@pytest.mark.parametrize("seed", range(30))
+def test_what_is_no_number_stays_no_number(seed: int) -> None:
+    before = nested()
+    inputs = inputs_of(before, seed, (float("inf"), -float("inf"), float("nan"), 0.0), share=0.1)
+    one, two = (run_kernel(k, inputs, float64=True)["y"] for k in (before, ask(before)[0]))
+    assert torch.equal(one.isfinite(), two.isfinite())
 
 
 def product(factors: list[str]) -> str:

@@ -353,6 +353,15 @@ def test_a_legal_merge_is_told_too() -> None:
     assert not found.between
 
 
+def test_laws_that_held_are_told_with_what_they_joined() -> None:
+    g = GraphBuilder()
+    x = matrix(g, rows=2, columns=RESIDENT + 5)
+    found = judge(finish(g, g.sum(x * g.rsqrt(g.sum(x * x, (1,), True)), (1,))))
+    assert ("delay", "sum2", None) in {(t.law, t.value, t.reason) for t in found.tried[0]}
+    found = judge(log_sum_exp(RESIDENT + 5))
+    assert ("stream", "sum2", "max1", None) in {tuple(t) for t in found.tried[0]}
+
+
 def test_kernels_that_wait_for_each_other_are_not_compared() -> None:
     g = GraphBuilder()
     x = matrix(g)
