@@ -33,6 +33,8 @@ class Choices:
     rows    rows that a column reduction joins before it adds them to its accumulators
     chunk   columns whose accumulators are kept at once
     stream  outputs bypass the caches       prefetch  bytes ahead of the loads, 0: none
+    cut     lanes loops are cut where conditions on their axis change
+    blocks  long sums are added up in blocks, each in an accumulator of its own
     """
 
     lanes: int
@@ -42,6 +44,8 @@ class Choices:
     stream: bool = False
     prefetch: int = 0
     stage: bool = True
+    cut: bool = True
+    blocks: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,16 +57,19 @@ class Planned:
     maths: tuple[str, ...]
 
 
-def plan_kernel(kernel: Kernel, keep: str = "auto") -> Planned:
-    """`keep` is "all", "none", or "auto": which pointwise values are kept for other passes, not computed again."""
-    prepared = prepare(kernel)
-    parts = make_plan(prepared)
+def plan_kernel(kernel: Kernel, keep: str = "auto", shares_lanes: bool = True, resident: int | None = None) -> Planned:
+    """`keep` is "all", "none", or "auto": which pointwise values are kept for other passes, not computed again.
+
+    `shares_lanes` as for `make_plan`, `resident` as for `prepare`.
+    """
+    prepared = prepare(kernel, resident)
+    parts = make_plan(prepared, shares_lanes)
     if keep != "all" and any(isinstance(s, Equation) and s.is_pointwise for s in prepared.body):
         builder = Builder(prepared, parts, Choices(1))
         again = [e for e in prepared.body if isinstance(e, Equation) and builder.is_computed_again(e, keep)]
         if again:
             prepared = recompute(prepared, lambda e: any(e.names == a.names for a in again))
-            parts = make_plan(prepared)
+            parts = make_plan(prepared, shares_lanes)
     return Planned(prepared, parts, tuple(describe(s) for s in kernel.body))
 
 

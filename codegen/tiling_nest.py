@@ -184,7 +184,7 @@ class NestBuilder:
             return levels
         steps = -(-chain_of(self.lanes.extent) // self.tile)
         whole = Level(self.lanes, steps, self.tile, self.begin, self.end)
-        sums = any(r.rounds and not r.column for r in self.running)
+        sums = self.b.choices.blocks and any(r.rounds and not r.column for r in self.running)
         if not sums or self.begin is not None or not is_long(whole):
             return [*levels, whole]
         return [*levels, *cut_level(whole, BLOCK_STEPS * self.tile)]
@@ -193,7 +193,14 @@ class NestBuilder:
         """True for a long loop in which each lane has a sum of its own."""
         scans = any(isinstance(s, Equation) and s.scan for _, s in self.members)
         sums = any(r.rounds and r.column and level.axis in r.equation.reduce for r in self.running)
-        return sums and not scans and level.begin is None and not level.axis.is_ragged and is_long(level)
+        return (
+            self.b.choices.blocks
+            and sums
+            and not scans
+            and level.begin is None
+            and not level.axis.is_ragged
+            and is_long(level)
+        )
 
     def _around(
         self, levels: list[Level], running: list[Running], point: Callable[[list[Running]], list[Statement]]
@@ -222,7 +229,7 @@ class NestBuilder:
         extent = level.axis.extent
         # A scan carries what its last lane holds, which only a full step computes: its loop must not end in between.
         whole = not level.tile or level.begin is not None or any(isinstance(s, Scan) for s in body)
-        cuts = [] if whole else find_cuts(level.axis, roots)
+        cuts = [] if whole or not self.b.choices.cut else find_cuts(level.axis, roots)
         if not cuts or not isinstance(extent, int):
             return [level.loop(body)]
         loops: list[Statement] = []
@@ -237,7 +244,7 @@ class NestBuilder:
 
     def _breaks(self, levels: list[Level]) -> set[int]:
         """The positions at which a new accumulator starts: inside loop p - 1, around loop p."""
-        if not any(r.rounds for r in self.running):
+        if not self.b.choices.blocks or not any(r.rounds for r in self.running):
             return set()
         columns = [r.column for r in self.running if r.rounds]
         longest = LONGEST_COLUMN if any(columns) else LONGEST_CHAIN

@@ -51,10 +51,14 @@ class Block:
 Part = Block | Nest
 
 
-def make_plan(kernel: Kernel) -> tuple[Part, ...]:
-    """The loop structure of a prepared kernel."""
+def make_plan(kernel: Kernel, shares_lanes: bool = True) -> tuple[Part, ...]:
+    """The loop structure of a prepared kernel.
+
+    `shares_lanes`: statements that keep a dense axis run over it innermost, as packs of one worker; else every axis
+    that is kept by all is one of the loops around them, whose points a GPU spreads over programs and their threads.
+    """
     facts = [_Facts(kernel, s) for s in kernel.body]
-    return _Planner(kernel, facts).split(tuple(range(len(facts))), frozenset(), None)
+    return _Planner(kernel, facts, shares_lanes).split(tuple(range(len(facts))), frozenset(), None)
 
 
 def nests_of(parts: Iterable[Part]) -> list[Nest]:
@@ -126,9 +130,10 @@ def digit(index: Index, axis: Axis) -> tuple[Dim, Dim] | None:
 
 
 class _Planner:
-    def __init__(self, kernel: Kernel, facts: Sequence[_Facts]) -> None:
+    def __init__(self, kernel: Kernel, facts: Sequence[_Facts], shares_lanes: bool) -> None:
         self.kernel = kernel
         self.facts = facts
+        self.shares_lanes = shares_lanes
         self.position = {a: k for k, a in enumerate(kernel.axes)}
         self.defined = {n: k for k, f in enumerate(facts) for n in f.names}
 
@@ -139,7 +144,7 @@ class _Planner:
     def _part(self, group: tuple[int, ...], bound: frozenset[Axis], lanes: Axis | None) -> Part:
         shared = self._shared(group, bound, lanes)
         chosen = lanes
-        if lanes is None and shared:
+        if lanes is None and shared and (self.shares_lanes or bound):
             best = self._best_lanes(group, bound)
             if best in shared:
                 chosen, shared = best, shared - {best}

@@ -22,10 +22,13 @@ UNROLLED_NODES = 96  # .. if that stays short
 PLAIN = ("sum", "prod", "max", "min", "any", "all")  # states of one component whose lift is the identity
 
 
-def prepare(kernel: Kernel) -> Kernel:
-    """The same computation in the form that tiling works on."""
+def prepare(kernel: Kernel, resident: int | None = None) -> Kernel:
+    """The same computation in the form that tiling works on.
+
+    States over rows of up to `resident` points (None: of any length) become passes over the row.
+    """
     kernel = drop_units(flatten_buffers(drop_dead(kernel)))
-    kernel = move_bits(split_states(kernel))
+    kernel = move_bits(split_states(kernel, resident))
     kernel = unroll_reductions(kernel)
     return collapse_axes(kernel)
 
@@ -164,9 +167,9 @@ def pointwise(e: Equation, values: Values) -> list[Statement]:
 # --- states ------------------------------------------------------------------------------------------------------
 
 
-def split_states(kernel: Kernel) -> Kernel:
+def split_states(kernel: Kernel, resident: int | None = None) -> Kernel:
     """(m, l) = max_sum_exp x  ->  m = max x, l = sum exp(x - m); moments likewise: a second look beats a rescaled
-    state.
+    state, where what is looked at (up to `resident` points) is still close.
     """
     splitters: dict[str, Callable[[Equation], list[Statement]]] = {
         "max_sum_exp": _split_max_sum_exp,
@@ -175,9 +178,18 @@ def split_states(kernel: Kernel) -> Kernel:
     body: list[Statement] = []
     for s in kernel.body:
         split = splitters.get(s.state) if isinstance(s, Equation) and s.reduce and not s.scan else None
-        ragged = any(a.is_ragged for a in s.domain)
-        body += [s] if split is None or ragged or not isinstance(s, Equation) else split(s)
+        if split is None or not isinstance(s, Equation) or _is_beyond(s, resident):
+            body.append(s)
+        else:
+            body += split(s)
     return replace(kernel, body=tuple(body))
+
+
+def _is_beyond(e: Equation, resident: int | None) -> bool:
+    """True where a second look at what is reduced is not close: on long rows, and on those that data bounds."""
+    points = product(a.extent for a in e.reduce)
+    far = resident is not None and not (isinstance(points, int) and points <= resident)
+    return far or any(a.is_ragged for a in e.domain)
 
 
 def _name(e: Equation, k: int) -> str:

@@ -10,12 +10,12 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from importlib import import_module
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import fx
 from torch._dynamo.utils import flatten_graph_inputs
-from torch.export import ExportedProgram
+from torch.export import ExportedProgram, default_decompositions
 from torch.export.graph_signature import OutputKind
 from torch.utils import _pytree as pytree
 
@@ -24,15 +24,15 @@ from ..ir.types import contiguous_strides, is_static
 from .backend import run_aot, treadle_backend
 from .driver import collect, compile_boxed, open_store
 from .frontend.dims import Dims
+from .runtime.layouts import Layout, laid_out
 from .settings import settings
-from .table import find_decompositions
+from .table import find_decompositions, list_decompositions
 
 if TYPE_CHECKING:
     from .report import Report
 
 STAR = inspect.Parameter.VAR_POSITIONAL
 Inputs = Sequence[Any] | Mapping[str, Any]
-Layout = tuple[int, ...] | Literal["contiguous", "any"]
 
 
 def compile(
@@ -105,7 +105,7 @@ def _split(inputs: Inputs | None) -> tuple[tuple[Any, ...], dict[str, Any]]:
 
 def _compile_exported(program: ExportedProgram) -> Callable[..., Any]:
     """The program's graph is functional already: its state goes in as inputs, what it mutates comes out as results."""
-    lowered = program.run_decompositions(dict(find_decompositions(open_store())))
+    lowered = lower_exported(program)
     boxed = compile_boxed(lowered.graph_module, "graph")
     layouts: list[Layout] = [
         find_layout(n.meta.get("val")) for n in lowered.graph_module.graph.nodes if n.op == "placeholder"
@@ -118,6 +118,17 @@ def _compile_exported(program: ExportedProgram) -> Callable[..., Any]:
             return _put_back(lowered, flat, boxed(given))
 
     return call
+
+
+def lower_exported(program: ExportedProgram) -> ExportedProgram:
+    """The program over the operators that torch.compile hands over.
+
+    Composite operators (`linear`, `softmax.int`, `scaled_dot_product_attention`) are taken apart as AOTAutograd does:
+    `run_decompositions` leaves those that its table lacks.
+    """
+    known = list_decompositions()
+    composite = {op: function for op, function in default_decompositions().items() if op not in known}
+    return program.run_decompositions(composite | find_decompositions(open_store()))
 
 
 def _flatten_inputs(program: ExportedProgram, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Any]:
@@ -156,15 +167,6 @@ def find_layout(val: Any) -> Layout:
     if strides == contiguous_strides(shape):
         return "contiguous"
     return tuple(int(s) for s in strides) if is_static(strides) else "any"
-
-
-def laid_out(x: Any, layout: Layout) -> Any:
-    """The tensor itself, or a copy in the layout that compiled code expects."""
-    if not isinstance(x, torch.Tensor) or layout == "any":
-        return x
-    if layout == "contiguous":
-        return x.contiguous()
-    return x if x.stride() == layout else torch.empty_strided(x.shape, layout, dtype=x.dtype).copy_(x)
 
 
 # --- graph modules -----------------------------------------------------------------------------------------------

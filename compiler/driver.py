@@ -28,7 +28,7 @@ from ..ir.errors import CompileError, LoweringError, TreadleError
 from .collection import pause_collection
 from .graph_key import digest_sources, make_graph_key
 from .runtime.executable import Executable, bind_stored
-from .runtime.plan import plan_from_json, plan_to_json
+from .runtime.plan import Plan, plan_from_json, plan_to_json
 from .runtime.store import Store
 from .settings import settings
 from .watch import Watch
@@ -39,6 +39,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 PLAN = "plan"  # kind of the store's entries
+KINDS = ("cpu", "cuda")  # of devices
 Boxed = Callable[[list[Any]], Any]
 
 _numbers = itertools.count()
@@ -53,17 +54,17 @@ def compile_fx_graph(gm: fx.GraphModule, kind: str = "graph") -> Executable:
     Raises LoweringError for a graph that cannot be taken, CompileError where there is no compiler.
     """
     watch = Watch(f"{kind}{next(_numbers)}")
-    store, isa, collected = open_store(), choose_isa(), _collected.get()
+    store, isa, collected, device = open_store(), choose_isa(), _collected.get(), find_device_of(gm)
     with watch.phase("key"):
         sources = digest_sources(store)
-        key = make_graph_key(gm, sources, settings.cache_key(), isa.name, isa.features)
+        key = make_graph_key(gm, sources, settings.cache_key(), isa.name, isa.features, describe_device(device))
     executable = None
     if key is not None and collected is None and not settings.verify:
         executable = find_stored(gm, key, store, watch)
     if executable is None:
         with pause_collection():
             pipeline = import_module(".pipeline", __package__)  # much to import, for graphs that are new
-            compiled = pipeline.compile_graph(gm, watch, store, isa, sources)
+            compiled = pipeline.compile_graph(gm, watch, store, isa, sources, device)
         executable = compiled.executable
         if key is not None and compiled.storable:
             store.put_json(PLAN, key, plan_to_json(executable.plan))
@@ -79,18 +80,22 @@ def find_stored(gm: fx.GraphModule, key: str, store: Store, watch: Watch) -> Exe
     """The executable of a graph that was compiled before, here or in another process."""
     with watch.phase("find"):
         plan = plan_from_json(store.get_json(PLAN, key))
-        executable = None if plan is None else bind_stored(plan, gm, store)
+        executable = None if plan is None else bind_any(plan, gm, store)
     if executable is not None:
         counters["treadle"]["store_hit"] += 1
     return executable
 
 
+def bind_any(plan: Plan, module: fx.GraphModule, store: Store) -> Executable | None:
+    """A stored plan on the device that it was made for."""
+    if plan.device == "cpu":
+        return bind_stored(plan, module, store)
+    return import_module(".runtime.gpu.executable", __package__).bind_stored_gpu(plan, module, store)
+
+
 def compile_boxed(gm: fx.GraphModule, kind: str = "graph") -> Boxed:
     """What runs a graph: treadle's plan, or the graph itself through ATen, with one line that says why."""
-    device = find_foreign_device(gm)
     try:
-        if device:
-            raise LoweringError(f"its tensors are on {device!r}, and treadle compiles for the CPU")
         return compile_fx_graph(gm, kind).call
     except TreadleError as error:
         problem: Exception = error
@@ -129,13 +134,28 @@ def _warn_once(line: str) -> None:
     log.warning("treadle: %s", line)
 
 
-def find_foreign_device(gm: fx.GraphModule) -> str:
-    """The type of a device other than the CPU that an input of the graph is on; "" where there is none."""
-    for node in gm.graph.nodes:
-        val = node.meta.get("val") if node.op == "placeholder" else None
-        if isinstance(val, torch.Tensor) and val.device.type != "cpu":
-            return val.device.type
-    return ""
+def find_device_of(gm: fx.GraphModule) -> str:
+    """Where a graph's kernels run: the first GPU that one of its tensors is on, else "cpu".
+
+    Raises LoweringError for tensors on a device of another kind.
+    """
+    devices = dict.fromkeys(str(v.device) for n in gm.graph.nodes for v in [n.meta.get("val")] if _is_tensor(v))
+    for device in devices:
+        if device.partition(":")[0] not in KINDS:
+            raise LoweringError(f"its tensors are on {device!r}, and treadle compiles for {' and '.join(KINDS)}")
+    return next((d for d in devices if d != "cpu"), "cpu")
+
+
+def _is_tensor(value: object) -> bool:
+    return isinstance(value, torch.Tensor)
+
+
+def describe_device(device: str) -> str:
+    """What decides on the code for a device, beyond its name."""
+    if device == "cpu":
+        return device
+    gpu = import_module(".runtime.gpu.device", __package__)
+    return f"{device} {gpu.find_device(torch.device(device).index or 0).target().name}"
 
 
 @contextmanager

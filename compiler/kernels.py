@@ -21,6 +21,7 @@ from ..ir.text import parse_dim
 from ..ir.types import Dim
 from .runtime.build import LIBRARY, build_many, find_compiler
 from .runtime.cpu import count_cores
+from .runtime.plan import DeviceCode
 from .runtime.runner import RUNNER_SOURCE
 from .runtime.store import Store, make_key
 from .settings import settings
@@ -47,7 +48,8 @@ class Toolchain:
 class Built:
     """A kernel and its function. `library` is its key in the store; `problem` says why there is none.
 
-    checks  the indices read from data that it tests, in the order of its error codes
+    checks     the indices read from data that it tests, in the order of its error codes
+    functions  those of a GPU that it launches
     """
 
     kernel: Kernel
@@ -58,6 +60,7 @@ class Built:
     checks: tuple[str, ...] = ()
     schedule: Schedule | None = None
     problem: str = ""
+    functions: tuple[DeviceCode, ...] = ()
 
 
 def build_kernels(kernels: Mapping[str, Kernel], tools: Toolchain) -> list[Built]:

@@ -19,7 +19,7 @@ import torch
 from torch import fx
 
 from ..codegen.cpp.isa import Isa
-from ..costmodel.roofline import estimate
+from ..costmodel.roofline import GENERIC_CPU, estimate, find_device
 from ..ir.errors import LoweringError, StoreError
 from ..ir.graph import Graph
 from ..ir.text import print_graph
@@ -68,24 +68,31 @@ class Compiled:
         return report
 
 
-def compile_graph(gm: fx.GraphModule, watch: Watch, store: Store, isa: Isa, sources: str) -> Compiled:
+def compile_graph(
+    gm: fx.GraphModule, watch: Watch, store: Store, isa: Isa, sources: str, device: str = "cpu"
+) -> Compiled:  # fmt: skip
     """Compile an aten graph whose nodes carry fake tensors. Kernels that cannot be made are left to ATen.
+
+    device  where its kernels run: "cpu", or a GPU as "cuda:0"; nodes elsewhere are left to ATen
 
     Raises LoweringError for a graph that cannot be taken, CompileError where there is no compiler.
     """
     tools = Toolchain(isa, settings.compiler, store, (sources, settings.cache_key()))
+    gpu = None if device == "cpu" else _gpu().find_gpu(device, tools)
     with watch.phase("import"):
-        imported = import_graph(gm, watch.name)
+        imported = import_graph(gm, watch.name, device)
         graph = with_output_strides(imported.graph)
     watch.show(5, "graph", lambda: print_graph(graph))
     with watch.phase("fuse"):
-        fused = fuse_graph(graph, lambda kernel: estimate(kernel).seconds, settings.numerics)
+        row = GENERIC_CPU if gpu is None else find_device(gpu.target.name)
+        fused = fuse_graph(graph, lambda kernel: estimate(kernel, row).seconds, settings.numerics)
     if settings.verify:
         _stand_ins().verify_levels(graph, fused)
     with watch.phase("kernels"):
         launches = [s for s in fused.steps if isinstance(s, Launch)]
         begin = total_stats().cpu_seconds
-        kernels = build_kernels({s.digest: s.kernel for s in launches}, tools)
+        distinct = {s.digest: s.kernel for s in launches}
+        kernels = build_kernels(distinct, tools) if gpu is None else _gpu().build_gpu_kernels(distinct, gpu)
         watch.compiler_seconds += total_stats().cpu_seconds - begin
     report_problems(kernels, fused)
     with watch.phase("plan"):
@@ -94,10 +101,11 @@ def compile_graph(gm: fx.GraphModule, watch: Watch, store: Store, isa: Isa, sour
         counts = count_steps(fused, imported, kernels)
         workspaces = tuple(b.workspace for b in kernels)
         attributes = tuple(find_attribute(gm, c) for c in imported.constants)
-        written = write_plan(values, Choices(codes, workspaces, attributes, settings.threads, counts))
+        written = write_plan(values, Choices(codes, workspaces, attributes, settings.threads, counts, device))
     watch.show(4, "plan", lambda: written.plan.text, "py")
     with watch.phase("load"):
-        executable = bind(written.plan, kernels, values, imported, tools)
+        binder = bind if gpu is None else _gpu().bind_gpu
+        executable = binder(written.plan, kernels, values, imported, tools)
     storable = not imported.objects and not any(b.problem for b in kernels)
     return Compiled(executable, imported, fused, tuple(kernels), written.memory, watch, isa, storable)
 
@@ -142,6 +150,11 @@ def bind(plan: Plan, kernels: list[Built], values: Values, imported: Imported, t
     return executable
 
 
+def _gpu() -> Any:
+    """Imported for graphs on a GPU alone."""
+    return import_module(".gpu_pipeline", __package__)
+
+
 def _stand_ins() -> Any:
     """Imported for kernels that need another beside them: the interpreter costs as much as a small graph."""
     return import_module(".watched", __package__)
@@ -174,7 +187,7 @@ def find_attribute(gm: fx.GraphModule, tensor: torch.Tensor) -> str:
 
 
 def _code_of(built: Built, fused: Fused) -> KernelCode:
-    return KernelCode(built.digest, built.symbol, built.library, find_reasons(built, fused))
+    return KernelCode(built.digest, built.symbol, built.library, find_reasons(built, fused), built.functions)
 
 
 def find_reasons(built: Built, fused: Fused) -> tuple[tuple[str, str], ...]:

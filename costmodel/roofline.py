@@ -17,10 +17,10 @@ from ..ir.types import Dim, evaluate, product, symbols_of
 
 @dataclass(frozen=True, slots=True)
 class Device:
-    """One core's share of a machine.
+    """One core's share of a CPU, or a whole GPU.
 
     hz      cycles per second
-    lanes   32-bit values per vector operation
+    lanes   32-bit values per vector operation, of all multiprocessors together on a GPU
     levels  (capacity in bytes, bytes per second) from the fastest to main memory, whose capacity is unbounded
     launch  seconds that starting one kernel costs
     """
@@ -37,7 +37,27 @@ class Device:
 
 # A server core of the AVX-512 generation, from this project's own copy measurements (`treadle doctor --measure`).
 GENERIC_CPU = Device("cpu", 2.8e9, 16, ((32e3, 95e9), (1e6, 50e9), (16e6, 24e9), (float("inf"), 14e9)))
+# From the datasheets of the A100 (80 GB), H100 SXM, B200, RTX 5090 and MI300X: boost clock, fp32 lanes, the last cache,
+# memory. Caches and launches are this project's guesses until they are measured.
+GPUS = {
+    d.name: d
+    for d in (
+        Device("sm_80", 1.41e9, 6912, ((40e6, 4e12), (float("inf"), 2.0e12)), 3e-6),
+        Device("sm_90", 1.98e9, 16896, ((50e6, 6e12), (float("inf"), 3.35e12)), 3e-6),
+        Device("sm_100", 1.96e9, 18944, ((126e6, 1e13), (float("inf"), 8.0e12)), 3e-6),
+        Device("sm_120", 2.41e9, 21760, ((96e6, 6e12), (float("inf"), 1.79e12)), 3e-6),
+        Device("gfx942", 2.1e9, 19456, ((256e6, 1e13), (float("inf"), 5.3e12)), 4e-6),
+    )
+}
 TYPICAL_SIZE = 512  # stands for a dynamic size
+
+
+def find_device(target: str) -> Device:
+    """The row of a GPU target; that of the next older one of its kind where it has none of its own."""
+    if target in GPUS:
+        return GPUS[target]
+    older = [d for name, d in GPUS.items() if name.startswith("sm_") and int(name[3:]) <= int(target[3:])]
+    return older[-1] if older else GPUS["sm_80"]
 
 
 @dataclass(frozen=True, slots=True)

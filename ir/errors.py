@@ -98,6 +98,10 @@ class CompileError(TreadleError):
         return "\n  ".join([super().__str__(), *ran, *said[:STDERR_LINES], *more])
 
 
+class DeviceError(TreadleError):
+    """A GPU, or its driver, that is not there or does not take what it is given."""
+
+
 class StoreError(TreadleError):
     """A cache directory that cannot be used, or an entry whose digest does not match; `path` names it."""
 

@@ -46,7 +46,8 @@ class Scratch:
 class Loop:
     """`body` for each point of `axis`.
 
-    kind  "grid": points are independent and may run on any worker; "serial": in order; "lanes": `tile` points at once
+    kind  "grid": points are independent and may run on any worker, `tile` of them together on one (which changes
+          nothing of what they compute); "serial": in order; "lanes": `tile` points at once
     begin, end  the part of the axis that is run (None: from its start, to its end); `end` is cut at the axis' extent
     reverse  from the last point to the first (serial only)
     """

@@ -85,8 +85,10 @@ def _loops_are_loops(program: Program) -> Iterator[Problem]:
             yield Problem(where(s), "unknown kind of loop", ", ".join(KINDS), s.kind)
         if isinstance(s.axis.extent, int) and s.axis.extent < 0:
             yield Problem(where(s), "a negative extent", got=s.axis.extent)
-        if s.tile < 1 or (s.tile > 1 and s.kind != "lanes"):
-            yield Problem(where(s), "lanes loops alone run several points at once", "a tile of 1", s.tile)
+        if s.tile < 1:
+            yield Problem(where(s), "a tile without points", "at least 1", s.tile)
+        if s.tile > 1 and s.kind == "serial":
+            yield Problem(where(s), "a serial loop runs one point after the other", "a tile of 1", s.tile)
         if s.reverse and s.kind != "serial":
             yield Problem(where(s), "only serial loops run backwards", "serial", s.kind)
         if s.kind == "grid" and (s.begin is not None or s.end is not None or s.axis.is_ragged):

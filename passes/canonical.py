@@ -16,11 +16,11 @@ from dataclasses import dataclass, replace
 from ..ir.expr import Expr, Load, Rewriter, loads_in
 from ..ir.index import Axis, axes_of, of_atom
 from ..ir.loops import Equation, Kernel, Statement, Store, statement_expressions
-from ..ir.simplify import Simplifier, fast
+from ..ir.simplify import Simplifier
 from .keys import Keys, buffer_text
+from .laws import apply_laws
 from .normalize import normalize
 from .share import name_shared
-from .stream import stream
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,15 +34,22 @@ class Canonical:
 
 def canonicalize(kernel: Kernel, simplify: Simplifier) -> Canonical:
     """The canonical kernel, the buffers that its parameters stand for, and its digest."""
-    kernel = stream(normal_form(kernel, simplify), strict=simplify is not fast)
+    kernel = derive(kernel, simplify)
     kernel = order_statements(name_shared(kernel, simplify))
     kernel, names = _rename_values(kernel, simplify)
     digest = kernel_digest(kernel)
     return Canonical(replace(kernel, name=f"k{digest[:12]}"), names, digest)
 
 
+def derive(kernel: Kernel, simplify: Simplifier) -> Kernel:
+    """The normal form after the laws of reductions."""
+    before = normal_form(kernel, simplify)
+    after = apply_laws(before, simplify)
+    return after if after is before else normalize(after, simplify)
+
+
 def normal_form(kernel: Kernel, simplify: Simplifier) -> Kernel:
-    """The kernel with canonical axes and right sides: what the law of streaming is asked about."""
+    """The kernel with canonical axes and right sides: what the laws of reductions are asked about."""
     return normalize(_rename_axes(kernel, simplify), simplify)
 
 

@@ -1,8 +1,8 @@
 """The search over materialised edges: which values of a region are stored, and in which kernels they are computed.
 
-Given the set of stored values the laws run in one fixed order and the result is costed whole. Values that are always
-stored are those that something outside needs, and those that cannot be pulled; values with several readers are tried
-both ways, all combinations where they are few, one after the other beyond that.
+Given the set of stored values the laws run in one fixed order, those of reductions to a fixed point, and the result is
+costed whole. Values that are always stored are those that something outside needs, and those that cannot be pulled;
+values with several readers are tried both ways, all combinations where they are few, one after the other beyond that.
 """
 
 from __future__ import annotations
@@ -15,7 +15,9 @@ from ..ir.errors import LoweringError
 from ..ir.loops import Kernel
 from ..ir.ops import OPS
 from ..ir.scalar import SCALAR_OPS
+from .canonical import derive
 from .inline import Lowered
+from .laws import may_change
 from .merge import Group, Merger
 from .reasons import Reason, Refusal
 from .regions import Region, Regions
@@ -82,7 +84,8 @@ class Search:
     def _seconds(self, group: Group) -> float:
         key = id(group.kernel)
         if key not in self._costs:
-            self._costs[key] = self.cost(group.kernel)
+            kernel = group.kernel
+            self._costs[key] = self.cost(derive(kernel, self.merger.simplify) if may_change(kernel) else kernel)
         return self._costs[key]
 
     def explore(self, always: frozenset[str], guess: frozenset[str], candidates: list[str]) -> None:

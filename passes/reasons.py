@@ -83,13 +83,40 @@ class Reason(Enum):
     )  # fmt: skip
     APART = "apart", "no value leads from one to the other", "Parts of a graph that no value connects are not compared."
 
-    # --- why a reduction is not streamed ---
+    # --- why a reduction is not streamed, its factors not delayed, its sums not exchanged ---
     SHORT = "short", "the row stays in cache", "The reduced axes are no longer than what a core keeps close."
     FORM = (
         "form", "what is summed does not follow a running {other}",
         "The sum is neither of exponentials less the maximum of their exponents, nor of squares about the mean.",
     )  # fmt: skip
     STRICT = "strict", "it would round in another order", 'numerics="strict" keeps rounding where the user put it.'
+    OPERANDS = (
+        "operands", "without its factor it would be summed in too few digits",
+        "The sum runs in 16 bits, or its operands are rounded to a narrow type in which they are not exact.",
+    )  # fmt: skip
+    KNOWN = (
+        "known", "its factors wait for no other reduction",
+        "What could leave the reduction is known before the row is passed over, so that no pass is saved.",
+    )  # fmt: skip
+    UNCHECKED = (
+        "unchecked", "no other read would report a bad index",
+        "An element is picked by an index from data, and nothing else in the kernel reads memory by that index.",
+    )  # fmt: skip
+    WHOLE = (
+        "whole", "all of {other} is read again anyway",
+        "An element of a row is picked, but other readers need the row after it has been passed over.",
+    )  # fmt: skip
+    ABSENT = (
+        "absent", "no equation has the sum that would be inside",
+        "Two sums change places where the inner one is computed already, over the same axes.",
+    )  # fmt: skip
+    LONGER = "longer", "the sum that is left would be no shorter", "Both inner sums are needed, and neither is shorter."
+
+    # --- why a reduction cannot be cut into parts ---
+    SCANS = "scans", "it is a scan", "Every prefix of a scan is a result, so its parts do not stand alone."
+    UNSIZED = "unsized", "the length is not known", "The reduced axis has a symbolic extent, or data bound it."
+    PARTS = "parts", "there are fewer than two parts of at least one element", "One part is the reduction itself."
+    UNREDUCED = "unreduced", "it does not reduce the axis", "What is to be cut is a reduction over the axis."
 
     # --- why a new value is copied into its input ---
     RETURNED = "returned", "both are seen outside", "The graph returns the input or its new value."

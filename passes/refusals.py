@@ -11,15 +11,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
-from ..ir.simplify import fast
 from .canonical import normal_form
 from .fuse import Call, Cost, Fused, Fuser, Launch, Step, memory_of
+from .laws import apply_laws
 from .merge import same_domain
 from .partition import SEARCH_LIMIT, Partition, Search
 from .reasons import Reason, Refusal, Tried
 from .regions import Region, refuse_call
 from .reinplace import refuse_in_place
-from .stream import stream
 
 NEAREST = 16  # launches after one that are compared with it: those of far layers read the same mask, and repeat it
 
@@ -99,7 +98,7 @@ class _Judge:
             elif pair[0] != pair[1]:
                 refused.setdefault(pair, []).append(t)
         for k, found in tried.items():
-            found += self._ask_stream(k)
+            found += self._ask_laws(k)
         between = [*self._edges(refused), *self._pairs(refused)]
         found = {k: tuple(f) for k, f in tried.items()}
         return Refusals(self.kept, tuple(between), found, tuple(self._mutations()), tuple(self.equal.values()))
@@ -218,13 +217,12 @@ class _Judge:
 
     # --- other laws ----------------------------------------------------------------------------------------------
 
-    def _ask_stream(self, place: int) -> list[Tried]:
+    def _ask_laws(self, place: int) -> list[Tried]:
         step = self.fused.steps[place]
         assert isinstance(step, Launch)
         tried: list[Tried] = []
-        simplify = self.fuser.simplify
-        stream(normal_form(step.original, simplify), strict=simplify is not fast, tried=tried)
-        return list({(t.value, t.other): t for t in tried}.values())
+        apply_laws(normal_form(step.original, self.fuser.simplify), self.fuser.simplify, tried=tried)
+        return list({(t.law, t.value, t.other): t for t in tried}.values())
 
     def _mutations(self) -> Iterator[Tried]:
         asked = {t.value: t.reason for t in self.asked if t.law == "reinplace" and t.reason is not None}

@@ -3,27 +3,36 @@
     m[t] = max(c) u[t, c]                               (m[t], l[t]) = max_sum_exp(c) u[t, c]
     l[t] = sum(c) exp(u[t, c] - m[t])            ->
 
-    s[t] = sum(c) x[t, c]                               (n[t], a[t], q[t]) = moments(c) x[t, c]
-    q[t] = sum(c) (x[t, c] - s[t]/N)^2           ->     with s = n * a
+    s[t] = sum(c) x[t, c]                               (_, a[t], q[t]) = moments(c) x[t, c]
+    q[t] = sum(c) (x[t, c] - s[t]/N)^2           ->     with s as it was, in the same pass
 
 The first is exp-affine in a maximum that bounds the exponent: partial sums are rescaled while running, with the shift 0
 while the maximum is -inf. The second is quadratic in the mean: moments are carried (Chan et al. 1983), never the
-cancelling form. A row that stays in cache gains nothing from this, so it is applied to axes longer than `resident`
-elements; and it rounds in another order, so never under numerics="strict".
+cancelling form. Factors that are free of the axes are applied once at the end (`delay` says which), and an element that
+is picked by an index is caught as it passes by (`pick`). A chain streams link by link.
+
+After the loop the result is what the user's own form gives where rows have infinities: exp(u - m) is NaN where all of
+the row is -inf, while a form whose shift is 0 there sums to 0; squares about the mean of a row with an infinity are
+NaN.
+
+A row that stays in cache gains nothing from this, so it is applied to axes longer than `resident` elements; and it
+rounds in another order, so never under numerics="strict".
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
-from ..ir.expr import Const, Expr, Load, Op, loads_in
-from ..ir.index import Axis, of_atom
-from ..ir.loops import Equation, Kernel, Statement
+from ..ir.expr import Const, Expr, Load, Op, const
+from ..ir.loops import Equation, Kernel
+from ..ir.scalar import is_const
 from ..ir.simplify import make
-from ..ir.types import Dim, is_nonnegative, plus, product
+from ..ir.types import Dim, product
+from .chains import RESIDENT, fresh_name, is_long, read_own, reductions_before, replaced
+from .delay import applied, may_delay, take_out
+from .pick import pick
 from .reasons import Reason, Tried
-
-RESIDENT = 1 << 16  # elements of a row that a core keeps close while it passes over it again
 
 
 def stream(
@@ -36,7 +45,7 @@ def stream(
             tried += _told(kernel, second, streamed)
         if isinstance(streamed, Kernel):
             return stream(streamed, strict, resident, tried)
-    return kernel
+    return pick(kernel, strict, resident, tried)
 
 
 def _sums(kernel: Kernel) -> list[Equation]:
@@ -44,50 +53,101 @@ def _sums(kernel: Kernel) -> list[Equation]:
 
 
 def _told(kernel: Kernel, second: Equation, streamed: Kernel | Reason) -> list[Tried]:
-    """The law concerns sums that read a reduction over the same axes at their own place."""
-    found = (_reader_of(e, kernel, "", second) for e in loads_in(*second.args))
+    """The law concerns sums that wait for a reduction over the same axes."""
     reason = streamed if isinstance(streamed, Reason) else None
-    return [Tried("stream", second.names[0], first.names[0], reason) for first in found if first is not None][:1]
+    before = reductions_before(kernel, second.args, second.reduce)
+    return [Tried("stream", second.names[0], first.names[0], reason) for first in before][:1]
 
 
 def _streamed(kernel: Kernel, second: Equation, strict: bool, resident: int) -> Kernel | Reason:
     """The kernel in which `second` has joined an earlier reduction, or why it has not."""
-    if not _is_long(second.reduce, resident):
+    if not is_long(second.reduce, resident):
         return Reason.SHORT
     if strict:
         return Reason.STRICT
-    return _stream_exponential(kernel, second) or _stream_square(kernel, second) or Reason.FORM
+    joined = _join(kernel, second)
+    if joined is not None:
+        return joined
+    part = take_out(second)
+    if part is None or not may_delay(second, part):
+        return Reason.FORM
+    raw = replace(second, names=(fresh_name(kernel, f"{second.names[0]}_inner"),), args=(part.inside,))
+    result = Equation(second.names, second.axes, (applied(part, raw),), second.dtypes, source=second.source)
+    apart = replace(kernel, body=replaced(kernel.body, {second: (raw, result)}))
+    return _join(apart, raw) or Reason.FORM
 
 
-def _is_long(axes: tuple[Axis, ...], resident: int) -> bool:
-    extent: Dim = product(a.extent for a in axes)
-    return is_nonnegative(plus(extent, -resident - 1))
+def _join(kernel: Kernel, second: Equation) -> Kernel | None:
+    return _stream_exponential(kernel, second) or _stream_square(kernel, second)
 
 
-def _reader_of(e: Expr, kernel: Kernel, state: str, like: Equation) -> Equation | None:
-    """The equation that `e` loads at its own axes, if it reduces the same axes with `state` ("" for any)."""
+def _read_first(e: Expr, kernel: Kernel, states: tuple[str, ...], like: Equation) -> Equation | None:
+    """The equation whose first result `e` loads at its own axes, if it reduces the same axes with one of the states."""
     if not isinstance(e, Load) or e.guard is not None:
         return None
     first = kernel.equations.get(e.name)
-    if first is None or (state and first.state != state) or first.scan or set(first.reduce) != set(like.reduce):
+    if first is None or first.state not in states or first.scan or first.names[0] != e.name:
         return None
     own = all(i.single_axis is a for i, a in zip(e.index, first.axes, strict=True))
-    return first if own and first.axes == like.axes else None
+    same = set(first.reduce) == set(like.reduce) and first.axes == like.axes
+    return first if own and same else None
+
+
+# --- exponentials of a running maximum ---------------------------------------------------------------------------
 
 
 def _stream_exponential(kernel: Kernel, second: Equation) -> Kernel | None:
     value = second.args[0]
-    if not (isinstance(value, Op) and value.name == "exp"):
+    if not (isinstance(value, Op) and value.name == "exp" and isinstance(value.args[0], Op)):
         return None
     shifted = value.args[0]
-    if not (isinstance(shifted, Op) and shifted.name == "sub"):
+    if shifted.name != "sub":
         return None
-    first = _reader_of(shifted.args[1], kernel, "max", second)
-    if first is None or first.args[0] is not shifted.args[0]:
+    safe, top = _read_shift(shifted.args[1])
+    first = _read_first(top, kernel, ("max", "max_sum_exp"), second)
+    if first is None or first.args[0] is not shifted.args[0] or first.dtypes[0] is not second.dtypes[0]:
         return None
-    both = replace(first, names=(*first.names, *second.names), dtypes=first.dtypes * 2, state="max_sum_exp")
+    known = first.state == "max_sum_exp" and first.names[1] != "_"
+    name = first.names[1] if known else fresh_name(kernel, f"{second.names[0]}_state")
+    both = replace(first, names=(first.names[0], name), dtypes=first.dtypes[:1] * 2, state="max_sum_exp")
+    result = Equation(second.names, second.axes, (_resolve(both, safe),), second.dtypes, source=second.source)
     note = f"stream: {second.names[0]} joins {first.names[0]} (exponential of a running maximum)"
-    return _replaced(kernel, first, second, (both,), note)
+    body = replaced(kernel.body, {first: (both,), second: (result,)})
+    return replace(kernel, body=body, notes=(*kernel.notes, note))
+
+
+def _read_shift(shift: Expr) -> tuple[str, Expr]:
+    """("", m) for the shift m; for where(m is -inf, 0, m) and where(m is infinite, 0, m) "low" and "both", and m."""
+    if not (isinstance(shift, Op) and shift.name == "where" and is_const(shift.args[1], 0.0)):
+        return "", shift
+    condition, _, top = shift.args
+    if not isinstance(condition, Op):
+        return "", shift
+    if condition.name == "isinf" and condition.args[0] is top:
+        return "both", top
+    if condition.name != "eq" or not isinstance(condition.args[1], Const):
+        return "", shift
+    if condition.args[0] is top and condition.args[1].value == -math.inf:
+        return "low", top
+    size = condition.args[0]
+    whole = isinstance(size, Op) and size.name == "abs" and size.args[0] is top
+    return ("both", top) if whole and condition.args[1].value == math.inf else ("", shift)
+
+
+def _resolve(both: Equation, safe: str) -> Expr:
+    """The sum as the user's own shift makes it of rows whose maximum is infinite.
+
+    The state has 0 for a row of -inf, and NaN where the maximum is inf: as a form with the shift 0 for -inf has it.
+    """
+    top, total = read_own(both, 0), read_own(both, 1)
+    if safe == "low":
+        return total
+    edge = math.inf if safe == "both" else -math.inf
+    found = const(math.inf if safe == "both" else math.nan, total.dtype)
+    return make("where", make("eq", top, const(edge, top.dtype)), found, total)
+
+
+# --- squares about the mean --------------------------------------------------------------------------------------
 
 
 def _stream_square(kernel: Kernel, second: Equation) -> Kernel | None:
@@ -100,18 +160,20 @@ def _stream_square(kernel: Kernel, second: Equation) -> Kernel | None:
     mean = centred.args[1]
     if not (isinstance(mean, Op) and mean.name in ("mul", "div") and isinstance(mean.args[1], Const)):
         return None
-    first = _reader_of(mean.args[0], kernel, "sum", second)
+    first = _read_first(mean.args[0], kernel, ("sum",), second)
     count = product(a.extent for a in second.reduce)
     if first is None or first.args[0] is not centred.args[0] or not _divides_by(mean, count):
         return None
-    n, average = f"{first.names[0]}_n", f"{first.names[0]}_mean"
+    average, squares = (fresh_name(kernel, f"{second.names[0]}_{part}") for part in ("mean", "state"))
     dtype = first.dtypes[0]
-    state = replace(first, names=(n, average, second.names[0]), dtypes=(dtype,) * 3, state="moments")
-    own = Load(first.names[0], tuple(of_atom(a) for a in first.axes), dtype)
-    total = make("mul", _renamed(own, average), _renamed(own, n))
-    restored = Equation(first.names, first.axes, (total,), (dtype,), source=first.source)
+    state = replace(first, names=("_", average, squares), dtypes=(dtype,) * 3, state="moments", operand_dtype=None)
+    centre, total = read_own(state, 1), read_own(state, 2)
+    lost = make("or", make("isnan", centre), make("isinf", centre))
+    result = make("where", lost, const(math.nan, dtype), total)
+    restored = Equation(second.names, second.axes, (result,), second.dtypes, source=second.source)
     note = f"stream: {second.names[0]} joins {first.names[0]} (running moments)"
-    return _replaced(kernel, first, second, (state, restored), note)
+    body = replaced(kernel.body, {first: (state, first), second: (restored,)})
+    return replace(kernel, body=body, notes=(*kernel.notes, note))
 
 
 def _divides_by(mean: Op, count: Dim) -> bool:
@@ -121,18 +183,3 @@ def _divides_by(mean: Op, count: Dim) -> bool:
         return False
     expected = 1.0 / count if mean.name == "mul" else float(count)
     return abs(scale.value - expected) <= 1e-6 * expected
-
-
-def _renamed(e: Load, name: str) -> Load:
-    return Load(name, e.index, e.dtype, e.guard)
-
-
-def _replaced(kernel: Kernel, first: Equation, second: Equation, new: tuple[Equation, ...], note: str) -> Kernel:
-    """`new` stands where `first` stood; what lies between must not feed the second (it reads only the first)."""
-    body: list[Statement] = []
-    for s in kernel.body:
-        if s is first:
-            body += new
-        elif s is not second:
-            body.append(s)
-    return replace(kernel, body=tuple(body), notes=(*kernel.notes, note))

@@ -13,6 +13,9 @@ import pytest
 from golden import Golden, golden_of
 from hypothesis import settings as hypothesis_settings
 
+# Triton reads this when it is imported, which any test may do first; what is compiled for GPUs is compiled elsewhere.
+os.environ["TRITON_INTERPRET"] = "1"
+
 # Slow machines are no failures; in CI the examples are the same in every run, so that a red run is the change's doing.
 hypothesis_settings.register_profile("treadle", deadline=None, derandomize=bool(os.environ.get("CI")), print_blob=True)
 hypothesis_settings.load_profile("treadle")

@@ -149,7 +149,7 @@ def run_case(case: Case, source: KernelSource, library: ctypes.CDLL) -> list[str
     bound = error_bound(case.kernel, given, case.sizes)
     for b in case.kernel.outputs:
         got = view(b, storages[b.name].flat, case.sizes)
-        problems += compare(f"{case.name}: {b.name}", got, want[b.name], plain[b.name], bound[b.name], source)
+        problems += compare(f"{case.name}: {b.name}", got, want[b.name], plain[b.name], bound[b.name], source.text)
         problems += check_gaps(f"{case.name}: {b.name}", b, storages[b.name].flat, before[b.name], case.sizes)
     return problems
 
@@ -184,7 +184,7 @@ def check_gaps(where: str, b: Buffer, flat: torch.Tensor, before: torch.Tensor, 
 
 
 def compare(
-    where: str, got: torch.Tensor, want: torch.Tensor, plain: torch.Tensor, bound: torch.Tensor, source: KernelSource
+    where: str, got: torch.Tensor, want: torch.Tensor, plain: torch.Tensor, bound: torch.Tensor, text: str
 ) -> list[str]:
     """Integers as the interpreter has them; floats within a few times what rounding may do to the float64 result."""
     if not got.dtype.is_floating_point:
@@ -202,4 +202,4 @@ def compare(
         found = {"got": got, "want": want, "plain": plain, "bound": bound}
         lines.append(f"  {at}: " + ", ".join(f"{name} {t[at].item()!r}" for name, t in found.items()))
     head = f"{where}: {int(wrong.sum())} of {wrong.numel()} wrong"
-    return ["\n".join([head, *lines, source.text])]
+    return ["\n".join([head, *lines, text])]

@@ -14,7 +14,7 @@ import treadle
 from treadle.compiler.cli import main as cli
 from treadle.compiler.cli.display import format_bytes, format_count, format_seconds, join_words
 
-COMMANDS = ("run", "explain", "doctor", "cache")
+COMMANDS = ("run", "explain", "package", "doctor", "cache")
 
 
 def run_process(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -53,7 +53,7 @@ def test_no_command_is_bad_usage(capsys: pytest.CaptureFixture[str]):
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["doctr"], "no such command (got doctr); did you mean 'doctor'? one of: run, explain, doctor, cache"),
+        (["doctr"], "no such command (got doctr); did you mean 'doctor'? one of: run, explain, package, doctor, cache"),
         (["cache", "verfy"], "no such action (got verfy); did you mean 'verify'?"),
         (["run"], "the following arguments are required: FILE[:FUNCTION]; treadle run --help shows the usage"),
         (["run", "a.py", "--pairs", "0"], "0 is not at least 1"),

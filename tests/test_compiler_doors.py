@@ -101,6 +101,16 @@ def test_an_exported_program_with_dynamic_sizes_and_state():
         call(torch.randn(7, 13))
 
 
+def test_an_exported_program_is_taken_apart_as_torch_compile_does():
+    """`run_decompositions` leaves composite operators whole that its table lacks: they would all run through ATen."""
+    model = nn.Sequential(nn.Linear(8, 8), nn.SiLU(), nn.LayerNorm(8), nn.Softmax(-1)).eval()
+    x = torch.randn(5, 8)
+    program = torch.export.export(model, (x,))
+    [exported] = treadle.explain(program).graphs
+    [traced] = treadle.explain(model, (x,)).graphs
+    assert exported.counts == traced.counts and not exported.counts.get("opaque")
+
+
 def test_an_exported_program_that_writes_its_input():
     class Writes(nn.Module):
         def forward(self, x: Tensor, more: dict[str, Tensor]) -> Tensor:

@@ -63,7 +63,7 @@ BROKEN = {
     "a grid inside a loop": ("serial i in 4:\n  grid j in 4:\n    y[j] <- x[i]", "grid loops outermost"),
     "a loop inside lanes": ("lanes i in 4:\n  serial j in 4:\n    y[j] <- x[i]", "lanes run at once"),
     "a state inside lanes": ("lanes i in 4:\n  state s: f32 = 0.0\n  y[i] <- s[]", "lanes run at once"),
-    "a tile of a serial loop": ("serial i in 4 by 2:\n  y[i] <- x[i]", "lanes loops alone"),
+    "a tile of a serial loop": ("serial i in 4 by 2:\n  y[i] <- x[i]", "one point after the other"),
     "a backward grid": ("grid i in 4 backwards:\n  y[i] <- x[i]", "only serial loops run backwards"),
     "backward lanes": ("lanes i in 4 backwards:\n  y[i] <- x[i]", "only serial loops run backwards"),
     "a part of a grid": ("grid i in 4 from 1:\n  y[i] <- x[i]", "all the points"),
@@ -293,7 +293,7 @@ UNPRINTABLE = {
     "gaps": (replace(PROGRAM, inputs=(replace(X, strides=(2,)),)), "not flat"),
     "an offset": (replace(PROGRAM, inputs=(replace(X, offset=1),)), "not flat"),
     "an unknown kind": (replace(PROGRAM, body=(replace(LOOP, kind="vector"),)), "unknown kind"),
-    "no lane": (replace(PROGRAM, body=(replace(LOOP, tile=0),)), "several points at once"),
+    "no lane": (replace(PROGRAM, body=(replace(LOOP, tile=0),)), "tile without points"),
     "a negative extent": (replace(PROGRAM, body=(Loop("serial", Axis("j", -1), ()), LOOP)), "negative extent"),
     "an axis of no loop": (lanes(PUT, Put("y", (of_atom(OVER),), const(1.0, F32))), "no loop around"),
     "an axis of no loop in a value": (

@@ -23,14 +23,14 @@ from ...ir.loops import Buffer, Kernel
 from ...ir.schedule import Schedule
 from ...ir.tiles import Loop, Program, Scratch, Statement, walk_statements
 from ...ir.types import Dim, multiply, plus, product
+from ..dims import print_dim
+from ..parts import writes_of
 from ..tiling import Planned, build_program, plan_kernel
 from ..tiling_plan import estimate, statement_cost
 from .isa import Isa
 from .prelude import prelude
 from .printer import Printer
-from .printer_dims import print_dim
 from .printer_memory import SCRATCH
-from .printer_parts import writes_of
 from .space import KEEP, STREAM_BYTES, candidates, choices_of, default_schedule, stored_bytes
 from .width import PACKS, choose_lanes
 

@@ -10,12 +10,13 @@ from ...ir.expr import Expr, Load, Op
 from ...ir.index import Axis, axis_coefficient, linearize, substitute
 from ...ir.states import STATES
 from ...ir.tiles import Fold, Let, Loop, Program, Put, Scan, Stage, State, Statement, Update, walk_statements
-from .printer_dims import print_dim
+from ..dims import print_dim
+from ..parts import expressions_of, may_be_empty, writes_of
+from ..text import strip
 from .printer_lanes import LanesPrinter, divides_axis, is_fixed
 from .printer_memory import Memory
-from .printer_parts import expressions_of, may_be_empty, writes_of
 from .printer_scope import Lanes, Stack, Val
-from .printer_values import Values, strip
+from .printer_values import Values
 from .width import PACKS
 
 STAGE_AHEAD = 128  # bytes along each row of a block that are asked for while it is turned

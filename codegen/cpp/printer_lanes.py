@@ -13,8 +13,8 @@ from ...ir.expr import indices, walk
 from ...ir.index import ZERO, Axis, Div, Index, Mod, axes_of, axis_coefficient, substitute
 from ...ir.tiles import Loop, Put, Scan, Statement
 from ...ir.types import Dim, as_dim
+from ..parts import expressions_of, may_be_empty, writes_of
 from .printer_memory import LINE, Memory
-from .printer_parts import expressions_of, may_be_empty, writes_of
 from .printer_scope import Lanes, Stack
 from .printer_values import Values
 

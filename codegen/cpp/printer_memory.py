@@ -13,9 +13,11 @@ from ...ir.expr import Expr, Load, data_in
 from ...ir.index import Axis, Data, Div, Index, Mod, axes_of, axis_coefficient, linearize
 from ...ir.tiles import Program, Put
 from ...ir.types import I16, Dim, DType, contiguous_strides, plus
-from .printer_dims import identifier, print_dim
+from ..dims import print_dim
+from ..ranges import fits_32, index_fits_32
+from .printer_names import identifier
 from .printer_scope import Stack, Val, names_in, names_in_index
-from .width import PACKS, fits_32, index_fits_32
+from .width import PACKS
 
 if TYPE_CHECKING:
     from .printer_values import Values

@@ -10,7 +10,7 @@ from functools import lru_cache
 
 from ...ir.expr import Expr, Load, data_in, walk
 from ...ir.index import Axis, Index, axes_of
-from .printer_dims import identifier
+from .printer_names import identifier
 
 
 @dataclass(frozen=True, slots=True)

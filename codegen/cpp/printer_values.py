@@ -8,11 +8,14 @@ from collections.abc import Iterable
 from ...ir.expr import Const, Expr, Iota, Load, Op, children, indices, walk
 from ...ir.index import Axis, Data, Div, Index, Mod, axis_coefficient, bounds
 from ...ir.types import BOOL, F32, I64, DType, is_nonnegative
-from .printer_dims import TYPES, print_const, print_dim
+from ..dims import print_dim
+from ..ranges import index_fits_32
+from ..text import strip
 from .printer_memory import Memory
+from .printer_names import TYPES, print_const
 from .printer_ops import COMPARE, EXACT, print_cast, print_op
 from .printer_scope import Stack, Val, names_in
-from .width import PACKS, compares_indices, compares_with_wide, index_fits_32, pack_of
+from .width import PACKS, compares_indices, compares_with_wide, pack_of
 
 LONGEST = 90  # characters of an expression before it gets a name
 NARROW = ("bf16", "f16", "i8", "u8", "i16")
@@ -308,18 +311,6 @@ class Values:
 
 def _is_all_single(vals: list[Val]) -> bool:
     return all(v.single for v in vals)
-
-
-def strip(text: str) -> str:
-    """Without the parentheses around the whole."""
-    if not (text.startswith("(") and text.endswith(")")):
-        return text
-    depth = 0
-    for k, c in enumerate(text):
-        depth += (c == "(") - (c == ")")
-        if depth == 0 and k < len(text) - 1:
-            return text
-    return text[1:-1]
 
 
 def _hint(e: Expr) -> str:

@@ -6,18 +6,16 @@ bits are computed in I, so index arithmetic and masks alone do not cost a kernel
 
 from __future__ import annotations
 
-from functools import lru_cache
-
 from ...ir.expr import Const, Expr, Iota, Load, Op, data_in, walk
-from ...ir.index import Axis, Div, Index, Mod, axes_of, axis_coefficient, bounds
+from ...ir.index import Axis, Index, axes_of, axis_coefficient
 from ...ir.loops import Equation, Kernel, Statement, Store, statement_expressions
 from ...ir.states import STATES
-from ...ir.types import I64, Dim
+from ...ir.types import I64
+from ..ranges import fits_32, index_fits_32, value_range
 from ..tiling import Planned
 from ..tiling_plan import Nest, nests_of
 from .isa import Isa
 
-Range = tuple[int, int]
 PACKS = {
     "bool": "M",
     "u8": "I",
@@ -41,75 +39,6 @@ def choose_lanes(planned: Planned, isa: Isa) -> int:
 def pack_of(e: Expr) -> str:
     """The pack that computes `e` per lane."""
     return "I" if e.dtype is I64 and fits_32(e) else PACKS[e.dtype.name]
-
-
-def fits_32(e: Expr) -> bool:
-    return _inside(value_range(e))
-
-
-def index_fits_32(i: Index) -> bool:
-    """True when the index, and what it is summed up from, fits 32 bits."""
-    return _inside(index_range(i)) and all(index_fits_32(a.index) for a, _ in i.terms if isinstance(a, Div | Mod))
-
-
-def _inside(r: Range | None) -> bool:
-    return r is not None and r[0] > -(2**31) and r[1] < 2**31
-
-
-@lru_cache(maxsize=65536)
-def index_range(i: Index) -> Range | None:
-    """Bounds of an index, and of every partial sum of its terms; None where sizes are dynamic."""
-    low, high = bounds(i)
-    reach = [_size(c) for _, c in i.terms]
-    if not isinstance(low, int) or not isinstance(high, int) or None in reach:
-        return None
-    return min(low, 0), max(high, 0)
-
-
-def _size(dim: Dim) -> int | None:
-    return dim if isinstance(dim, int) else None
-
-
-@lru_cache(maxsize=65536)
-def value_range(e: Expr) -> Range | None:
-    """Bounds of an integer expression that hold whatever the buffers contain; None: as wide as its type."""
-    if isinstance(e, Const):
-        return (int(e.value), int(e.value)) if not isinstance(e.value, float) else None
-    if isinstance(e, Iota):
-        return index_range(e.index) if index_fits_32(e.index) and not any(data_in(e.index)) else None
-    if isinstance(e, Load):
-        return e.dtype.limits if e.dtype.kind in "uib" and e.dtype is not I64 else None
-    assert isinstance(e, Op)
-    return _op_range(e)
-
-
-def _op_range(e: Op) -> Range | None:
-    if e.name == "cast":
-        inner = e.args[0]
-        if inner.dtype.is_float or e.dtype.is_float:
-            return None
-        return value_range(inner) if e.dtype is I64 else e.dtype.limits
-    args = [value_range(a) for a in (e.args[1:] if e.name == "where" else e.args)]
-    if any(a is None for a in args) or e.dtype.is_float:
-        return None
-    known: list[Range] = [a for a in args if a is not None]
-    lows, highs = [a[0] for a in known], [a[1] for a in known]
-    if e.name in ("where", "min", "max"):
-        return min(lows), max(highs)
-    if e.name == "add":
-        return _kept((sum(lows), sum(highs)))
-    if e.name == "sub":
-        return _kept((lows[0] - highs[1], highs[0] - lows[1]))
-    if e.name == "neg":
-        return -highs[0], -lows[0]
-    if e.name == "mul":
-        corners = [a * b for a in known[0] for b in known[1]]
-        return _kept((min(corners), max(corners)))
-    return None
-
-
-def _kept(r: Range) -> Range | None:
-    return r if _inside(r) else None
 
 
 # --- kernels -----------------------------------------------------------------------------------------------------

@@ -20,6 +20,8 @@ examples:
   treadle doctor                              is everything here that treadle needs?
   treadle run examples/01_llama.py            is it right, and how fast?
   treadle explain examples/01_llama.py        what became of my model, and why?
+  treadle package examples/01_llama.py -o llama.treadle
+                                              a folder that runs it without a compiler
 
 exit status: 0 all is well; 1 a result is wrong, or something is broken; 2 bad usage or input
 """
@@ -49,6 +51,7 @@ def make_parser(version: str) -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", title="commands", parser_class=Parser)
     _add_run(_add_command(commands, "run", "compile a model, check it against float64, time it against its peers"))
     _add_explain(_add_command(commands, "explain", "show each kernel, where it came from and what was fused, or not"))
+    _add_package(_add_command(commands, "package", "compile a model into a folder that runs without a compiler"))
     _add_doctor(
         _add_command(commands, "doctor", "show the machine, compilers, cache and settings, and what is missing")
     )
@@ -87,6 +90,16 @@ def _add_explain(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="print the report as JSON")
 
 
+def _add_package(parser: argparse.ArgumentParser) -> None:
+    _add_target(parser)
+    parser.add_argument("-o", "--output", metavar="DIR", required=True, help="the folder to write")
+    parser.add_argument(
+        "--targets", default="auto", metavar="NAMES",
+        help="processors, separated by commas: auto (this one; the default), avx512, avx2, scalar",
+    )  # fmt: skip
+    parser.add_argument("--force", action="store_true", help="replace a package that is there")
+
+
 def _add_doctor(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--measure", action="store_true", help="measure copy bandwidth now (some seconds) and keep it")
     parser.add_argument("--json", action="store_true", help="print what was found as JSON")
@@ -109,6 +122,11 @@ def _add_target(parser: argparse.ArgumentParser) -> None:
         "--set", action="append", default=[], type=_assignment, metavar="NAME=VALUE", dest="arguments",
         help="one more argument of the function, such as layers=2 (may be repeated)",
     )  # fmt: skip
+
+
+def split_names(text: str) -> list[str]:
+    """ "avx512, avx2" -> ["avx512", "avx2"]."""
+    return [name.strip() for name in text.split(",") if name.strip()]
 
 
 def _positive(text: str) -> int:

@@ -41,7 +41,7 @@ from .display import (
 OK, NOTE, BAD = "ok", "note", "bad"
 STYLES = {OK: "", NOTE: "yellow", BAD: "bold red"}
 TORCH_FROM, TORCH_BELOW = (2, 11), (2, 16)  # as pyproject.toml says; a test compares
-OPTIONAL = {"transformers": "the examples need it", "triton": "for the GPU target to come"}
+OPTIONAL = {"transformers": "the examples need it", "triton": "graphs on a GPU need it"}
 BACKENDS = "torch_dynamo_backends"
 PROBE = 'extern "C" int probe() { return 42; }\n'
 LEAST_FREE = 1 << 30
@@ -138,7 +138,7 @@ def describe_cpu(machine: Machine) -> list[Finding]:
     slow = "no AVX2 here: kernels are portable scalar code" if isa.name == "scalar" else ""
     caches = [f"L{item.level} {format_bytes(item.size)}" for item in machine.caches]
     gpus = ", ".join(machine.gpus)
-    gpu_hint = "graphs on a GPU run through ATen: its target is still to come" if gpus else ""
+    gpu_hint = "kernels for GPUs are new, and have run on none so far: check them" if gpus else ""
     return [
         Finding("machine", "cpu", f"{machine.cpu}, {format_count(machine.cores, 'core')} to use"),
         Finding("machine", "vectors", ", ".join([vectors, *isa.features]), NOTE if slow else OK, slow),

@@ -23,14 +23,14 @@ from ..runtime.store import Store
 from ..settings import settings
 from ..timing import PAIRS, QUICK_PAIRS, verdict
 from ..trial import EAGER, Contestant, Trial, check_backends, prepare_process, try_backends
-from .arguments import STDOUT
+from .arguments import STDOUT, split_names
 from .display import Steps, describe_counts, format_count, format_seconds, indent, make_console, make_table
 
 PATIENCE = 60.0  # seconds of timing that nobody asked to be longer
 
 
 def run(args: argparse.Namespace) -> int:
-    peers = [name.strip() for name in args.peers.split(",") if name.strip()]
+    peers = split_names(args.peers)
     pairs = args.pairs or (QUICK_PAIRS if args.quick else PAIRS)
     seconds = math.inf if args.pairs else PATIENCE
     _check_output(args.json)

@@ -53,7 +53,7 @@ class Dims:
     """Converts torch's sizes; remembers every expression it has seen."""
 
     def __init__(self, device: str) -> None:
-        self.device = device
+        self.device = device  # "cpu", "cuda:0"
         self._known: dict[sympy.Expr, Dim | None] = {}
 
     def to_dim(self, size: int | torch.SymInt) -> Dim | None:
@@ -78,7 +78,7 @@ class Dims:
         dtype = DTYPE_OF.get(val.dtype)
         if dtype is None:
             return Meta((), None, f"element type {str(val.dtype).removeprefix('torch.')}")
-        if val.device.type != self.device:
+        if str(val.device) != self.device:
             return Meta((), None, f"on device {val.device}")
         if val.layout is not torch.strided or val.is_neg():
             return Meta((), None, f"layout {val.layout}")

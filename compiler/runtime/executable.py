@@ -19,7 +19,7 @@ from .arena import ALIGNMENT, ARENAS, USERS, Arena, Fit
 from .build import LIBRARY, load_library
 from .cpu import count_cores
 from .large import empty_large
-from .plan import Plan, encode_segment
+from .plan import KernelCode, Plan, encode_segment
 from .runner import Runner, Segment, bind_runner, encode
 from .store import Store
 
@@ -90,12 +90,12 @@ class Executable:
         plan = self.plan
         used, workspace, offsets = self.measure(*sizes)
         workspace = -(-workspace // ALIGNMENT) * ALIGNMENT
-        most_threads = max(torch.get_num_threads(), count_cores())
+        workers = self.count_workers()
         # Grad and inference mode are the caller's; what outlives the call must not take part in either.
         with torch.inference_mode(False), torch.no_grad():
-            arena.reserve(used + workspace * most_threads)
+            arena.reserve(used + workspace * workers)
             base = arena.base
-            table = self._make_table(most_threads)
+            table = self._make_table(self.room(workers))
             table[0] = base + used
             for k, size in enumerate(sizes):
                 table[plan.sizes + k] = size
@@ -105,16 +105,24 @@ class Executable:
             tensors = self.views(_make_at(arena, offsets), *sizes)
         return arena.keep((self.number, *sizes) if sizes else self.number, (ctypes.addressof(table), table, *tensors))
 
-    def _make_table(self, most_threads: int) -> Any:
+    def count_workers(self) -> int:
+        """How many threads of a kernel have a workspace of their own."""
+        return max(torch.get_num_threads(), count_cores())
+
+    def room(self, workers: int = MOST_THREADS) -> int:
+        """The greatest value that word 2 of a table may pass on."""
+        return workers
+
+    def _make_table(self, room: int) -> Any:
         table = (ctypes.c_void_p * self.plan.words)()
-        table[1] = most_threads
+        table[1] = room
         for constant, tensor in zip(self.plan.constants, self.constants, strict=True):
             if constant.word >= 0:
                 table[constant.word] = tensor.data_ptr()
         return table
 
     def _encode_segments(self) -> list[Segment]:
-        template = self._make_table(MOST_THREADS)
+        template = self._make_table(self.room())
         return [
             encode(template, start, encode_segment(launches, self.functions), is_first=number == 0)
             for number, (start, launches) in enumerate(zip(self.plan.starts, self.plan.segments, strict=True))
@@ -139,10 +147,13 @@ class Executable:
         if self.stash:
             raise self.stash.pop()
         launch = self.plan.segments[segment][(code >> 16) - 1]
-        kernel = self.plan.kernels[launch.kernel]
-        which = (code & 0xFFFF) - 1
-        name, text = kernel.reasons[which] if 0 <= which < len(kernel.reasons) else ("IndexError", "index out of range")
-        raise ERRORS[name](text)
+        raise make_error(self.plan.kernels[launch.kernel], (code & 0xFFFF) - 1)
+
+
+def make_error(kernel: KernelCode, which: int) -> Exception:
+    """What eager raises where data index number `which` of a kernel is out of range."""
+    name, text = kernel.reasons[which] if 0 <= which < len(kernel.reasons) else ("IndexError", "index out of range")
+    return ERRORS[name](text)
 
 
 def _make_at(arena: Arena, offsets: Sequence[int]) -> Callable[..., torch.Tensor]:
@@ -152,7 +163,7 @@ def _make_at(arena: Arena, offsets: Sequence[int]) -> Callable[..., torch.Tensor
 
     def at(number: int, dtype: torch.dtype, shape: Any, strides: Any, offset: int) -> torch.Tensor:
         start = (first + offsets[number]) // dtype.itemsize + offset
-        return torch.empty(0, dtype=dtype).set_(storage, start, shape, strides)
+        return torch.empty(0, dtype=dtype, device=storage.device).set_(storage, start, shape, strides)
 
     return at
 

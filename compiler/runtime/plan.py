@@ -19,21 +19,35 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
-FORMAT = 2  # of the stored form
+FORMAT = 3  # of the stored form
 HEADER = 3  # words before the first pointer
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceCode:
+    """A function of a GPU: its binaries in the store (for aligned pointers, for any), its name there, and the bytes of
+    shared memory that it needs.
+    """
+
+    aligned: str
+    any: str
+    name: str
+    shared: int
 
 
 @dataclass(frozen=True, slots=True)
 class KernelCode:
     """A compiled kernel: its function in a library of the store ("" where Python stands in for it).
 
-    reasons  what a bad index raises, per data-dependent index: the error's class and its text
+    reasons    what a bad index raises, per data-dependent index: the error's class and its text
+    functions  those of the GPU that it launches, in order; none on a CPU
     """
 
     digest: str
     symbol: str
     library: str
     reasons: tuple[tuple[str, str], ...] = ()
+    functions: tuple[DeviceCode, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +75,7 @@ class Plan:
     starts  the word of the first value that each segment is called with (of the first segment, the threads)
     fixed   the words of the values in the arena, in the order of `measure`'s offsets (-1: only calls use it)
     counts  what `counters["treadle"]` shows: kernels, launches, library, opaque, effect, native
+    device  where its kernels run: "cpu", "cuda:0"
     """
 
     name: str
@@ -74,6 +89,7 @@ class Plan:
     fixed: tuple[int, ...]
     constants: tuple[Constant, ...]
     counts: dict[str, int]
+    device: str = "cpu"
 
 
 def plan_to_json(plan: Plan) -> dict[str, Any]:
@@ -88,7 +104,13 @@ def plan_from_json(data: Any) -> Plan | None:
         name=data["name"],
         text=data["text"],
         kernels=tuple(
-            KernelCode(k["digest"], k["symbol"], k["library"], tuple((c, t) for c, t in k["reasons"]))
+            KernelCode(
+                k["digest"],
+                k["symbol"],
+                k["library"],
+                tuple((c, t) for c, t in k["reasons"]),
+                tuple(DeviceCode(**f) for f in k["functions"]),
+            )
             for k in data["kernels"]
         ),
         segments=tuple(
@@ -102,6 +124,7 @@ def plan_from_json(data: Any) -> Plan | None:
         fixed=tuple(data["fixed"]),
         constants=tuple(Constant(**c) for c in data["constants"]),
         counts=dict(data["counts"]),
+        device=data["device"],
     )
 
 

@@ -51,6 +51,7 @@ class Choices:
     attributes  where the constants are found in the fx module
     threads     a fixed number of threads; 0 for as many as torch uses
     counts      see Plan
+    device      where the kernels run
     """
 
     kernels: tuple[KernelCode, ...]
@@ -58,6 +59,7 @@ class Choices:
     attributes: tuple[str, ...] = ()
     threads: int = 0
     counts: dict[str, int] = field(default_factory=dict)
+    device: str = "cpu"
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,6 +114,7 @@ class _Writer:
             fixed=fixed,
             constants=constants,
             counts=self.choices.counts,
+            device=self.choices.device,
         )
         return Written(plan, self.memory)
 
@@ -170,7 +173,8 @@ class _Writer:
     def _allocation(self, name: str) -> str:
         b = self.values.buffer(name)
         size = buffer_bytes(b)
-        function = "_large" if isinstance(size, int) and size >= LARGE else "_empty"
+        is_large = isinstance(size, int) and size >= LARGE and self.choices.device == "cpu"
+        function = "_large" if is_large else "_empty"
         return f"{function}({tuple_text(b.shape)}, {tuple_text(b.strides)}, {dtype_text(b)})"
 
     def _place(self, launches: Sequence[Launch]) -> list[str]:

@@ -1,17 +1,12 @@
-"""Names and sizes in C++: identifiers, integer expressions of dynamic sizes, literals."""
+"""Names and literals in C++."""
 
 from __future__ import annotations
 
 import math
 import re
 import struct
-from typing import Any
 
-import sympy
-
-from ...ir.errors import LoweringError
 from ...ir.expr import Const
-from ...ir.types import Dim
 from .prelude import known
 
 _KEYWORDS = """
@@ -35,56 +30,6 @@ def identifier(name: str, taken: set[str]) -> str:
         found, k = f"{base}_{k}", k + 1
     taken.add(found)
     return found
-
-
-def print_dim(dim: Dim) -> str:
-    """A size as a C++ expression of type long; every division is of non-negative numbers."""
-    if isinstance(dim, int):
-        return str(dim)
-    if dim.is_Integer:
-        return str(int(dim))
-    if isinstance(dim, sympy.Symbol):
-        return dim.name
-    if isinstance(dim, sympy.Add):
-        return "(" + " + ".join(print_dim(a) for a in _ordered(dim)) + ")"
-    if isinstance(dim, sympy.Mul):
-        return _print_product(dim)
-    if isinstance(dim, sympy.Pow) and dim.exp.is_Integer and int(dim.exp) > 0:
-        return "(" + " * ".join([print_dim(dim.base)] * int(dim.exp)) + ")"
-    if isinstance(dim, sympy.floor):
-        numerator, denominator = sympy.fraction(sympy.together(dim.args[0]))
-        return f"({print_dim(sympy.expand(numerator))} / {print_dim(denominator)})"
-    if isinstance(dim, sympy.Mod):
-        whole, part = _operands(dim)
-        return f"({print_dim(whole)} % {print_dim(part)})"
-    if isinstance(dim, sympy.Max | sympy.Min):
-        return _print_extremum(dim)
-    raise LoweringError("a size that C++ has no form for", got=dim, hint="report it: the op should be left to ATen")
-
-
-def _operands(dim: sympy.Expr) -> tuple[Any, ...]:
-    return dim.args
-
-
-def _ordered(dim: sympy.Expr) -> list[Any]:
-    """The terms of a sum, constants last."""
-    return sorted(dim.args, key=lambda a: (bool(a.is_number), str(a)))
-
-
-def _print_product(dim: sympy.Mul) -> str:
-    numerator, denominator = sympy.fraction(dim)
-    if denominator != 1:
-        return f"({print_dim(numerator)} / {print_dim(denominator)})"
-    return "(" + " * ".join(print_dim(a) for a in sorted(dim.args, key=lambda a: (not a.is_number, str(a)))) + ")"
-
-
-def _print_extremum(dim: sympy.Expr) -> str:
-    sign = ">" if isinstance(dim, sympy.Max) else "<"
-    parts = [print_dim(a) for a in _operands(dim)]
-    text = parts[0]
-    for part in parts[1:]:
-        text = f"({text} {sign} {part} ? {text} : {part})"
-    return text
 
 
 def print_const(c: Const, pack: str) -> str:

@@ -4,9 +4,9 @@ empty.
 
 from __future__ import annotations
 
-from ...ir.expr import Expr, data_in
-from ...ir.tiles import Let, Loop, Put, Scan, Stage, State, Statement, Update, walk_statements
-from ...ir.types import is_nonnegative, plus
+from ..ir.expr import Expr, data_in
+from ..ir.tiles import Let, Loop, Put, Scan, Stage, State, Statement, Update, walk_statements
+from ..ir.types import is_nonnegative, plus
 
 
 def expressions_of(s: Statement) -> list[Expr]:

@@ -1,0 +1,389 @@
+"""What only a GPU can tell, as one command: right results, times against peers and ceilings, records for tuning.
+
+    python benchmarks/gpu.py --out DIR [--slice correctness] [--minutes 9]
+
+Without --slice every slice runs, each to DIR/gpu-SLICE.json, within so many minutes in all; a row that there was no
+time for is missing, and `--resume` measures it. Where treadle is not installed:
+
+    python tools/checkout.py benchmarks/gpu.py --out DIR
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import kernel_cases
+import reduction_cases
+import torch
+from harness import Call, geomean, verdict
+from record import OURS, Record, make_parser, say
+from reductions import make_step
+
+from treadle.compiler.check import compare
+from treadle.compiler.timing import Timing
+from treadle.ir.errors import TreadleError
+
+PEERS = ("eager", "inductor")
+CACHE_BYTES = 256 << 20  # more than any GPU's caches hold: it is swept between samples
+SAMPLES = 60
+QUICK_SAMPLES = 15
+WARM_UP = 3
+COPY_BYTES = 1 << 30
+MATMUL = 8192
+MOST_ERROR = 1.5  # times eager's
+LAUNCH_CALLS = 2000
+RECORD_CASES = 12  # kernels whose schedules are all measured
+
+
+def main() -> None:
+    parser = make_parser(__doc__, peers=PEERS)
+    parser.add_argument("--slice", default=",".join(SLICES), help=f"of {', '.join(SLICES)}")
+    parser.add_argument("--minutes", type=float, default=9.0, help="after which no further row is begun")
+    args = parser.parse_args()
+    unknown = set(args.slice.split(",")) - set(SLICES)
+    if unknown:
+        parser.error(f"no such slice: {', '.join(sorted(unknown))}; there are {', '.join(SLICES)}")
+    if not torch.cuda.is_available():
+        parser.error("there is no GPU that this torch can use")
+    torch.set_grad_enabled(False)
+    torch._dynamo.config.recompile_limit = torch._dynamo.config.accumulated_recompile_limit = 10_000
+    folder, deadline = args.out or Path("benchmarks/results"), time.monotonic() + 60 * args.minutes
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in args.slice.split(","):
+        args.out = folder / f"gpu-{name}.json"
+        record = Record(f"gpu-{name}", args)
+        record.document["device"] = describe_device()
+        run_slice(name, record, args, deadline)
+
+
+def run_slice(name: str, record: Record, args: Any, deadline: float) -> None:
+    plan, summarize = SLICES[name]
+    rows = plan(args.quick)
+    missing = record.missing(rows, args.only)
+    for number, row in enumerate(missing, 1):
+        if time.monotonic() > deadline:
+            say(f"{name}: no time for {len(missing) - number + 1} rows")
+            break
+        torch._dynamo.reset()
+        try:
+            found = rows[row](args)
+        except Exception as error:  # noqa: BLE001 - a row that fails is a result, and the others go on
+            found = {"error": f"{type(error).__name__}: {str(error)[:600]}"}
+        record.add(row, found)
+        say(f"{name} {number:3}/{len(missing)} {row:48} {describe(found)}")
+    record.finish(summarize(record.rows))
+    say(f"{name}: {record.document['summary']}")
+
+
+def describe_device() -> dict[str, Any]:
+    properties = torch.cuda.get_device_properties(0)
+    return {
+        "name": properties.name,
+        "capability": f"{properties.major}.{properties.minor}",
+        "multiprocessors": properties.multi_processor_count,
+        "memory": properties.total_memory,
+        "cuda": torch.version.cuda,
+    }
+
+
+def describe(row: Mapping[str, Any]) -> str:
+    shown = ("error", "right", "worst_ratio", "gb_per_s", "over_best", "best", "of_copy", "microseconds", "records")
+    return str({k: row[k] for k in shown if k in row})
+
+
+# --- timing ------------------------------------------------------------------------------------------------------
+
+
+def measure(calls: Mapping[str, Call], samples: int) -> Timing:
+    """Seconds that the device spends on each call, with cold caches, in an order shuffled every round."""
+    sweep = torch.empty(CACHE_BYTES, dtype=torch.uint8, device="cuda")
+    for call in calls.values():
+        for _ in range(WARM_UP):
+            call()
+    found: dict[str, list[float]] = {name: [] for name in calls}
+    order, random = list(calls), Random(0)
+    for _ in range(samples):
+        random.shuffle(order)
+        for name in order:
+            sweep.zero_()
+            begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+            begin.record()
+            calls[name]()
+            end.record()
+            end.synchronize()
+            found[name].append(begin.elapsed_time(end) * 1e-3)
+    return Timing(found)
+
+
+def compile_on_gpu(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
+    if name == "eager":
+        return function
+    if name == OURS:
+        options: dict[str, str | int | bool | Callable[..., Any]] = {"fallback": "error"}
+        return torch.compile(function, backend=OURS, dynamic=False, fullgraph=True, options=options)
+    return torch.compile(function, backend=name, dynamic=False, fullgraph=True)
+
+
+def to_gpu(tensors: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
+    return tuple(t.cuda() for t in tensors)
+
+
+def widen(tensors: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
+    return tuple(t.double() if t.is_floating_point() else t for t in tensors)
+
+
+# --- ceilings ----------------------------------------------------------------------------------------------------
+
+
+def plan_ceilings(quick: bool) -> dict[str, Callable[[Any], dict[str, Any]]]:
+    return {"copy": measure_copy, "matmul bf16": measure_matmul, "launch": measure_launch}
+
+
+def measure_copy(args: Any) -> dict[str, Any]:
+    """Bytes read and written a second by a copy within the device's memory."""
+    source = torch.randn(COPY_BYTES // 4, device="cuda")
+    target = torch.empty_like(source)
+    seconds = measure({"copy": lambda: target.copy_(source)}, QUICK_SAMPLES).median("copy")
+    return {"gb_per_s": round(2 * COPY_BYTES / seconds / 1e9, 1)}
+
+
+def measure_matmul(args: Any) -> dict[str, Any]:
+    a, b = (torch.randn(MATMUL, MATMUL, device="cuda", dtype=torch.bfloat16) for _ in range(2))
+    seconds = measure({"matmul": lambda: a @ b}, QUICK_SAMPLES).median("matmul")
+    return {"tflop_per_s": round(2 * MATMUL**3 / seconds / 1e12, 1)}
+
+
+def measure_launch(args: Any) -> dict[str, Any]:
+    """Microseconds of the host for a call of a graph with one kernel: all of it, and treadle's plan alone."""
+    x = torch.randn(64, device="cuda")
+
+    def function(x: torch.Tensor) -> torch.Tensor:
+        return x * 2 + 1
+
+    calls: dict[str, Call] = {
+        name: (lambda f=f: f(x)) for name, f in ((n, compile_on_gpu(n, function)) for n in (*PEERS, OURS))
+    }
+    plan = find_plan(function, (x,))
+    calls["plan"] = lambda: plan(x)
+    found = {name: host_seconds(call) * 1e6 for name, call in calls.items()}
+    return {"microseconds": {name: round(value, 2) for name, value in found.items()}}
+
+
+def host_seconds(call: Call) -> float:
+    for _ in range(WARM_UP):
+        call()
+    torch.cuda.synchronize()
+    begin = time.perf_counter()
+    for _ in range(LAUNCH_CALLS):
+        call()
+    spent = time.perf_counter() - begin
+    torch.cuda.synchronize()
+    return spent / LAUNCH_CALLS
+
+
+def find_plan(function: Callable[..., Any], inputs: tuple[torch.Tensor, ...]) -> Callable[..., Any]:
+    """The plan that treadle makes of a function, without Dynamo's guards and AOTAutograd's wrapper."""
+    from treadle.compiler.driver import collect
+
+    torch._dynamo.reset()
+    with collect() as found:
+        compile_on_gpu(OURS, function)(*inputs)
+    return found[0].executable
+
+
+def summarize_ceilings(rows: Mapping[str, Any]) -> dict[str, Any]:
+    return dict(rows)
+
+
+# --- correctness -------------------------------------------------------------------------------------------------
+
+
+def plan_correctness(quick: bool) -> dict[str, Callable[[Any], dict[str, Any]]]:
+    """Every case of both suites at an odd and at a real shape; those that learn with their gradients."""
+    shapes = ((37, 131),) if quick else ((37, 131), (4096, 2048))
+    plans: dict[str, Callable[[Any], dict[str, Any]]] = {}
+    for shape in shapes:
+        for dtype in reduction_cases.DTYPES:
+            tail = f"{shape[0]}x{shape[1]} {str(dtype).removeprefix('torch.')}"
+            for plain in kernel_cases.CASES:
+                if plain.name != "rotary" or shape[1] % kernel_cases.HEAD == 0:
+                    plans[f"{plain.name} {tail}"] = lambda args, c=plain, s=shape, d=dtype: check_plain(c, s, d)
+            for case in reduction_cases.REDUCTIONS:
+                plans[f"{case.name} {tail}"] = lambda args, c=case, s=shape, d=dtype: check_reduction(c, s, d)
+    return plans
+
+
+def check_plain(case: kernel_cases.Case, shape: tuple[int, int], dtype: torch.dtype) -> dict[str, Any]:
+    inputs = to_gpu(kernel_cases.make_inputs(case, shape, dtype))
+    exact = None if case.name == "masked_scores" else case.function(*widen(inputs))
+    return judge(compile_on_gpu(OURS, case.function)(*inputs), case.function(*inputs), exact)
+
+
+def check_reduction(case: reduction_cases.Reduction, shape: tuple[int, int], dtype: torch.dtype) -> dict[str, Any]:
+    inputs = to_gpu(reduction_cases.make_inputs(case, shape, dtype))
+    ours = compile_on_gpu(OURS, case.function)
+    found = judge(ours(*inputs), case.function(*inputs), case.function(*widen(inputs)))
+    if not case.learns:
+        return found
+    torch._dynamo.reset()
+    steps = [make_step(f, x) for f, x in ((ours, inputs), (case.function, inputs), (case.function, widen(inputs)))]
+    trained = judge(*(step() for step in steps))
+    return {
+        "right": found["right"] and trained["right"],
+        "worst_ratio": max(found["worst_ratio"], trained["worst_ratio"]),
+        "problems": found["problems"] + trained["problems"],
+    }
+
+
+def judge(got: Any, eager: Any, exact: Any) -> dict[str, Any]:
+    """Against float64 where there is such a result (a mask's fill is another number there), else bit for bit."""
+    report = compare(got, eager, eager if exact is None else exact, factor=MOST_ERROR, strides=False)
+    return {
+        "right": report.ok,
+        "worst_ratio": round(report.worst_ratio, 3),
+        "problems": [str(r) for r in report.failures],
+    }
+
+
+def summarize_correctness(rows: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        "rows": len(rows),
+        "right": sum(bool(row.get("right")) for row in rows.values()),
+        "wrong": sorted(name for name, row in rows.items() if not row.get("right")),
+    }
+
+
+# --- speed -------------------------------------------------------------------------------------------------------
+
+
+def plan_speed(quick: bool) -> dict[str, Callable[[Any], dict[str, Any]]]:
+    plans: dict[str, Callable[[Any], dict[str, Any]]] = {}
+    for rows, columns in kernel_cases.QUICK_SHAPES if quick else kernel_cases.SHAPES:
+        for dtype in reduction_cases.DTYPES:
+            tail = f"{rows}x{columns} {str(dtype).removeprefix('torch.')}"
+            for plain in kernel_cases.CASES:
+                plans[f"{plain.name} {tail}"] = lambda args, c=plain, s=(rows, columns), d=dtype: time_row(
+                    c.function, kernel_cases.make_inputs(c, s, d), args, train=False
+                )
+    for rows, columns in reduction_cases.QUICK_SHAPES if quick else reduction_cases.SHAPES:
+        for dtype in reduction_cases.DTYPES:
+            tail = f"{rows}x{columns} {str(dtype).removeprefix('torch.')}"
+            for case in reduction_cases.REDUCTIONS:
+                for train in (False, True) if case.learns else (False,):
+                    kind = "train" if train else "forward"
+                    plans[f"{case.name} {tail} {kind}"] = lambda args, c=case, s=(rows, columns), d=dtype, t=train: (
+                        time_row(c.function, reduction_cases.make_inputs(c, s, d), args, train=t)
+                    )
+    return plans
+
+
+def time_row(
+    function: Callable[..., Any], inputs: tuple[torch.Tensor, ...], args: Any, *, train: bool
+) -> dict[str, Any]:  # fmt: skip
+    """Times of eager, Inductor and treadle; of the copy ceiling, the part that the inputs and outputs alone make."""
+    given = to_gpu(inputs)
+    names = [*args.peers.split(","), OURS]
+    compiled = {name: compile_on_gpu(name, function) for name in names}
+    calls = {name: make_step(f, given) if train else (lambda f=f: f(*given)) for name, f in compiled.items()}
+    timing = measure(calls, args.pairs or (QUICK_SAMPLES if args.quick else SAMPLES))
+    found: dict[str, Any] = {"times": timing.summary(), **verdict(timing, OURS, names)}
+    if not train:
+        outputs = function(*given)
+        flat = outputs if isinstance(outputs, tuple) else (outputs,)
+        moved = sum(t.numel() * t.element_size() for t in (*given, *flat))
+        found |= {"bytes": moved, "gb_per_s": round(moved / timing.median(OURS) / 1e9, 1)}
+    return found
+
+
+def summarize_speed(rows: Mapping[str, Any]) -> dict[str, Any]:
+    judged = {name: row for name, row in rows.items() if "over" in row}
+    peers = sorted({peer for row in judged.values() for peer in row["over"]})
+    return {
+        "rows": len(rows),
+        "geomean_over": {
+            peer: round(geomean(row["over"][peer]["median"] for row in judged.values()), 3) for peer in peers
+        },
+        "below": sorted(name for name, row in judged.items() if row["over_best"]["high"] < 0.95),
+        "errors": sorted(name for name, row in rows.items() if "error" in row),
+    }
+
+
+# --- records -----------------------------------------------------------------------------------------------------
+
+
+def plan_records(quick: bool) -> dict[str, Callable[[Any], dict[str, Any]]]:
+    """Kernels of the reduction suite, whose candidate schedules are all measured."""
+    chosen = reduction_cases.REDUCTIONS[: 3 if quick else RECORD_CASES]
+    return {
+        f"{case.name} 4096x2048 bfloat16": lambda args, c=case: measure_schedules(c, (4096, 2048), torch.bfloat16)
+        for case in chosen
+    }
+
+
+def measure_schedules(case: reduction_cases.Reduction, shape: tuple[int, int], dtype: torch.dtype) -> dict[str, Any]:
+    """Seconds of a case under each schedule of its kernels, one kernel at a time, the others at their default."""
+    from treadle.codegen.triton import emit
+    from treadle.compiler import gpu_kernels
+    from treadle.compiler.driver import collect
+    from treadle.passes.fuse import Launch
+
+    inputs = to_gpu(reduction_cases.make_inputs(case, shape, dtype))
+    default = gpu_kernels.default_schedule
+    records: list[dict[str, Any]] = []
+    with collect() as found:
+        compile_on_gpu(OURS, case.function)(*inputs)
+    kernels = {s.digest: s.kernel for s in found[0].fused.steps if isinstance(s, Launch)}
+    try:
+        for digest, kernel in kernels.items():
+            for schedule in emit.candidates(kernel):
+                gpu_kernels.default_schedule = lambda k, s=schedule, mine=kernel: s if k == mine else default(k)
+                torch._dynamo.reset()
+                try:
+                    with collect() as tried, settings_for(schedule):
+                        compiled = compile_on_gpu(OURS, case.function)
+                        compiled(*inputs)
+                    del tried
+                    seconds = measure({"x": lambda f=compiled: f(*inputs)}, QUICK_SAMPLES).median("x")
+                except TreadleError as error:
+                    records.append({"kernel": digest, "schedule": schedule.to_json(), "error": str(error)})
+                    continue
+                records.append({"kernel": digest, "schedule": schedule.to_json(), "seconds": seconds})
+    finally:
+        gpu_kernels.default_schedule = default
+    return {"records": len(records), "measured": records}
+
+
+def settings_for(schedule: Any) -> Any:
+    """A store of its own for each schedule: kernels are found by what they compute, not by how."""
+    import tempfile
+
+    from treadle.compiler.settings import settings
+
+    return settings.override(cache_dir=tempfile.mkdtemp(prefix="treadle-records-"))
+
+
+def summarize_records(rows: Mapping[str, Any]) -> dict[str, Any]:
+    best: dict[str, float] = {}
+    for name, row in rows.items():
+        seconds = [r["seconds"] for r in row.get("measured", ()) if "seconds" in r]
+        if seconds:
+            best[name] = round(seconds[0] / min(seconds), 3)
+    return {"rows": len(rows), "default_over_best": best}
+
+
+Plan = Callable[[bool], dict[str, Callable[[Any], dict[str, Any]]]]
+SLICES: dict[str, tuple[Plan, Callable[[Mapping[str, Any]], dict[str, Any]]]] = {
+    "ceilings": (plan_ceilings, summarize_ceilings),
+    "correctness": (plan_correctness, summarize_correctness),
+    "speed": (plan_speed, summarize_speed),
+    "records": (plan_records, summarize_records),
+}
+
+
+if __name__ == "__main__":
+    sys.exit(main())

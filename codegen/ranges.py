@@ -1,0 +1,83 @@
+"""Which integer values and indices provably fit 32 bits, whatever the buffers contain.
+
+Integer arithmetic of the loops level is in i64; where the results fit, targets compute it in 32 bits.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+from ..ir.expr import Const, Expr, Iota, Load, Op, data_in
+from ..ir.index import Div, Index, Mod, bounds
+from ..ir.types import I64, Dim
+
+Range = tuple[int, int]
+
+
+def fits_32(e: Expr) -> bool:
+    return _inside(value_range(e))
+
+
+def index_fits_32(i: Index) -> bool:
+    """True when the index, and what it is summed up from, fits 32 bits."""
+    return _inside(index_range(i)) and all(index_fits_32(a.index) for a, _ in i.terms if isinstance(a, Div | Mod))
+
+
+def _inside(r: Range | None) -> bool:
+    return r is not None and r[0] > -(2**31) and r[1] < 2**31
+
+
+@lru_cache(maxsize=65536)
+def index_range(i: Index) -> Range | None:
+    """Bounds of an index, and of every partial sum of its terms; None where sizes are dynamic."""
+    low, high = bounds(i)
+    reach = [_size(c) for _, c in i.terms]
+    if not isinstance(low, int) or not isinstance(high, int) or None in reach:
+        return None
+    return min(low, 0), max(high, 0)
+
+
+def _size(dim: Dim) -> int | None:
+    return dim if isinstance(dim, int) else None
+
+
+@lru_cache(maxsize=65536)
+def value_range(e: Expr) -> Range | None:
+    """Bounds of an integer expression that hold whatever the buffers contain; None: as wide as its type."""
+    if isinstance(e, Const):
+        return (int(e.value), int(e.value)) if not isinstance(e.value, float) else None
+    if isinstance(e, Iota):
+        return index_range(e.index) if index_fits_32(e.index) and not any(data_in(e.index)) else None
+    if isinstance(e, Load):
+        return e.dtype.limits if e.dtype.kind in "uib" and e.dtype is not I64 else None
+    assert isinstance(e, Op)
+    return _op_range(e)
+
+
+def _op_range(e: Op) -> Range | None:
+    if e.name == "cast":
+        inner = e.args[0]
+        if inner.dtype.is_float or e.dtype.is_float:
+            return None
+        return value_range(inner) if e.dtype is I64 else e.dtype.limits
+    args = [value_range(a) for a in (e.args[1:] if e.name == "where" else e.args)]
+    if any(a is None for a in args) or e.dtype.is_float:
+        return None
+    known: list[Range] = [a for a in args if a is not None]
+    lows, highs = [a[0] for a in known], [a[1] for a in known]
+    if e.name in ("where", "min", "max"):
+        return min(lows), max(highs)
+    if e.name == "add":
+        return _kept((sum(lows), sum(highs)))
+    if e.name == "sub":
+        return _kept((lows[0] - highs[1], highs[0] - lows[1]))
+    if e.name == "neg":
+        return -highs[0], -lows[0]
+    if e.name == "mul":
+        corners = [a * b for a in known[0] for b in known[1]]
+        return _kept((min(corners), max(corners)))
+    return None
+
+
+def _kept(r: Range) -> Range | None:
+    return r if _inside(r) else None

@@ -1,0 +1,50 @@
+"""The schedule space of the Triton target: its knobs, a default for each kernel, and the candidates worth trying."""
+
+from __future__ import annotations
+
+from itertools import product as combinations
+
+from ...ir.loops import Equation, Kernel
+from ...ir.schedule import Knob, Schedule
+
+POINTS = Knob("points", 1024, (256, 512, 1024, 2048, 4096, 8192), "points that a program holds at once")
+RESIDENT = Knob("resident", 8192, (1024, 2048, 4096, 8192, 16384, 32768), "longest row that is held whole")
+STEP = Knob("step", 2048, (512, 1024, 2048, 4096), "points of longer rows that are held at once")
+WARPS = Knob("warps", 0, (0, 1, 2, 4, 8, 16), "warps of a program; 0: by the points it holds")
+STAGES = Knob("stages", 2, (1, 2, 3, 4), "iterations of a loop whose loads are in flight")
+KEEP = Knob("keep", "none", ("auto", "all", "none"), "values that several passes read are kept, or computed again")
+KNOBS = (POINTS, RESIDENT, STEP, WARPS, STAGES, KEEP)
+
+POINTS_PER_THREAD = 8
+MOST_WARPS = 16
+
+
+def strategy_of(kernel: Kernel) -> str:
+    """The family of a kernel: which knobs mean something for it."""
+    equations = [s for s in kernel.body if isinstance(s, Equation)]
+    if any(e.scan for e in equations):
+        return "scan"
+    return "reduce" if any(e.state for e in equations) else "points"
+
+
+def default_schedule(kernel: Kernel) -> Schedule:
+    """What is run where nothing was measured."""
+    strategy = strategy_of(kernel)
+    return Schedule(strategy).choose(points=1024 if strategy == "points" else 2048)
+
+
+def candidates(kernel: Kernel) -> list[Schedule]:
+    """The schedules worth measuring for a kernel, the default first."""
+    default = default_schedule(kernel)
+    knobs = (POINTS, WARPS) if default.strategy == "points" else (POINTS, RESIDENT, WARPS, STAGES)
+    tried = combinations(*(k.candidates[1:4] for k in knobs))
+    found = [default, *(default.choose(**{k.name: v for k, v in zip(knobs, t, strict=True)}) for t in tried)]
+    return list(dict.fromkeys(found))[:64]
+
+
+def warps_for(points: int) -> int:
+    """Warps of a program that holds so many points: a power of two."""
+    wanted, warps = points // (32 * POINTS_PER_THREAD), 1
+    while warps < min(wanted, MOST_WARPS):
+        warps *= 2
+    return warps

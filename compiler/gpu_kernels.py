@@ -1,0 +1,148 @@
+"""The kernels of a graph on a GPU: each distinct one is printed as Triton, compiled in another process, and launched by
+a function of its own.
+
+What is found in the store is not made again. A kernel that cannot be made says why, and ATen computes it instead.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from importlib import import_module, metadata
+
+from ..codegen.triton.emit import TritonSource, default_schedule, emit_kernel, emit_module
+from ..codegen.triton.launcher import HEAD, Shape, emit_launcher
+from ..codegen.triton.targets import GpuTarget
+from ..ir.errors import CompileError
+from ..ir.loops import Kernel
+from ..ir.text import parse_dim
+from .kernels import KIND, Built, Toolchain, describe
+from .runtime.build import LIBRARY, build_many
+from .runtime.gpu.cross import Binary, Failed, Request, compile_launches
+from .runtime.gpu.executable import BINARY
+from .runtime.plan import DeviceCode
+from .runtime.runner import RUNNER_SOURCE
+from .runtime.store import make_key
+from .settings import settings
+
+
+@dataclass(frozen=True, slots=True)
+class GpuTools:
+    """What kernels for a GPU are made with: a host's toolchain for the launchers, the architecture, the device."""
+
+    host: Toolchain
+    target: GpuTarget
+    device: str
+
+    @property
+    def version(self) -> str:
+        """Of Triton, or "" where there is none."""
+        try:
+            return metadata.version("triton")
+        except metadata.PackageNotFoundError:
+            return ""
+
+
+def build_gpu_kernels(kernels: Mapping[str, Kernel], tools: GpuTools) -> list[Built]:
+    """A launcher, or the reason why there is none, for each kernel (by digest), in their order."""
+    built: dict[str, Built] = {}
+    sources: dict[str, TritonSource] = {}
+    for digest, kernel in kernels.items():
+        found = _find(kernel, digest, tools)
+        if found is not None:
+            built[digest] = found
+            continue
+        try:
+            sources[digest] = print_gpu_kernel(kernel, digest)
+        except Exception as error:  # noqa: BLE001 - whatever goes wrong here, ATen computes the region instead
+            built[digest] = Built(kernel, digest, problem=describe(error))
+    if sources:
+        for digest, made in _compile(kernels, sources, tools).items():
+            built[digest] = made
+            if not made.problem:
+                _keep(made, tools)
+    return [built[d] for d in kernels]
+
+
+def print_gpu_kernel(kernel: Kernel, digest: str) -> TritonSource:
+    """The Triton source of a kernel under its default schedule. Raises ScheduleError where there is none."""
+    check = import_module("..ir.verify", __package__).verify_program if settings.verify else None
+    return emit_kernel(kernel, default_schedule(kernel), f"k{digest[:16]}", check)
+
+
+def _compile(kernels: Mapping[str, Kernel], sources: Mapping[str, TritonSource], tools: GpuTools) -> dict[str, Built]:
+    """Both binaries of each launch, and a library with the launchers of all kernels that have theirs."""
+    module = emit_module(list(sources.values()))
+    fuse = settings.numerics != "strict"
+    requests = [
+        Request(module, launch, tools.target, aligned, fuse)
+        for s in sources.values() for launch in s.launches for aligned in (True, False)
+    ]  # fmt: skip
+    found = iter(compile_launches(requests))
+    made: dict[str, Built] = {}
+    launchers: dict[str, str] = {}
+    for digest, source in sources.items():
+        pairs = [(next(found), next(found)) for _ in source.launches]
+        failed = [x for pair in pairs for x in pair if isinstance(x, Failed)]
+        if failed:
+            made[digest] = Built(kernels[digest], digest, problem=f"{failed[0].kind}: {_last_line(failed[0].error)}")
+            continue
+        binaries = [(a, b) for a, b in pairs if isinstance(a, Binary) and isinstance(b, Binary)]
+        launchers[digest] = emit_launcher(source, [Shape(a.shared, a.parameters) for a, _ in binaries])
+        codes = [DeviceCode(_put(a, tools), _put(b, tools), a.name, max(a.shared, b.shared)) for a, b in binaries]
+        made[digest] = Built(kernels[digest], digest, source.symbol, "", source.workspace_bytes, source.checks,
+                             functions=tuple(codes))  # fmt: skip
+    if launchers:
+        text = "\n".join([f"// Launchers for {tools.device}.", HEAD, *launchers.values(), RUNNER_SOURCE])
+        host = tools.host
+        library = build_many([text], host.flags, host.compiler, host.store).paths[0].name
+        made |= {d: replace(made[d], library=library) for d in launchers}
+    return made
+
+
+def _put(binary: Binary, tools: GpuTools) -> str:
+    key = make_key("cubin", binary.code)
+    tools.host.store.put(BINARY, key, binary.code)
+    return key
+
+
+def _last_line(text: str) -> str:
+    lines = [line for line in text.splitlines() if line.strip()]
+    return lines[-1].strip() if lines else ""
+
+
+def _entry_key(digest: str, tools: GpuTools) -> str:
+    host = tools.host
+    return make_key(
+        "gpu kernel", digest, tools.target.name, tools.device, tools.version, host.flags, host.compiler, host.key
+    )
+
+
+def _find(kernel: Kernel, digest: str, tools: GpuTools) -> Built | None:
+    """The kernel as it stands in the store."""
+    store = tools.host.store
+    entry = store.get_json(KIND, _entry_key(digest, tools))
+    if entry is None or store.path(LIBRARY, entry["library"]) is None:
+        return None
+    functions = tuple(DeviceCode(**f) for f in entry["functions"])
+    if any(store.path(BINARY, key) is None for f in functions for key in (f.aligned, f.any)):
+        return None
+    return Built(kernel, digest, entry["symbol"], entry["library"], parse_dim(entry["workspace"]),
+                 tuple(entry["checks"]), functions=functions)  # fmt: skip
+
+
+def _keep(built: Built, tools: GpuTools) -> None:
+    functions = [{"aligned": f.aligned, "any": f.any, "name": f.name, "shared": f.shared} for f in built.functions]
+    entry = {
+        "symbol": built.symbol, "library": built.library, "workspace": str(built.workspace), "checks": built.checks,
+        "functions": functions,
+    }  # fmt: skip
+    tools.host.store.put_json(KIND, _entry_key(built.digest, tools), entry)
+
+
+def require_triton(tools: GpuTools) -> None:
+    """Raises CompileError where Triton is not installed: then the graph runs eagerly, with that line."""
+    if not tools.version:
+        raise CompileError(
+            "Triton is not installed, and kernels for GPUs need it", hint="pip install 'treadle[triton]'"
+        )

@@ -1,0 +1,96 @@
+"""One GPU as torch has it: its current stream, its memory, its architecture."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+import torch
+
+from ....codegen.triton.targets import GpuTarget, target_of
+from ..arena import ALIGNMENT, Arena
+
+
+@dataclass(frozen=True, slots=True)
+class Device:
+    """A CUDA device by its number."""
+
+    index: int
+
+    @property
+    def torch_device(self) -> torch.device:
+        return torch.device("cuda", self.index)
+
+    def target(self) -> GpuTarget:
+        """What kernels are compiled for. Raises DeviceError for an architecture that has no kernels of ours."""
+        return target_of(*torch.cuda.get_device_capability(self.index))
+
+    def stream(self) -> int:
+        """The handle of the stream that the caller works on."""
+        return torch._C._cuda_getCurrentRawStream(self.index)
+
+    def is_current(self) -> bool:
+        return torch.cuda.current_device() == self.index
+
+    def guard(self) -> AbstractContextManager[Any]:
+        return torch.cuda.device(self.index)
+
+    def empty_strided(self, shape: Sequence[int], strides: Sequence[int], dtype: torch.dtype) -> torch.Tensor:
+        return torch.empty_strided(shape, strides, dtype=dtype, device=self.torch_device)
+
+    def empty_bytes(self, count: int) -> torch.Tensor:
+        return torch.empty(count, dtype=torch.uint8, device=self.torch_device)
+
+    def mapped_cells(self, count: int) -> torch.Tensor:
+        """Zeros in memory of the host that kernels write to as well."""
+        return torch.zeros(count, dtype=torch.int32).pin_memory()
+
+
+@cache
+def find_device(index: int) -> Device:
+    return Device(index)
+
+
+class DeviceArena(Arena):
+    """An arena in the memory of a GPU, out of torch's caching allocator."""
+
+    def __init__(self, device: Device) -> None:
+        super().__init__()
+        self.device = device
+
+    def reserve(self, size: int) -> None:
+        if self.memory.numel() >= size + ALIGNMENT:
+            return
+        self.forget()
+        self.memory = torch.empty(0, dtype=torch.uint8)  # the old one goes before the new one comes
+        self.memory = self.device.empty_bytes(size + ALIGNMENT)
+
+
+class StreamArenas:
+    """The idle arenas of a device, by stream: work on one stream is done in order, so its calls may share one.
+
+    It is to a plan what `arena.ARENAS` is on the CPU.
+    """
+
+    def __init__(self, device: Device) -> None:
+        self.device = device
+        self.idle: dict[int, list[Arena]] = {}
+
+    def pop(self) -> Arena:
+        """Raises IndexError where none is idle."""
+        return self.idle.setdefault(self.device.stream(), []).pop()
+
+    def append(self, arena: Arena) -> None:
+        self.idle.setdefault(self.device.stream(), []).append(arena)
+
+    def __len__(self) -> int:
+        return len(self.idle.get(self.device.stream(), ()))
+
+
+@cache
+def find_arenas(device: Device) -> StreamArenas:
+    """The arenas that all graphs on a device share."""
+    return StreamArenas(device)

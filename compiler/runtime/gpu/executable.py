@@ -1,0 +1,154 @@
+"""A plan whose kernels run on a GPU: streams for threads, the device's memory for arenas, its functions in handles."""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import torch
+
+from ....codegen.triton.launcher import DRIVER_ERROR
+from ....ir.errors import CompileError, DeviceError
+from ..build import LIBRARY, load_library
+from ..executable import Executable, address_of, make_error, read_attribute
+from ..plan import KernelCode, Plan
+from ..runner import bind_runner
+from ..store import Store
+from .device import Device, DeviceArena, find_arenas, find_device
+from .driver import Driver, Function, open_driver
+
+BINARY = "cubin"  # kind of the store's entries
+ANY_STREAM = 1 << 62
+
+
+@dataclass
+class GpuExecutable(Executable):
+    """See `Executable`. `device` is where it runs; `cells` has one number a kernel, for bad indices.
+
+    A kernel that meets an index out of range leaves what the index names alone and goes on; its next call raises, since
+    asking at once would wait for the device. So does eager PyTorch, whose process can then only be ended.
+    """
+
+    device: Device = field(default_factory=lambda: find_device(0))
+    cells: torch.Tensor | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("call", "direct"):
+            function = getattr(self, name)
+            if function is not None:
+                setattr(self, name, self._guarded(function))
+
+    def count_workers(self) -> int:
+        return 1
+
+    def room(self, workers: int = 1) -> int:
+        return ANY_STREAM
+
+    def _namespace(self) -> dict[str, Any]:
+        return super()._namespace() | {
+            "_threads": self.device.stream,
+            "_empty": self.device.empty_strided,
+            "_arenas": find_arenas(self.device),
+            "_new_arena": partial(DeviceArena, self.device),
+            "_copy": partial(_copy_as, self.device),
+        }
+
+    def _guarded(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        """The function on the plan's device, whichever is the caller's."""
+        device = self.device
+
+        def call(*args: Any) -> Any:
+            if device.is_current():
+                return function(*args)
+            with device.guard():
+                return function(*args)
+
+        call._boxed_call = True  # type: ignore[attr-defined]
+        call.executable = self  # type: ignore[attr-defined]
+        return call
+
+    def _fail(self, segment: int, code: int) -> None:
+        launch = self.plan.segments[segment][(code >> 16) - 1]
+        kernel, error = self.plan.kernels[launch.kernel], code & 0xFFFF
+        if self.stash:
+            raise self.stash.pop()
+        if error >= DRIVER_ERROR:
+            raise DeviceError(open_driver().describe_error(error - DRIVER_ERROR), where=f"launching {kernel.symbol}")
+        if self.cells is not None:
+            self.cells[launch.kernel] = 0
+        raise make_error(kernel, error - 1)
+
+
+def _copy_as(device: Device, tensor: torch.Tensor, shape: tuple[int, ...], strides: tuple[int, ...]) -> torch.Tensor:
+    """A copy with other strides."""
+    return device.empty_strided(shape, strides, tensor.dtype).copy_(tensor)
+
+
+def device_of(plan: Plan) -> Device:
+    return find_device(torch.device(plan.device).index or 0)
+
+
+_functions: dict[tuple[Device, str], Function] = {}  # what this process has loaded: by device and the binary's key
+
+
+def bind_kernels(plan: Plan, store: Store, device: Device, cells: torch.Tensor) -> tuple[list[int], list[Any]]:
+    """The launchers' addresses, and the libraries that they are in, with the device's functions in their handles.
+
+    Raises DeviceError where the driver refuses a binary, CompileError where a library or a binary is gone.
+    """
+    driver = open_driver()
+    addresses: list[int] = []
+    libraries: list[Any] = []
+    with device.guard():
+        for number, kernel in enumerate(plan.kernels):
+            path = store.path(LIBRARY, kernel.library)
+            if path is None:
+                raise CompileError("a library of the store is gone", source=kernel.library)
+            library = load_library(path)
+            libraries.append(library)
+            _fill_handles(kernel, library, store, device, driver, cells[number].data_ptr())
+            addresses.append(address_of(getattr(library, kernel.symbol)))
+    return addresses, libraries
+
+
+def _fill_handles(
+    kernel: KernelCode, library: ctypes.CDLL, store: Store, device: Device, driver: Driver, cell: int
+) -> None:
+    count = 2 * len(kernel.functions) + 2
+    handles = (ctypes.c_long * count).in_dll(library, f"{kernel.symbol}_handles")
+    handles[0], handles[count - 1] = driver.launch_address, cell
+    for k, f in enumerate(kernel.functions):
+        for odd, key in enumerate((f.aligned, f.any)):
+            found = _functions.get((device, key))
+            if found is None:
+                code = store.get(BINARY, key)
+                if code is None:
+                    raise CompileError("a binary of the store is gone", source=key)
+                found = _functions[device, key] = driver.load(code, f.name, f.shared)
+            handles[1 + 2 * k + odd] = found.handle
+
+
+def bind_gpu_plan(
+    plan: Plan, store: Store, constants: Sequence[torch.Tensor], objects: Mapping[str, Any] | None = None
+) -> GpuExecutable:
+    """A plan with its libraries and binaries. Raises CompileError where one of them is gone."""
+    device = device_of(plan)
+    cells = device.mapped_cells(max(len(plan.kernels), 1))
+    functions, libraries = bind_kernels(plan, store, device, cells)
+    runner = bind_runner(libraries[0]) if libraries else None
+    kept = tuple(libraries)
+    return GpuExecutable(
+        plan, functions, runner, constants, objects or {}, keep_alive=kept, device=device, cells=cells
+    )  # fmt: skip
+
+
+def bind_stored_gpu(plan: Plan, module: Any, store: Store) -> GpuExecutable | None:
+    """A plan from the store; None where something that it needs is gone."""
+    try:
+        return bind_gpu_plan(plan, store, [read_attribute(module, c.attribute) for c in plan.constants])
+    except CompileError:
+        return None

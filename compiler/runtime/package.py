@@ -1,0 +1,242 @@
+"""Loading a package: a compiled model that needs no compiler, no passes and no code generation of ours.
+
+    call = treadle.load("llama.treadle")
+    logits = call(input_ids=ids)
+
+A package holds machine code and a Python text that is run: load those alone whose source you trust.
+"""
+
+from __future__ import annotations
+
+import json
+import platform
+import re
+from collections.abc import Iterable, Mapping
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch.utils import _pytree as pytree
+
+from ...ir.errors import BadInput, CompileError, StoreError
+from .build import load_library
+from .cpu import read_cpuinfo
+from .executable import Executable, address_of
+from .layouts import Layout, laid_out
+from .manifest import AGAIN, CPU, WEIGHTS, Manifest, Target, check_file, read_manifest
+from .plan import Plan, plan_from_json
+from .runner import bind_runner
+from .signature import CONSTANT, SIZE, STATE, WRITTEN, Checker, Signature, show_shape
+
+DIGEST_SHOWN = 16
+
+
+def load(directory: str | PathLike[str]) -> LoadedModel:
+    """The model of a package, for this processor; see `LoadedModel`.
+
+    Raises BadInput where the directory is no package; StoreError where it is damaged, was made for another machine,
+    torch or treadle, or calls an operator that this process does not have. Its text says which, and what to do.
+    """
+    path = Path(directory)
+    manifest = read_manifest(path)
+    target = choose_target(manifest, path)
+    check_torch(manifest, path)
+    signature = manifest.signature
+    trees = tuple(_read_tree(text, path) for text in (signature.tree_in, signature.tree_out))
+    weights = _load_weights(path, manifest)
+    executable = _bind(path, manifest, target, weights)
+    return LoadedModel(path, manifest, target, executable, weights, trees)
+
+
+class LoadedModel:
+    """A packaged model. Called with arguments like those it was exported with, it returns what the model returns.
+
+    state  its parameters and buffers by name; a buffer that the model writes is written here
+
+    A call raises BadInput for arguments of another structure, type or size than were exported. No gradients.
+    """
+
+    def __init__(
+        self, path: Path, manifest: Manifest, target: Target, executable: Executable,
+        weights: Mapping[str, torch.Tensor], trees: tuple[pytree.TreeSpec, ...],
+    ) -> None:  # fmt: skip
+        self.path, self.manifest, self.target = path, manifest, target
+        self._run = executable.call
+        self._tree_in, self._tree_out = trees
+        signature = manifest.signature
+        self._checker = Checker(signature)
+        held = _place_state(signature, weights)
+        self.state = {i.name: held[k] for k, i in enumerate(signature.inputs) if i.kind == STATE}
+        # Inputs as the graph takes them, state filled in; the caller's go to the places in `_given`.
+        self._template: list[Any] = [held.get(k) for k in range(len(signature.inputs))]
+        self._given = [k for k, i in enumerate(signature.inputs) if i.kind != STATE]
+        self._layouts: list[Layout] = [i.layout for i in signature.given]
+        self._results = [(k, o) for k, o in enumerate(signature.outputs) if o.kind != WRITTEN]
+        self._written = [(k, o.index) for k, o in enumerate(signature.outputs) if o.kind == WRITTEN]
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        leaves = self._flatten(args, kwargs)
+        self._checker.check(leaves)
+        inputs, laid = list(self._template), list(self._template)
+        with torch.no_grad():
+            for k, x, layout in zip(self._given, leaves, self._layouts, strict=True):
+                inputs[k], laid[k] = x, laid_out(x, layout)
+            results = self._run(laid)
+            for k, index in self._written:
+                inputs[index].copy_(results[k])
+        given = [o.value if o.kind == CONSTANT else results[k] for k, o in self._results]
+        return pytree.tree_unflatten(given, self._tree_out)
+
+    def __repr__(self) -> str:
+        return f"<treadle package {self.manifest.name} for {self.target.name}>"
+
+    def describe(self) -> str:
+        """What the package holds, in lines for people: arguments, targets, sizes, digests."""
+        m, signature = self.manifest, self.manifest.signature
+        size = sum(f.size for f in m.files.values())
+        lines = [f"{m.name}: {len(m.files)} files, {size / 2**20:.1f} MiB, by treadle {m.treadle} and torch {m.torch}"]
+        for i in signature.given:
+            shown = repr(i.value) if i.kind == CONSTANT else "int " * (i.kind == SIZE) + i.dtype + show_shape(i.shape)
+            lines.append(f"  takes   {i.name}: {shown}")
+        for name, (low, high) in signature.symbols.items():
+            lines.append(f"  size    {name}: {low} to {'any' if high is None else high}")
+        for t in m.targets:
+            mark = " (in use)" if t == self.target else ""
+            needs = f"needs {' '.join(t.needs) or 'nothing more'}{mark}"
+            lines.append(f"  target  {t.kind} {t.name}, {t.system} {t.machine}, {needs}")
+        for name, f in sorted(m.files.items()):
+            lines.append(f"  file    {name}: {f.size} bytes, sha256 {f.sha256[:DIGEST_SHOWN]}")
+        return "\n".join(lines)
+
+    def _flatten(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Any]:
+        signature = self.manifest.signature
+        if set(signature.named) != set(kwargs) or len(args) != signature.positional:
+            expected = _show_call(["..."] * signature.positional, signature.named)
+            got = _show_call([type(a).__name__ for a in args], kwargs)
+            raise BadInput("not the arguments that the model was exported with", where=self.manifest.name,
+                           expected=expected, got=got)  # fmt: skip
+        leaves, tree = pytree.tree_flatten((args, {k: kwargs[k] for k in signature.named}))
+        if tree != self._tree_in:
+            raise BadInput("arguments of another structure than were exported", where=self.manifest.name,
+                           expected=self._tree_in, got=tree)  # fmt: skip
+        return leaves
+
+
+def choose_target(manifest: Manifest, path: Path) -> Target:
+    """The first target that runs here. Raises StoreError, which says what is lacking."""
+    flags = read_flags()
+    here = (platform.system(), platform.machine())
+    known = [t for t in manifest.targets if t.kind == CPU]
+    for target in known:
+        if (target.system, target.machine) == here and flags.issuperset(target.needs):
+            return target
+    made = "; ".join(
+        f"{t.name} on {t.system} {t.machine}" + (f", which needs {' '.join(lack)}" if lack else "")
+        for t in known for lack in [sorted(set(t.needs) - flags)]
+    )  # fmt: skip
+    hint = "package it with targets=('avx512', 'avx2', 'scalar') on a machine of this architecture"
+    raise StoreError(f"the package was made for other machines ({made or 'none that this treadle knows'}), and this is "
+                     f"{' '.join(here)}", path=path, hint=hint)  # fmt: skip
+
+
+def read_flags() -> frozenset[str]:
+    """The instruction sets of this processor, as the system reports them."""
+    return frozenset(read_cpuinfo().get("flags", "").split())
+
+
+def check_torch(manifest: Manifest, path: Path) -> None:
+    """Raises StoreError where this torch is not one that the plan's calls were written for."""
+    here = str(torch.__version__)
+    if not _version(manifest.torch_from) <= _version(here) < _version(manifest.torch_below):
+        hint = f"install torch >={manifest.torch_from},<{manifest.torch_below}, or package the model again"
+        raise StoreError(f"the package was made with torch {manifest.torch}, and this is {here}", path=path, hint=hint)
+    for name, schema in manifest.calls.items():
+        found = _find_schema(name)
+        if found is None:
+            hint = "import the library that registers it before treadle.load"
+            raise StoreError(f"the package calls {name}, which this process does not have", path=path, hint=hint)
+        if str(found) != schema and not found.is_backward_compatible_with(torch._C.parse_schema(schema)):
+            problem = f"the package calls {name}, which takes other arguments in torch {here}"
+            raise StoreError(problem, path=path, hint=f"install torch {manifest.torch}, or package the model again")
+
+
+def _version(text: str) -> tuple[int, ...]:
+    return tuple(int(n) for n in re.findall(r"\d+", text)[:2])
+
+
+def _find_schema(name: str) -> Any:
+    """The schema of "aten.mm.default" in this process; None where there is no such operator."""
+    found: Any = torch.ops
+    try:
+        for part in name.split("."):
+            found = getattr(found, part)
+        return found._schema
+    except AttributeError:
+        return None
+
+
+def _read_tree(text: str, path: Path) -> pytree.TreeSpec:
+    try:
+        return pytree.treespec_loads(text)
+    except Exception as error:  # noqa: BLE001 - torch raises several kinds
+        hint = "import the library that registers the class before treadle.load"
+        raise StoreError(f"the arguments or results have a class that is not known here: {error}", path=path,
+                         hint=hint) from None  # fmt: skip
+
+
+def _load_weights(path: Path, manifest: Manifest) -> dict[str, torch.Tensor]:
+    """Mapped from the file, not read: processes share its pages."""
+    file = check_file(path, WEIGHTS, manifest)
+    try:
+        return load_file(file)
+    except (SafetensorError, OSError) as error:
+        raise StoreError(f"the weights cannot be read: {error}", path=file, hint=AGAIN) from None
+
+
+def _bind(path: Path, manifest: Manifest, target: Target, weights: Mapping[str, torch.Tensor]) -> Executable:
+    plan = _read_plan(check_file(path, target.plan, manifest))
+    try:
+        libraries = {
+            name: load_library(check_file(path, file, manifest).absolute()) for name, file in target.libraries.items()
+        }
+        functions = [address_of(getattr(libraries[k.library], k.symbol)) for k in plan.kernels]
+    except (CompileError, AttributeError, KeyError) as error:
+        problem = f"the kernels do not load here: {error}"
+        raise StoreError(problem, path=path, hint="package the model on a system like this one") from None
+    runner = bind_runner(next(iter(libraries.values()))) if libraries else None
+    constants = _pick(weights, (manifest.constants[c.attribute] for c in plan.constants))
+    return Executable(plan, functions, runner, constants, keep_alive=tuple(libraries.values()))
+
+
+def _read_plan(file: Path) -> Plan:
+    plan = plan_from_json(json.loads(file.read_text(encoding="utf-8")))
+    if plan is None:
+        raise StoreError("the plan has a form that this treadle does not read", path=file, hint=AGAIN)
+    return plan
+
+
+def _pick(weights: Mapping[str, torch.Tensor], names: Iterable[str]) -> list[torch.Tensor]:
+    return [weights[name] for name in names]
+
+
+def _place_state(signature: Signature, weights: Mapping[str, torch.Tensor]) -> dict[int, torch.Tensor]:
+    """The state by the number of its input, each tensor in its layout. Those that are written are copies."""
+    written = {signature.inputs[o.index].stored for o in signature.outputs if o.kind == WRITTEN}
+    made: dict[Any, torch.Tensor] = {}
+    placed: dict[int, torch.Tensor] = {}
+    for k, i in enumerate(signature.inputs):
+        if i.kind != STATE:
+            continue
+        key = (i.stored, i.layout)
+        if key not in made:
+            stored = weights[i.stored]
+            made[key] = laid_out(stored.clone() if i.stored in written else stored, i.layout)
+        placed[k] = made[key]
+    return placed
+
+
+def _show_call(args: Iterable[str], names: Iterable[str]) -> str:
+    return f"({', '.join([*args, *(f'{name}=' for name in names)])})"

@@ -1,0 +1,74 @@
+"""The Triton target under Triton's interpreter: kernels of every form, at odd and empty sizes."""
+
+from __future__ import annotations
+
+import pytest
+from cpp_run import Case
+from cpp_texts import EVERYWHERE, RMS, SCATTER, SOFTMAX, inputs_of, kernel_of
+from triton_run import check_triton, emit_case
+
+from treadle.codegen.triton.emit import candidates, default_schedule
+from treadle.ir.errors import ScheduleError
+from treadle.ir.loops import Kernel
+from treadle.ir.schedule import Schedule
+
+SIZES = ((1, 1), (3, 5), (5, 37), (19, 70))
+EMPTY = ((0, 5), (3, 0))
+SLOW = ("argmax", "moments")  # states of several components, which Triton's interpreter combines one by one
+
+
+def case_of(name: str, kernel: Kernel, seed: int = 0, **more) -> Case:
+    return Case(name, kernel, inputs_of(kernel, seed, more.get("sizes")), **more)
+
+
+@pytest.mark.parametrize("name", EVERYWHERE)
+def test_sizes(name: str):
+    sizes = SIZES[:3] if name in SLOW else SIZES
+    cases = [case_of(f"{name} {T}x{C}", kernel_of(EVERYWHERE[name], "f32", T, C)) for T, C in sizes]
+    check_triton([*cases, case_of(f"{name} bf16", kernel_of(EVERYWHERE[name], "bf16", 5, 37))])
+
+
+def test_empty_sizes():
+    reads_first = ("argmax", "pad", "digits")  # loads of element 0 have no meaning there
+    names = [n for n in EVERYWHERE if n not in reads_first]
+    check_triton([case_of(f"{n} {T}x{C}", kernel_of(EVERYWHERE[n], "f32", T, C)) for n in names for T, C in EMPTY])
+
+
+@pytest.mark.parametrize("name", [n for n in EVERYWHERE if n not in SLOW])
+def test_dynamic_sizes(name: str):
+    both, rows = kernel_of(EVERYWHERE[name], "bf16", "s0", "s1"), kernel_of(EVERYWHERE[name], "f32", "s0", 70)
+    check_triton([case_of(name, both, sizes={"s0": 5, "s1": 37}), case_of(name, rows, sizes={"s0": 3, "s1": 70})])
+
+
+@pytest.mark.parametrize("dtype", ["f16", "f64", "i64", "i32", "i16", "i8", "u8", "bool"])
+def test_every_type(dtype: str):
+    names = ("turn", "in_place", "embed", "gather", "pad", "swiglu", "softmax")
+    check_triton([case_of(f"{n} {dtype}", kernel_of(EVERYWHERE[n], dtype, 7, 35)) for n in names])
+
+
+@pytest.mark.parametrize("text", [SOFTMAX, RMS], ids=["softmax", "rms"])
+def test_rows_longer_than_a_program_holds(text: str):
+    schedule = Schedule("reduce").choose(resident=1024, step=512, points=256)
+    check_triton([case_of("long rows", kernel_of(text, "f32", 2, 1100), schedule=schedule)])
+
+
+@pytest.mark.parametrize("text", [SOFTMAX, EVERYWHERE["columns"], EVERYWHERE["turn"]], ids=["rows", "columns", "turn"])
+def test_every_candidate_is_right(text: str):
+    kernel = kernel_of(text, "f32", 11, 13)
+    assert default_schedule(kernel) in candidates(kernel)
+    check_triton([case_of(f"candidate {k}", kernel, schedule=s) for k, s in enumerate(candidates(kernel)[::6])])
+
+
+def test_indices_out_of_range_are_reported():
+    kernel = kernel_of(SCATTER, "f32", 4, 9)
+    inputs = inputs_of(kernel, 0)
+    for b in kernel.inputs:
+        if b.dtype.name == "i64":
+            inputs[b.name].view(-1)[1] = 1000
+    check_triton([Case("out of range", kernel, inputs, error=-1)])
+
+
+def test_a_knob_that_does_not_exist_is_an_error():
+    kernel = kernel_of(SOFTMAX, "f32", 4, 9)
+    with pytest.raises(ScheduleError, match="no such knob"):
+        emit_case(case_of("knob", kernel, schedule=Schedule("reduce").choose(unroll=4)))
