@@ -11,13 +11,13 @@ from typing import Any
 
 import torch
 from harness import Call, bind, compile_for, geomean, measure, set_up, verdict
+from kernels import LIMIT, describe
 from record import Record, contestants, count_pairs, make_parser, say
 from reduction_cases import DTYPES, QUICK_SHAPES, REDUCTIONS, SHAPES, Reduction, make_inputs
 
 from treadle.compiler.check import compare
 
 Plan = tuple[Reduction, tuple[int, int], torch.dtype, bool]
-LIMIT = 0.95
 MOST_ERROR = 1.5  # times eager's
 
 
@@ -86,15 +86,6 @@ def outputs_of(result: Any) -> list[torch.Tensor]:
     """The outputs that have gradients."""
     flat = result if isinstance(result, tuple) else (result,)
     return [y for y in flat if y.requires_grad]
-
-
-def describe(row: dict[str, Any]) -> str:
-    times = "  ".join(f"{name} {values['median_us']:9.1f}" for name, values in row["times"].items())
-    wrong = f"  WRONG: {', '.join(row['wrong'])}" if row["wrong"] else ""
-    if "over_best" not in row:
-        return f"{times} us{wrong}"
-    over = row["over_best"]
-    return f"{times} us  {over['median']:.2f} [{over['low']:.2f}, {over['high']:.2f}] of {row['best']}{wrong}"
 
 
 def summarize(rows: dict[str, dict[str, Any]]) -> dict[str, Any]:

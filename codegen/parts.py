@@ -4,7 +4,11 @@ empty.
 
 from __future__ import annotations
 
-from ..ir.expr import Expr, data_in
+from collections import Counter
+from collections.abc import Iterable
+
+from ..ir.expr import Expr, children, data_in, indices, walk
+from ..ir.index import Data
 from ..ir.tiles import Let, Loop, Put, Scan, Stage, State, Statement, Update, walk_statements
 from ..ir.types import is_nonnegative, plus
 
@@ -23,6 +27,17 @@ def expressions_of(s: Statement) -> list[Expr]:
     if isinstance(s, Loop):
         return [e for e in (s.axis.begin, s.axis.end) if e is not None]
     return []
+
+
+def count_uses(roots: Iterable[Expr]) -> Counter[Expr]:
+    """How often each expression is taken as an operand, so that those taken once need no name."""
+    roots = list(roots)
+    uses = Counter(roots)
+    for e in walk(*roots):
+        uses.update(children(e))
+        for i in indices(e):
+            uses.update(a.value for a, _ in i.terms if isinstance(a, Data))
+    return uses
 
 
 def writes_of(s: Loop) -> frozenset[str]:

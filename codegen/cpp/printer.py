@@ -11,7 +11,7 @@ from ...ir.index import Axis, axis_coefficient, linearize, substitute
 from ...ir.states import STATES
 from ...ir.tiles import Fold, Let, Loop, Program, Put, Scan, Stage, State, Statement, Update, walk_statements
 from ..dims import print_dim
-from ..parts import expressions_of, may_be_empty, writes_of
+from ..parts import count_uses, expressions_of, may_be_empty, writes_of
 from ..text import strip
 from .printer_lanes import LanesPrinter, divides_axis, is_fixed
 from .printer_memory import Memory
@@ -37,7 +37,7 @@ class Printer:
         self.lane_loops = LanesPrinter(
             self.stack, self.values, self.memory, self.statements, self._limits, self.slots, streaming
         )
-        self.values.count_uses(e for s in walk_statements(program.body) for e in expressions_of(s))
+        self.values.uses = count_uses(e for s in walk_statements(program.body) for e in expressions_of(s))
 
     def print_body(self, body: Sequence[Statement], axes: dict[Axis, str]) -> list[str]:
         """The lines of statements in a function where `axes` are known."""

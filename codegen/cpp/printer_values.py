@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
 
-from ...ir.expr import Const, Expr, Iota, Load, Op, children, indices, walk
+from ...ir.expr import Const, Expr, Iota, Load, Op
 from ...ir.index import Axis, Data, Div, Index, Mod, axis_coefficient, bounds
 from ...ir.types import BOOL, F32, I64, DType, is_nonnegative
 from ..dims import print_dim
@@ -31,15 +30,6 @@ class Values:
         self.uses: Counter[Expr] = Counter()
         self._here = 1 << 30
         self.memory: Memory  # set by the printer: the two know each other
-
-    def count_uses(self, roots: Iterable[Expr]) -> None:
-        """Notes how often each expression is taken as an operand, so that those taken once need no name."""
-        roots = list(roots)
-        self.uses.update(roots)
-        for e in walk(*roots):
-            self.uses.update(children(e))
-            for i in indices(e):
-                self.uses.update(a.value for a, _ in i.terms if isinstance(a, Data))
 
     def need(self, name: str, single: bool = False) -> str:
         """The call name of a prelude function."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from ...ir.expr import Load, walk
 from ...ir.states import STATES, Values
 from ...ir.types import DTYPES
+from ..parts import count_uses
 from ..text import strip
 from .scope import Stack, Val
 from .values import Values as Printed
@@ -34,7 +35,7 @@ class Combiners:
             stack.bound.update({e.name: (Val(stack.fresh(e.name), frozenset(), e.dtype.name), 0) for e in loads})
             sides.append(loads)
         results = STATES[state].combine(*sides)
-        values.count_uses(walk(*results))
+        values.uses = count_uses(walk(*results))
         found = [values.value(e).text for e in results]
         args = ", ".join(v.text for v, _ in stack.bound.values())
         lines = [*stack.close(), f"return {', '.join(map(strip, found))}"]

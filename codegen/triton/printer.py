@@ -15,7 +15,7 @@ from ...ir.states import STATES
 from ...ir.tiles import Fold, Let, Loop, Put, Scan, State, Statement, Update, walk_statements
 from ...ir.types import Dim, plus
 from ..dims import PYTHON, print_dim
-from ..parts import expressions_of, writes_of
+from ..parts import count_uses, expressions_of, writes_of
 from ..text import strip
 from ..tiling_nest import quotient
 from .combine import Combiners
@@ -47,7 +47,7 @@ class Printer:
         `given` are values that launches before this one have left: by name the pointer to each, and its type; `kept`
         those that it leaves itself.
         """
-        self.values.count_uses(e for s in walk_statements(body) for e in expressions_of(s))
+        self.values.uses = count_uses(e for s in walk_statements(body) for e in expressions_of(s))
         tiled = [x for x in grid if x.tile > 1]
         has_lanes = any(isinstance(s, Loop) and s.kind == "lanes" for s in walk_statements(body))
         self.lanes_dim = len(tiled) if has_lanes else None

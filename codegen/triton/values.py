@@ -7,10 +7,10 @@ does not vary along: operands of unlike shapes meet by broadcasting. Values that
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from ...ir.expr import Const, Expr, Iota, Load, Op, children, indices, walk
+from ...ir.expr import Const, Expr, Iota, Load, Op
 from ...ir.index import Atom, Axis, Data, Div, Index, Mod, bounds, of_atom
 from ...ir.scalar import fold_constants
 from ...ir.types import BF16, BOOL, DTYPES, F16, F32, I64, Dim, DType, is_nonnegative
@@ -36,14 +36,6 @@ class Values:
         self.stored: set[str] = set()  # arrays that this function has stored to since its last barrier
         self.sizes: list[int] = []  # of the dimensions of tiles
         self.live: dict[int | None, str] = {}  # the condition under which the points along a dimension exist
-
-    def count_uses(self, roots: Iterable[Expr]) -> None:
-        roots = list(roots)
-        self.uses.update(roots)
-        for e in walk(*roots):
-            self.uses.update(children(e))
-            for i in indices(e):
-                self.uses.update(a.value for a, _ in i.terms if isinstance(a, Data))
 
     # --- values --------------------------------------------------------------------------------------------------
 
