@@ -6,16 +6,21 @@ from collections.abc import Sequence
 
 import torch
 
-from ..ir.errors import LoweringError
+from ..codegen.triton.emit import default_schedule
+from ..costmodel.roofline import Device
+from ..costmodel.roofline import find_device as price_of
+from ..ir.errors import LoweringError, TreadleError
+from ..ir.loops import Kernel
+from ..ir.schedule import Schedule
 from .frontend.importer import Imported
-from .gpu_kernels import GpuTools, build_gpu_kernels, require_triton
-from .kernels import Built, Toolchain
+from .gpu_kernels import GpuTools, build_gpu_kernels, print_gpu_kernel, require_triton
+from .kernels import Built, Show, Toolchain
 from .runtime.gpu.device import find_device
-from .runtime.gpu.executable import GpuExecutable, bind_gpu_plan
+from .runtime.gpu.executable import GpuExecutable, bind_gpu_plan, device_of
 from .runtime.plan import Plan
 from .runtime.plan_values import Values
 
-__all__ = ["bind_gpu", "build_gpu_kernels", "find_gpu"]
+__all__ = ["bind_gpu", "build_gpu_kernels", "describe_gpu", "find_gpu"]
 
 
 def find_gpu(device: str, host: Toolchain) -> GpuTools:
@@ -24,6 +29,18 @@ def find_gpu(device: str, host: Toolchain) -> GpuTools:
     tools = GpuTools(host, target, device)
     require_triton(tools)
     return tools
+
+
+def describe_gpu(plan: Plan) -> tuple[Show, Device]:
+    """What a report prints kernels with, and the row that prices them."""
+
+    def show(kernel: Kernel, digest: str) -> tuple[Schedule | None, str, str]:
+        try:
+            return default_schedule(kernel), print_gpu_kernel(kernel, digest).text, ""
+        except TreadleError as error:
+            return None, "", str(error)
+
+    return show, price_of(device_of(plan).target().name)
 
 
 def bind_gpu(

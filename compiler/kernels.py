@@ -7,7 +7,7 @@ printed and compiled, several to a translation unit. One that cannot be made say
 from __future__ import annotations
 
 import traceback
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib import import_module
 from pathlib import Path
@@ -27,6 +27,7 @@ from .runtime.store import Store, make_key
 from .settings import settings
 
 KIND = "kernel"  # of entries in the store
+Show = Callable[[Kernel, str], tuple[Schedule | None, str, str]]  # kernel, digest -> schedule, source, problem
 LEAST_PER_UNIT = 8  # kernels that are worth a compiler process of their own
 
 

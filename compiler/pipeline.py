@@ -22,13 +22,15 @@ from ..codegen.cpp.isa import Isa
 from ..costmodel.roofline import GENERIC_CPU, estimate, find_device
 from ..ir.errors import LoweringError, StoreError
 from ..ir.graph import Graph
+from ..ir.loops import Kernel
+from ..ir.schedule import Schedule
 from ..ir.text import print_graph
 from ..passes.fuse import Call, Fused, Launch, fuse_graph
 from ..passes.memory import MemoryPlan
 from .frontend.calls import find_target
 from .frontend.importer import Imported, import_graph
 from .frontend.results import UNSAFE_VIEW
-from .kernels import Built, Toolchain, build_kernels, build_runner
+from .kernels import Built, Toolchain, build_kernels, build_runner, print_kernel_source
 from .places import cut_out, describe_place
 from .runtime.build import LIBRARY, load_library, total_stats
 from .runtime.executable import Executable, address_of, read_attribute
@@ -62,10 +64,15 @@ class Compiled:
     def report(self) -> GraphReport:
         """What `explain` tells of it."""
         plan = self.executable.plan
+        show, device = _gpu().describe_gpu(plan) if plan.device != "cpu" else (self._show, GENERIC_CPU)
         report: GraphReport = import_module(".report", __package__).report_graph(
-            self.imported, self.fused, self.kernels, self.memory, self.watch, self.isa, plan.counts, plan.text
+            self.imported, self.fused, self.kernels, self.memory, self.watch, plan.counts, plan.text, show, device
         )
         return report
+
+    def _show(self, kernel: Kernel, digest: str) -> tuple[Schedule | None, str, str]:
+        schedule, source, problem = print_kernel_source(kernel, digest, self.isa)
+        return schedule, source.text if source is not None else "", problem
 
 
 def compile_graph(

@@ -19,8 +19,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from ..codegen.cpp.isa import Isa
-from ..costmodel.roofline import TYPICAL_SIZE, estimate
+from ..costmodel.roofline import GENERIC_CPU, TYPICAL_SIZE, Device, estimate
 from ..ir.expr import Op, walk
 from ..ir.loops import Kernel, statement_expressions
 from ..ir.text import print_kernel
@@ -41,7 +40,7 @@ from .fusion_report import (
     report_mutations,
     report_stores,
 )
-from .kernels import Built, print_kernel_source
+from .kernels import Built, Show
 from .places import cut_out
 from .watch import Watch
 
@@ -136,15 +135,15 @@ class Report:
 
 
 def report_graph(
-    imported: Imported, fused: Fused, kernels: Iterable[Built], memory: MemoryPlan, watch: Watch, isa: Isa,
-    counts: dict[str, int], plan: str,
+    imported: Imported, fused: Fused, kernels: Iterable[Built], memory: MemoryPlan, watch: Watch,
+    counts: dict[str, int], plan: str, show: Show, device: Device = GENERIC_CPU,
 ) -> GraphReport:  # fmt: skip
-    """Gather what is known of a graph just compiled; kernels that were in the store are printed again."""
-    refusals = find_refusals(fused, lambda kernel: estimate(kernel).seconds)
+    """Gather what is known of a graph just compiled; `show` prints the kernels again, which may be from the store."""
+    refusals = find_refusals(fused, lambda kernel: estimate(kernel, device).seconds)
     return GraphReport(
         name=watch.name,
         counts=counts,
-        kernels=tuple(_report_kernel(b, fused, refusals, isa) for b in kernels),
+        kernels=tuple(_report_kernel(b, fused, refusals, show, device) for b in kernels),
         calls=_report_calls(imported, fused),
         edges=report_edges(fused, refusals),
         mutations=report_mutations(refusals),
@@ -156,12 +155,12 @@ def report_graph(
     )
 
 
-def _report_kernel(built: Built, fused: Fused, refusals: Refusals, isa: Isa) -> KernelReport:
+def _report_kernel(built: Built, fused: Fused, refusals: Refusals, show: Show, device: Device) -> KernelReport:
     places = {k: s for k, s in enumerate(fused.steps) if isinstance(s, Launch) and s.digest == built.digest}
     same = list(places.values())
     reasons = report_stores(fused, refusals)
-    schedule, source, problem = print_kernel_source(built.kernel, built.digest, isa)
-    cost = estimate(built.kernel)
+    schedule, source, problem = show(built.kernel, built.digest)
+    cost = estimate(built.kernel, device)
     sources = dict.fromkeys(n.source for launch in same for n in cut_out(fused.graph, launch).nodes if n.source)
     return KernelReport(
         name=name_kernel(built.digest),
@@ -176,7 +175,7 @@ def _report_kernel(built: Built, fused: Fused, refusals: Refusals, isa: Isa) -> 
         operations=count_operations(built.kernel),
         seconds=cost.seconds,
         schedule=str(schedule) if schedule is not None else "",
-        source=source.text if source is not None else "",
+        source=source,
         problem=built.problem or problem,
     )
 

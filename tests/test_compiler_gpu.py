@@ -207,3 +207,10 @@ def test_each_gpu_has_a_device_row():
         "gfx942",
     ]
     assert set(GPUS) == set(TARGETS)
+
+
+def test_explain_shows_what_runs_there(gpu: FakeGpu):
+    with driver.collect() as found:
+        gpu.compile(lambda x: torch.softmax(x, -1), (random(4, 70),))
+    (kernel,) = found[0].report().kernels
+    assert "@triton.jit" in kernel.source and kernel.schedule.startswith("reduce") and not kernel.problem
