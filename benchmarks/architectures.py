@@ -83,9 +83,17 @@ def judge(name: str, case: str, backend: str) -> dict[str, Any]:
         "graphs": outcome.graphs,
         "first_call_cpu": round(outcome.first_call_cpu, 3),
         "fallbacks": outcome.fallbacks(backend),
-        "counters": {key: outcome.counters[key] for key in (backend, *SHOWN_COUNTERS) if key in outcome.counters},
+        "counters": {k: shorten(outcome.counters[k]) for k in (backend, *SHOWN_COUNTERS) if k in outcome.counters},
         "left_to_aten": dict(sum((count_calls(graph) for graph in graphs), Counter())),
     }
+
+
+def shorten(counts: dict[str, int]) -> dict[str, int]:
+    """Counters by the first line of their names: what follows in a graph break's tells of files on this machine."""
+    short: Counter[str] = Counter()
+    for name, count in counts.items():
+        short[name.partition("\n")[0]] += count
+    return dict(short)
 
 
 def count_calls(graph: Any) -> Counter[str]:
