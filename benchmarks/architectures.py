@@ -88,7 +88,7 @@ def judge(name: str, case: str, backend: str) -> dict[str, Any]:
     }
 
 
-def shorten(counts: dict[str, int]) -> dict[str, int]:
+def shorten(counts: Any) -> dict[str, int]:
     """Counters by the first line of their names: what follows in a graph break's tells of files on this machine."""
     short: Counter[str] = Counter()
     for name, count in counts.items():
