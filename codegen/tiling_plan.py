@@ -11,6 +11,7 @@ memory.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -313,15 +314,17 @@ class _Planner:
             f = self.facts[k]
             if axis not in f.axes:
                 continue
-            points = 1.0
-            for a in f.axes:
-                points *= estimate(a.extent)
             fill = min(1.0, estimate(axis.extent) / 16)
             for e in dict.fromkeys(f.loads):
-                total += points * fill * _density_of(e.index[-1:], axis)
+                total += _points(e.axes & f.axes) * fill * _density_of(e.index[-1:], axis)
             if f.store is not None:
-                total += 2 * points * fill * _density_of(f.store.index, axis)
+                total += 2 * _points(f.axes) * fill * _density_of(f.store.index, axis)
         return total
+
+
+def _points(axes: Iterable[Axis]) -> float:
+    """How many elements an access along these axes touches: those read again are in cache, dense or not."""
+    return math.prod(float(estimate(a.extent)) for a in axes)
 
 
 def _density_of(index: tuple[Index, ...], axis: Axis) -> float:

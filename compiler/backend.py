@@ -11,7 +11,6 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
-from functorch.compile import min_cut_rematerialization_partition
 from torch import fx
 from torch._dynamo import disable
 from torch._functorch.aot_autograd import aot_module_simplified
@@ -19,6 +18,7 @@ from torch._functorch.aot_autograd import aot_module_simplified
 from ..ir.errors import SettingError
 from .direct import find_direct_call
 from .driver import Boxed, compile_boxed, open_store
+from .joint import partition_joint
 from .settings import settings
 from .table import find_decompositions
 
@@ -59,7 +59,7 @@ def run_aot(gm: fx.GraphModule, example_inputs: Sequence[Any]) -> Callable[..., 
         fw_compiler=make_compiler("forward", snapshot),
         bw_compiler=without_tracing(make_backward_compiler(snapshot)),
         inference_compiler=compile_inference,
-        partition_fn=min_cut_rematerialization_partition,
+        partition_fn=partition_joint,
         decompositions=find_decompositions(open_store()),
         keep_inference_input_mutations=True,
     )

@@ -148,13 +148,13 @@ def _take_select(e: Expr, axes: frozenset[Axis], identity: Expr) -> Taken | None
     """where(u, f, identity) with u free of the axes."""
     if not (isinstance(e, Op) and e.name == "where") or e.args[0].axes & axes:
         return None
-    neutral = e.args[2] is identity or _is_zero(e.args[2], identity)
+    neutral = e.args[2] is identity or (is_zero(identity) and is_zero(e.args[2]))
     return (e.args[1], [("where", e.args[0])]) if neutral else None
 
 
-def _is_zero(e: Expr, identity: Expr) -> bool:
-    """Either zero is the identity of a sum."""
-    return isinstance(e, Const) and isinstance(identity, Const) and e.value == identity.value == 0
+def is_zero(e: Expr) -> bool:
+    """Either zero: both are the identity of a sum."""
+    return isinstance(e, Const) and e.value == 0
 
 
 def _take_factors(e: Expr, axes: frozenset[Axis], state: str) -> Taken | None:
@@ -162,14 +162,14 @@ def _take_factors(e: Expr, axes: frozenset[Axis], state: str) -> Taken | None:
     if not e.dtype.is_float:
         return None
     factors: list[tuple[str, Expr | None]] = []
-    inside = _without(e, axes, factors)
+    inside = without(e, axes, factors)
     if state == "sum":
         return (inside, factors) if factors and inside is not None else None
     positive = all(name != "neg" and other is not None and is_positive(other) for name, other in factors)
     return (inside, factors) if factors and inside is not None and positive else None
 
 
-def _without(e: Expr, axes: frozenset[Axis], left: list[tuple[str, Expr | None]]) -> Expr | None:
+def without(e: Expr, axes: frozenset[Axis], left: list[tuple[str, Expr | None]]) -> Expr | None:
     """`e` without the factors that go to `left`; None stands for 1."""
     if not e.axes & axes:
         left.append(("mul", e))
@@ -177,18 +177,18 @@ def _without(e: Expr, axes: frozenset[Axis], left: list[tuple[str, Expr | None]]
     if not isinstance(e, Op):
         return e
     if e.name == "mul":
-        sides = [_without(a, axes, left) for a in e.args]
+        sides = [without(a, axes, left) for a in e.args]
         kept = [s for s in sides if s is not None]
         return kept[0] if len(kept) == 1 else make("mul", *kept) if kept else None
     if e.name == "div":
-        above = _without(e.args[0], axes, left)
+        above = without(e.args[0], axes, left)
         if not e.args[1].axes & axes:
             left.append(("div", e.args[1]))
             return above
         return make("reciprocal", e.args[1]) if above is None else make("div", above, e.args[1])
     if e.name == "neg":
         left.append(("neg", None))
-        return _without(e.args[0], axes, left)
+        return without(e.args[0], axes, left)
     return _without_exponent(e, axes, left) if e.name == "exp" else e
 
 

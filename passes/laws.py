@@ -1,6 +1,6 @@
-"""The laws that change what a kernel's reductions are, run to a fixed point: exchange, delay, stream.
+"""The laws that change what a kernel's reductions are, run to a fixed point: point, exchange, delay, stream.
 
-    refine, inline, merge  ->  a kernel and its normal form  ->  exchange, delay, stream, again while one of them holds
+    refine, inline, merge  ->  a kernel and its normal form  ->  point, exchange, delay, stream, again while one holds
 
 Each law has its own file and its own conditions. The result does not hang on the order in which they are tried. The
 search over what is stored costs the kernels that come out here, not those that go in: a chain over a long row is worth
@@ -13,17 +13,18 @@ from collections.abc import Callable, Sequence
 
 from ..ir.loops import Equation, Kernel
 from ..ir.simplify import Simplifier, fast
-from . import delay, exchange, stream
+from . import delay, exchange, point, stream
 from .chains import RESIDENT, is_long, reductions_before
 from .reasons import Tried
 
 Law = Callable[[Kernel, bool, list[Tried] | None], Kernel]
-ORDER = ("exchange", "delay", "stream")
+ORDER = ("point", "exchange", "delay", "stream")
 
 
 def find_laws(resident: int = RESIDENT) -> dict[str, Law]:
     """The laws by name."""
     return {
+        "point": lambda k, strict, tried: point.point(k, strict, tried),
         "exchange": lambda k, strict, tried: exchange.exchange(k, strict, tried),
         "delay": lambda k, strict, tried: delay.delay(k, strict, resident, tried),
         "stream": lambda k, strict, tried: stream.stream(k, strict, resident, tried),
@@ -46,8 +47,8 @@ def apply_laws(
 
 
 def may_change(kernel: Kernel, resident: int = RESIDENT) -> bool:
-    """A cheap look: False where no reduction of a long row, and no sum of products, reads another: no law holds."""
-    return exchange.may_exchange(kernel) or any(
+    """A cheap look: False where no reduction of a long row reads another, and no sum has points or products."""
+    return exchange.may_exchange(kernel) or point.may_point(kernel) or any(
         isinstance(s, Equation) and is_long(s.reduce, resident) and reductions_before(kernel, s.args, s.reduce)
         for s in kernel.body
     )

@@ -52,20 +52,20 @@ _POLYNOMIALS = {
 }  # fmt: skip
 
 _EXPONENTIAL = """
-// exp(x) * 2^k. $exp_ulp ulp
+// exp(x) * 2^k. $exp_ulp ulp. Where exp(x) is 0, so is p: a scale that underflows costs a hundred cycles.
 F exp_scaled_F(F x, F k) {
   x = vmin_F(sp_F(90.0f), vmax_F(sp_F(-105.0f), x));
   F n = round_even_F(x * 1.44269504f);
   F r = fma_F(n, sp_F(1.9046542e-9f), fma_F(n, sp_F(-0.6931471825f), x));
   F p = fma_F(r * r, $exp, r) + 1.0f;
-  return scale2_F(p, n + k);
+  return scale2_F(sel_F(lt_F(x, sp_F(-104.0f)), F{}, p), n + k);
 }
 F exp_F(F x) { return exp_scaled_F(x, F{}); }
 // $exp2_ulp ulp
 F exp2_F(F x) {
   x = vmin_F(sp_F(129.0f), vmax_F(sp_F(-151.0f), x));
-  F n = round_even_F(x), r = x - n;
-  return scale2_F(fma_F($exp2, r, sp_F(1)), n);
+  F n = round_even_F(x), r = x - n, p = fma_F($exp2, r, sp_F(1));
+  return scale2_F(sel_F(lt_F(x, sp_F(-150.0f)), F{}, p), n);
 }
 // exp(x) - 1 = 2 ((p + 1) 2^(n - 1) - 1/2), halved for the sake of n = 128. $expm1_ulp ulp
 F expm1_F(F x) {

@@ -1,9 +1,10 @@
 """Large outputs: memory that the system would otherwise hand over page by page, and take back, at every call.
 
-From 32 MB on, malloc maps fresh pages for each tensor and unmaps them when it dies: for a kernel bound by memory, the
-page faults cost several times the kernel. So two things are done. Fresh memory is asked for in huge pages. And the last
-two tensors of a size are remembered: when the caller has let go of one (nothing but this module refers to its storage),
-the next result of that size lies there. What is remembered is bounded.
+malloc maps fresh pages for a tensor and unmaps them when it dies: always from 32 MB on, and for smaller ones whenever
+the end of its heap is free. For a kernel bound by memory, the page faults cost as much as the kernel, or several times
+that. So two things are done. Fresh memory is asked for in huge pages. And the last tensors of a size are remembered:
+when the caller has let go of one (nothing but this module refers to its storage), the next result of that size lies
+there. What is remembered is bounded.
 """
 
 from __future__ import annotations
@@ -19,9 +20,9 @@ from typing import Any
 
 import torch
 
-LARGE = 32 << 20  # bytes: where malloc begins to map and unmap, whatever it has learned
+LARGE = 1 << 20  # bytes: a kernel that fills so many runs for longer than it takes to look here
 MOST_KEPT = 256 << 20
-PER_SIZE = 2  # `y = f(x)` in a loop holds the old result while it makes the new one
+PER_SIZE = 8  # a training step holds several, and `y = f(x)` in a loop the old result while it makes the new one
 HUGE_PAGE = 2 << 20
 MADV_HUGEPAGE = 14
 
@@ -40,7 +41,7 @@ class _Kept:
 
 _count_uses: Any = getattr(torch._C, "_storage_Use_Count", None)
 _lock = threading.Lock()
-_kept: OrderedDict[int, _Kept] = OrderedDict()
+_kept: OrderedDict[int, list[_Kept]] = OrderedDict()  # by size in bytes, what was used last at the end
 
 
 def empty_large(shape: Sequence[int], strides: Sequence[int], dtype: torch.dtype) -> torch.Tensor:
@@ -69,7 +70,7 @@ def ask_for_huge_pages(address: int, size: int) -> None:
 
 def kept_bytes() -> int:
     """What is remembered, in bytes."""
-    return sum(kept.storage.nbytes() for kept in _kept.values())
+    return sum(size * len(kept) for size, kept in _kept.items())
 
 
 def release() -> None:
@@ -80,23 +81,26 @@ def release() -> None:
 
 def _find_free(size: int) -> torch.UntypedStorage | None:
     """A remembered storage of this size that only this module refers to."""
-    for address, kept in _kept.items():
-        if kept.storage.nbytes() == size and kept.is_free():
-            _kept.move_to_end(address)
-            return kept.storage
-    return None
+    same = _kept.get(size)
+    if same is None:
+        return None
+    _kept.move_to_end(size)
+    # A storage that was resized meanwhile is of another size.
+    return next((kept.storage for kept in same if kept.is_free() and kept.storage.nbytes() == size), None)
 
 
 def _make(size: int) -> torch.UntypedStorage:
     storage = make_storage(size)
-    if _count_uses is None or size * PER_SIZE > MOST_KEPT:
+    if _count_uses is None or 2 * size > MOST_KEPT:
         return storage
-    same = [address for address, kept in _kept.items() if kept.storage.nbytes() == size]
-    for address in same[: max(0, len(same) - PER_SIZE + 1)]:
-        del _kept[address]
-    while _kept and kept_bytes() + size > MOST_KEPT:
-        _kept.popitem(last=False)
-    _kept[storage._cdata] = _Kept(storage, _count_uses(storage._cdata))
+    same = _kept.setdefault(size, [])
+    del same[: max(0, len(same) - PER_SIZE + 1)]
+    while kept_bytes() + size > MOST_KEPT:
+        oldest = next(iter(_kept))
+        del _kept[oldest][:1]
+        if not _kept[oldest]:
+            del _kept[oldest]
+    _kept.setdefault(size, []).append(_Kept(storage, _count_uses(storage._cdata)))
     return storage
 
 

@@ -1,0 +1,212 @@
+"""The joint graph of training, cut into a forward and a backward graph.
+
+    y = softmax(x)        m = max(x); s = sum(exp(x - m));  y = exp(x - m) / s
+    dx = f(dy, y)   ->    m, s are saved: a number for each row; the backward graph computes y from x again
+
+torch's minimum cut decides what is saved. It is told two things first. What normalises a row is spelled in operations
+of which the statistics are a few numbers a row, and the rest is pointwise and costs nothing to compute again. And the
+backward operators that treadle lowers to equations do not want their operands in memory.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from functorch.compile import min_cut_rematerialization_partition
+from torch import fx
+from torch._functorch import partitioners
+from torch.fx.experimental.symbolic_shapes import guard_or_false
+
+aten = torch.ops.aten
+Expansion = Callable[["Writer", fx.Node], "fx.Node | dict[int, fx.Node] | None"]
+EXPANSIONS: dict[Any, Expansion] = {}
+# Equations to treadle, which need no operand in memory; torch's own list has what Inductor lowers.
+FUSIBLE = (
+    aten._softmax_backward_data, aten._log_softmax_backward_data, aten.native_layer_norm_backward,
+    aten.native_group_norm_backward, aten.native_batch_norm_backward, aten._fused_rms_norm_backward,
+    aten.nll_loss_forward, aten.nll_loss_backward, aten.detach, aten.embedding, aten.logsumexp,
+    aten.silu_backward, aten.hardswish_backward, aten.hardsigmoid_backward, aten.hardtanh_backward,
+    aten.leaky_relu_backward, aten.elu_backward, aten.softplus_backward, aten.mish_backward,
+    aten.log_sigmoid_backward, aten.tanh_backward, aten.sigmoid_backward,
+)  # fmt: skip
+RECOMPUTED = (aten.detach,)
+NARROW = (torch.float16, torch.bfloat16)
+
+
+def partition_joint(
+    joint: fx.GraphModule, inputs: Any, **options: Any
+) -> tuple[fx.GraphModule, fx.GraphModule]:  # fmt: skip
+    """The forward and the backward graph: a `partition_fn` for AOTAutograd."""
+    expand(joint)
+    with _own_operators():
+        return min_cut_rematerialization_partition(joint, inputs, **options)
+
+
+@contextmanager
+def _own_operators() -> Iterator[None]:
+    """torch's partitioner asks one function for its lists of operators."""
+    theirs = getattr(partitioners, "get_default_op_list", None)
+    if theirs is None:
+        yield
+        return
+
+    def ours() -> Any:
+        found = theirs()
+        found.fusible_ops.update(FUSIBLE)
+        found.recomputable_ops.update(RECOMPUTED)
+        return found
+
+    partitioners.get_default_op_list = ours
+    try:
+        yield
+    finally:
+        partitioners.get_default_op_list = theirs
+
+
+def expand(joint: fx.GraphModule) -> None:
+    """Spell normalisations in simple operations, where all of their results can be spelled so."""
+    graph = joint.graph
+    for node in list(graph.nodes):
+        if node.target is aten.detach.default:
+            node.replace_all_uses_with(node.args[0])
+            graph.erase_node(node)
+            continue
+        expansion = EXPANSIONS.get(node.target)
+        if expansion is None:
+            continue
+        with graph.inserting_before(node):
+            found = expansion(Writer(graph), node)
+        if isinstance(found, fx.Node):
+            node.replace_all_uses_with(found)
+        elif found is not None:
+            for user in list(node.users):
+                if user.args[1] in found:
+                    user.replace_all_uses_with(found[user.args[1]])
+    graph.eliminate_dead_code()
+    joint.recompile()
+
+
+class Writer:
+    """Adds operations to a graph, each with the fake tensor that it would give."""
+
+    def __init__(self, graph: fx.Graph) -> None:
+        self.graph = graph
+
+    def __call__(self, target: Any, *args: Any, **kwargs: Any) -> fx.Node:
+        node = self.graph.call_function(target, args, kwargs)
+        fakes = fx.map_arg((args, kwargs), lambda n: n.meta["val"])
+        node.meta["val"] = target(*fakes[0], **fakes[1])
+        return node
+
+    def cast(self, x: fx.Node, dtype: torch.dtype) -> fx.Node:
+        return x if fake(x).dtype is dtype else self(aten._to_copy.default, x, dtype=dtype)
+
+    def wide(self, x: fx.Node) -> fx.Node:
+        """In the type in which kernels compute."""
+        return self.cast(x, torch.float32) if fake(x).dtype in NARROW else x
+
+
+def fake(node: Any) -> torch.Tensor:
+    value: torch.Tensor = node.meta["val"]
+    return value
+
+
+def expands(*targets: Any) -> Callable[[Expansion], Expansion]:
+    def enter(expansion: Expansion) -> Expansion:
+        EXPANSIONS.update(dict.fromkeys(targets, expansion))
+        return expansion
+
+    return enter
+
+
+def _is_empty(x: fx.Node, dims: Sequence[int]) -> bool:
+    """A row of no element has no maximum."""
+    return any(guard_or_false(fake(x).shape[d] == 0) for d in dims) or not fake(x).ndim
+
+
+@expands(aten._softmax.default)
+def _softmax(write: Writer, node: fx.Node) -> fx.Node | None:
+    x, dim, *_ = node.args
+    if _is_empty(x, (dim,)):
+        return None
+    wide = write.wide(x)
+    e = write(aten.exp.default, write(aten.sub.Tensor, wide, write(aten.amax.default, wide, [dim], True)))
+    return write.cast(write(aten.div.Tensor, e, write(aten.sum.dim_IntList, e, [dim], True)), fake(node).dtype)
+
+
+@expands(aten._log_softmax.default)
+def _log_softmax(write: Writer, node: fx.Node) -> fx.Node | None:
+    x, dim, *_ = node.args
+    if _is_empty(x, (dim,)):
+        return None
+    wide = write.wide(x)
+    shifted = write(aten.sub.Tensor, wide, write(aten.amax.default, wide, [dim], True))
+    total = write(aten.sum.dim_IntList, write(aten.exp.default, shifted), [dim], True)
+    return write.cast(write(aten.sub.Tensor, shifted, write(aten.log.default, total)), fake(node).dtype)
+
+
+def _moments(write: Writer, x: fx.Node, dims: list[int], eps: float) -> tuple[fx.Node, fx.Node, fx.Node]:
+    """x - mean(x), mean(x) and the reciprocal deviation."""
+    mean = write(aten.mean.dim, x, dims, True)
+    centred = write(aten.sub.Tensor, x, mean)
+    variance = write(aten.mean.dim, write(aten.mul.Tensor, centred, centred), dims, True)
+    return centred, mean, write(aten.rsqrt.default, write(aten.add.Scalar, variance, eps))
+
+
+def _affine(write: Writer, x: fx.Node, weight: fx.Node | None, bias: fx.Node | None) -> fx.Node:
+    if weight is not None:
+        x = write(aten.mul.Tensor, x, write.cast(weight, fake(x).dtype))
+    return x if bias is None else write(aten.add.Tensor, x, write.cast(bias, fake(x).dtype))
+
+
+def _only_backward(node: fx.Node, backward: Any) -> bool:
+    """True where the statistics go to the backward operator alone: they may be more exact than eager's."""
+    uses = [u for n in node.users if n.target is operator.getitem and n.args[1] != 0 for u in n.users]
+    return all(u.target is backward for u in uses)
+
+
+@expands(aten.native_layer_norm.default)
+def _layer_norm(write: Writer, node: fx.Node) -> dict[int, fx.Node] | None:
+    x, shape, weight, bias, eps = node.args
+    dims = list(range(fake(x).ndim - len(shape), fake(x).ndim))
+    if _is_empty(x, dims) or not _only_backward(node, aten.native_layer_norm_backward.default):
+        return None
+    centred, mean, rstd = _moments(write, write.wide(x), dims, eps)
+    out = _affine(write, write(aten.mul.Tensor, centred, rstd), weight, bias)
+    return {0: write.cast(out, fake(x).dtype), 1: mean, 2: rstd}
+
+
+@expands(aten._fused_rms_norm.default)
+def _rms_norm(write: Writer, node: fx.Node) -> dict[int, fx.Node] | None:
+    x, shape, weight, eps = node.args
+    dims = list(range(fake(x).ndim - len(shape), fake(x).ndim))
+    if eps is None or _is_empty(x, dims) or not _only_backward(node, aten._fused_rms_norm_backward.default):
+        return None
+    wide = write.wide(x)
+    square = write(aten.mean.dim, write(aten.mul.Tensor, wide, wide), dims, True)
+    rstd = write(aten.rsqrt.default, write(aten.add.Scalar, square, eps))
+    out = _affine(write, write(aten.mul.Tensor, wide, rstd), weight, None)
+    return {0: write.cast(out, fake(x).dtype), 1: rstd}
+
+
+@expands(aten.native_group_norm.default)
+def _group_norm(write: Writer, node: fx.Node) -> dict[int, fx.Node] | None:
+    x, weight, bias, n, c, hxw, groups, eps = node.args
+    backward = aten.native_group_norm_backward.default
+    if not isinstance(c, int) or _is_empty(x, range(fake(x).ndim)) or not _only_backward(node, backward):
+        return None
+    shape = list(fake(x).shape)
+    if any(not isinstance(s, int) for s in shape):
+        return None
+    split = [shape[0], groups, c // groups, *shape[2:]]
+    wide = write(aten.reshape.default, write.wide(x), split)
+    centred, mean, rstd = _moments(write, wide, list(range(2, len(split))), eps)
+    along = [groups, c // groups, *(1 for _ in shape[2:])]
+    flat = (None if v is None else write(aten.reshape.default, v, along) for v in (weight, bias))
+    out = _affine(write, write(aten.mul.Tensor, centred, rstd), *flat)
+    out = write.cast(write(aten.reshape.default, out, shape), fake(x).dtype)
+    return {0: out, **{k: write(aten.reshape.default, v, split[:2]) for k, v in ((1, mean), (2, rstd))}}
