@@ -94,8 +94,7 @@ class Tiled:
 
 def tile_kernel(kernel: Kernel, schedule: Schedule, isa: Isa) -> Tiled:
     """The loops of a kernel under a schedule. Raises ScheduleError where the schedule does not apply."""
-    planned = plan_kernel(kernel, str(schedule.get(KEEP)))
-    lanes = choose_lanes(planned, isa)
+    planned, lanes = choose_lanes(plan_kernel(kernel, str(schedule.get(KEEP))), isa)
     return Tiled(planned, build_program(planned, choices_of(schedule, lanes)), lanes)
 
 

@@ -6,6 +6,9 @@ bits are computed in I, so index arithmetic and masks alone do not cost a kernel
 
 from __future__ import annotations
 
+import math
+from dataclasses import replace
+
 from ...ir.expr import Const, Expr, Iota, Load, Op, data_in, walk
 from ...ir.index import Axis, Index, axes_of, axis_coefficient
 from ...ir.loops import Equation, Kernel, Statement, Store, statement_expressions
@@ -13,7 +16,7 @@ from ...ir.states import STATES
 from ...ir.types import I64
 from ..ranges import fits_32, index_fits_32, value_range
 from ..tiling import Planned
-from ..tiling_plan import Nest, nests_of
+from ..tiling_plan import Block, Nest, Part, estimate, nests_of, statement_cost
 from .isa import Isa
 
 PACKS = {
@@ -28,12 +31,50 @@ PACKS = {
     "f32": "F",
     "f64": "D",
 }
+SCALAR_COST = 4  # a pack at once, or its points one by one: what that costs, less what the others gain
 COMPARES = ("lt", "le", "gt", "ge", "eq", "ne")
 
 
-def choose_lanes(planned: Planned, isa: Isa) -> int:
-    """Lanes of a kernel's packs: fewer where something is computed per lane in 64 bits."""
-    return isa.lanes(8 if any(_is_wide(planned.kernel, n) for n in nests_of(planned.parts)) else 4)
+def choose_lanes(planned: Planned, isa: Isa) -> tuple[Planned, int]:
+    """Lanes of a kernel's packs: fewer where something is computed per lane in 64 bits.
+
+    Passes of little work that compute so, over the targets of a loss's rows for one, run point by point instead: the
+    others keep their width.
+    """
+    wide = [n for n in nests_of(planned.parts) if _is_wide(planned.kernel, n)]
+    if not wide:
+        return planned, isa.lanes(4)
+    alone = {id(n) for p in planned.parts for n in _outside_of_lanes(p)}
+    work = sum(_work(planned.kernel, n) for n in nests_of(planned.parts))
+    least = sum(_work(planned.kernel, n) for n in wide)
+    if all(id(n) in alone for n in wide) and least * SCALAR_COST * isa.lanes(4) < work - least:
+        parts = tuple(_point_by_point(p, {id(n) for n in wide}) for p in planned.parts)
+        return replace(planned, parts=parts), isa.lanes(4)
+    return planned, isa.lanes(8)
+
+
+def _work(kernel: Kernel, nest: Nest) -> float:
+    """Operations at all points."""
+    found = 0.0
+    for k in nest.members:
+        s = kernel.body[k]
+        found += math.prod(float(estimate(a.extent)) for a in s.domain) * (1.0 + statement_cost(s))
+    return found
+
+
+def _outside_of_lanes(part: Part) -> list[Nest]:
+    """The nests that choose their own lanes."""
+    if isinstance(part, Nest):
+        return [part]
+    return [] if part.lanes is not None else [n for p in part.body for n in _outside_of_lanes(p)]
+
+
+def _point_by_point(part: Part, chosen: set[int]) -> Part:
+    if isinstance(part, Block):
+        return replace(part, body=tuple(_point_by_point(p, chosen) for p in part.body))
+    if id(part) not in chosen or part.lanes is None:
+        return part
+    return replace(part, serial=(*part.serial, part.lanes), lanes=None)
 
 
 def pack_of(e: Expr) -> str:
