@@ -25,6 +25,7 @@ from record import OURS, Record, make_parser, say
 from reductions import make_step
 
 from treadle.compiler.check import compare
+from treadle.compiler.reference import in_float64, widen
 from treadle.compiler.timing import Timing
 from treadle.ir.errors import TreadleError
 
@@ -133,8 +134,10 @@ def to_gpu(tensors: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
     return tuple(t.cuda() for t in tensors)
 
 
-def widen(tensors: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
-    return tuple(t.double() if t.is_floating_point() else t for t in tensors)
+def exactly(function: Callable[..., Any], tensors: tuple[torch.Tensor, ...], step: bool = False) -> Any:
+    """The results in float64; with `step`, gradients too."""
+    with in_float64():
+        return make_step(function, widen(tensors))() if step else function(*widen(tensors))
 
 
 # --- ceilings ----------------------------------------------------------------------------------------------------
@@ -220,19 +223,19 @@ def plan_correctness(quick: bool) -> dict[str, Callable[[Any], dict[str, Any]]]:
 
 def check_plain(case: kernel_cases.Case, shape: tuple[int, int], dtype: torch.dtype) -> dict[str, Any]:
     inputs = to_gpu(kernel_cases.make_inputs(case, shape, dtype))
-    exact = None if case.name == "masked_scores" else case.function(*widen(inputs))
+    exact = None if case.name == "masked_scores" else exactly(case.function, inputs)
     return judge(compile_on_gpu(OURS, case.function)(*inputs), case.function(*inputs), exact)
 
 
 def check_reduction(case: reduction_cases.Reduction, shape: tuple[int, int], dtype: torch.dtype) -> dict[str, Any]:
     inputs = to_gpu(reduction_cases.make_inputs(case, shape, dtype))
     ours = compile_on_gpu(OURS, case.function)
-    found = judge(ours(*inputs), case.function(*inputs), case.function(*widen(inputs)))
+    found = judge(ours(*inputs), case.function(*inputs), exactly(case.function, inputs))
     if not case.learns:
         return found
     torch._dynamo.reset()
-    steps = [make_step(f, x) for f, x in ((ours, inputs), (case.function, inputs), (case.function, widen(inputs)))]
-    trained = judge(*(step() for step in steps))
+    exact = exactly(case.function, inputs, step=True)
+    trained = judge(make_step(ours, inputs)(), make_step(case.function, inputs)(), exact)
     return {
         "right": found["right"] and trained["right"],
         "worst_ratio": max(found["worst_ratio"], trained["worst_ratio"]),

@@ -18,6 +18,7 @@ from record import OURS, Record, contestants, count_pairs, make_parser, say
 from targets import DTYPES
 
 from treadle.compiler.check import compare
+from treadle.compiler.reference import in_float64, widen
 
 Plan = tuple[Case, tuple[int, int], str]
 LIMIT = 0.95
@@ -52,7 +53,8 @@ def measure_row(
     inputs = make_inputs(case, shape, DTYPES[dtype])
     calls = {name: bind(compile_for(name, case.function), inputs) for name in names}
     eager = case.function(*inputs)
-    exact = case.function(*(x.double() if x.is_floating_point() else x for x in inputs))
+    with in_float64():
+        exact = case.function(*widen(inputs))
     wrong = [name for name, call in calls.items() if not _is_right(case, call(), eager, exact)]
     calls[FLOOR] = bind(compile_for(empty_backend(eager), case.function), inputs)
     if ours == OURS:

@@ -16,6 +16,7 @@ from record import Record, contestants, count_pairs, make_parser, say
 from reduction_cases import DTYPES, QUICK_SHAPES, REDUCTIONS, SHAPES, Reduction, make_inputs
 
 from treadle.compiler.check import compare
+from treadle.compiler.reference import in_float64, widen
 
 Plan = tuple[Reduction, tuple[int, int], torch.dtype, bool]
 MOST_ERROR = 1.5  # times eager's
@@ -51,8 +52,8 @@ def measure_row(
     inputs = make_inputs(case, shape, dtype)
     prepare = make_step if train else bind
     eager = prepare(case.function, inputs)()
-    wide = tuple(x.double() if x.is_floating_point() else x for x in inputs)
-    exact = prepare(case.function, wide)()
+    with in_float64():
+        exact = prepare(case.function, widen(inputs))()
     calls = {name: prepare(compile_for(name, case.function), inputs) for name in names}
     reports = {name: compare(call(), eager, exact, factor=MOST_ERROR, strides=False) for name, call in calls.items()}
     timing = measure(calls, pairs=pairs)
@@ -71,7 +72,7 @@ def make_step(function: Callable[..., Any], inputs: tuple[torch.Tensor, ...]) ->
     with torch.enable_grad():
         first = outputs_of(function(*leaves))
     generator = torch.Generator().manual_seed(3)
-    given = [torch.randn(y.shape, generator=generator).to(y.dtype) for y in first]
+    given = [torch.randn(y.shape, generator=generator).bfloat16().to(y.dtype) for y in first]  # exact in every type
 
     def step() -> Any:
         with torch.enable_grad():

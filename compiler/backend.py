@@ -17,6 +17,7 @@ from torch._functorch.aot_autograd import aot_module_simplified
 
 from ..ir.errors import SettingError
 from .direct import find_direct_call
+from .direct_step import StepCapture
 from .driver import Boxed, compile_boxed, open_store
 from .joint import partition_joint
 from .settings import settings
@@ -44,6 +45,7 @@ def run_aot(gm: fx.GraphModule, example_inputs: Sequence[Any]) -> Callable[..., 
     """Trace a graph with AOTAutograd and compile what comes out, under the settings in force."""
     snapshot = settings.snapshot()
     direct: list[Callable[..., Any] | None] = []
+    step = StepCapture()
     count = len(example_inputs)
     lifted = any(True for _ in itertools.chain(gm.parameters(), gm.buffers()))
     may_be_direct = not lifted and not torch._C._is_any_autocast_enabled()
@@ -53,17 +55,28 @@ def run_aot(gm: fx.GraphModule, example_inputs: Sequence[Any]) -> Callable[..., 
         direct.append(find_direct_call(gm, boxed) if may_be_direct and len(example_inputs) == count else None)
         return boxed
 
+    def compile_forward(gm: fx.GraphModule, example_inputs: Sequence[Any]) -> Boxed:
+        boxed = make_compiler("forward", snapshot)(gm, example_inputs)
+        if may_be_direct:
+            step.see_forward(gm, boxed)
+        return boxed
+
+    def compile_backward(gm: fx.GraphModule, example_inputs: Sequence[Any]) -> Boxed:
+        boxed = make_compiler("backward", snapshot)(gm, example_inputs)
+        step.see_backward(gm, boxed)
+        return without_tracing(boxed)  # it runs outside of Dynamo's frame, where Dynamo might trace what it runs
+
     compiled = aot_module_simplified(
         gm,
         example_inputs,
-        fw_compiler=make_compiler("forward", snapshot),
-        bw_compiler=without_tracing(make_backward_compiler(snapshot)),
+        fw_compiler=compile_forward,
+        bw_compiler=without_tracing(compile_backward),
         inference_compiler=compile_inference,
         partition_fn=partition_joint,
         decompositions=find_decompositions(open_store()),
         keep_inference_input_mutations=True,
     )
-    return without_tracing((direct[0] if len(direct) == 1 else None) or compiled)
+    return without_tracing((direct[0] if len(direct) == 1 else None) or step.wrap(compiled))
 
 
 def make_compiler(kind: str, snapshot: Mapping[str, object]) -> Compiler:
@@ -74,16 +87,6 @@ def make_compiler(kind: str, snapshot: Mapping[str, object]) -> Compiler:
             return compile_boxed(gm, kind)
 
     return compile_graph
-
-
-def make_backward_compiler(snapshot: Mapping[str, object]) -> Compiler:
-    """Backward graphs run outside of Dynamo's frame, where it might trace what they run."""
-    compile_graph = make_compiler("backward", snapshot)
-
-    def compile_untraced(gm: fx.GraphModule, example_inputs: Sequence[Any]) -> Boxed:
-        return without_tracing(compile_graph(gm, example_inputs))
-
-    return compile_untraced
 
 
 def without_tracing(function: Callable[..., Any]) -> Callable[..., Any]:

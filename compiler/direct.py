@@ -28,7 +28,7 @@ def find_direct_call(gm: fx.GraphModule, boxed: Callable[[list[Any]], Any]) -> C
     meta = getattr(context, "fw_metadata", None)
     if context is None or context.fakify_first_call:
         return None
-    if not isinstance(meta, ViewAndMutationMeta) or not _is_plain(meta, gm):
+    if not isinstance(meta, ViewAndMutationMeta) or not is_plain(meta, gm):
         return None
     executable = getattr(boxed, "executable", None)
     if executable is not None and executable.direct is not None:
@@ -47,7 +47,7 @@ def find_direct_call(gm: fx.GraphModule, boxed: Callable[[list[Any]], Any]) -> C
     return call
 
 
-def _is_plain(meta: ViewAndMutationMeta, gm: fx.GraphModule) -> bool:
+def is_plain(meta: ViewAndMutationMeta, gm: fx.GraphModule) -> bool:
     """Whether each input of the traced function is one of the graph's, only read, and each output is its own tensor."""
     placeholders = sum(n.op == "placeholder" for n in gm.graph.nodes)
     return (

@@ -58,8 +58,15 @@ def run(
 def run_in_float64(model: Callable[..., Any], inputs: Inputs, *, train: bool = False, seed: int = 0) -> dict[str, Any]:
     """Like `run`, on a copy of the model in float64; casts to narrower floats inside the model are left out too."""
     wide = copy.deepcopy(model).double() if isinstance(model, torch.nn.Module) else model
-    with default_dtype(torch.float64), WidenFloats():
+    with in_float64():
         return run(wide, widen(copy.deepcopy(inputs)), train=train, seed=seed)
+
+
+@contextmanager
+def in_float64() -> Iterator[None]:
+    """Float64 for new tensors, and wherever operators are asked for a narrower float."""
+    with default_dtype(torch.float64), WidenFloats():
+        yield
 
 
 def call(function: Callable[..., Any], inputs: Inputs) -> Any:

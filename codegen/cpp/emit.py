@@ -31,7 +31,7 @@ from .isa import Isa
 from .prelude import prelude
 from .printer import Printer
 from .printer_memory import SCRATCH
-from .space import KEEP, STREAM_BYTES, candidates, choices_of, default_schedule, stored_bytes
+from .space import AHEAD, KEEP, STREAM_BYTES, candidates, choices_of, default_schedule, stored_bytes
 from .width import PACKS, choose_lanes
 
 __all__ = ["KernelSource", "candidates", "default_schedule", "emit_kernel", "emit_unit", "tile_kernel"]
@@ -108,7 +108,8 @@ def emit_kernel(
     tiled = tile_kernel(kernel, schedule, isa)
     if check is not None:
         check(tiled.program)
-    return _Emitter(kernel, tiled.planned, tiled.program, tiled.lanes, symbol).emit()
+    ahead = bool(schedule.get(AHEAD))
+    return _Emitter(kernel, tiled.planned, tiled.program, tiled.lanes, symbol, ahead).emit()
 
 
 def emit_unit(sources: Sequence[KernelSource], isa: Isa) -> str:
@@ -124,13 +125,15 @@ def emit_unit(sources: Sequence[KernelSource], isa: Isa) -> str:
 class _Emitter:
     """Wraps the printed program in its functions."""
 
-    def __init__(self, kernel: Kernel, planned: Planned, program: Program, lanes: int, symbol: str) -> None:
+    def __init__(
+        self, kernel: Kernel, planned: Planned, program: Program, lanes: int, symbol: str, ahead: bool
+    ) -> None:
         self.kernel = kernel
         self.planned = planned
         self.program = program
         self.symbol = symbol
         self.lanes = lanes
-        self.printer = Printer(program, lanes, kernel.symbols, self._streaming())
+        self.printer = Printer(program, lanes, kernel.symbols, self._streaming(), ahead)
         order: dict[str, Buffer] = {b.name: b for b in (*kernel.inputs, *kernel.outputs)}
         self.buffers = tuple(order.values())
         self.stack_arrays, self.offsets, self.workspace = _lay_out(program.scratch)

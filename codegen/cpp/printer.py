@@ -13,6 +13,7 @@ from ...ir.tiles import Fold, Let, Loop, Program, Put, Scan, Stage, State, State
 from ..dims import print_dim
 from ..parts import count_uses, expressions_of, may_be_empty, writes_of
 from ..text import strip
+from .ahead import find_asks
 from .printer_lanes import LanesPrinter, divides_axis, is_fixed
 from .printer_memory import Memory
 from .printer_scope import Lanes, Stack, Val
@@ -23,9 +24,11 @@ STAGE_AHEAD = 128  # bytes along each row of a block that are asked for while it
 
 
 class Printer:
-    """Prints one program for packs of `lanes`."""
+    """Prints one program for packs of `lanes`; `ahead` as the knob of that name."""
 
-    def __init__(self, program: Program, lanes: int, symbols: Sequence[str] = (), streaming: str = "true") -> None:
+    def __init__(
+        self, program: Program, lanes: int, symbols: Sequence[str] = (), streaming: str = "true", ahead: bool = False
+    ) -> None:
         self.program = program
         self.lanes = lanes
         self.stack = Stack()
@@ -34,8 +37,10 @@ class Printer:
         self.memory = self.values.memory = Memory(program, self.stack, self.values)
         self.states: dict[str, State] = {}
         self.slots: dict[str, str] = {}  # C names of states that are tiles of several packs
+        asks = find_asks(program) if ahead else {}
+        self.memory.asked = frozenset(a.buffer for found in asks.values() for a in found)
         self.lane_loops = LanesPrinter(
-            self.stack, self.values, self.memory, self.statements, self._limits, self.slots, streaming
+            self.stack, self.values, self.memory, self.statements, self._limits, self.slots, streaming, asks
         )
         self.values.uses = count_uses(e for s in walk_statements(program.body) for e in expressions_of(s))
 

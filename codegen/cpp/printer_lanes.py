@@ -6,7 +6,7 @@ one; else rows that happen to be aligned are streamed, and the others are not.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from ...ir.expr import indices, walk
@@ -14,6 +14,7 @@ from ...ir.index import ZERO, Axis, Div, Index, Mod, axes_of, axis_coefficient, 
 from ...ir.tiles import Loop, Put, Scan, Statement
 from ...ir.types import Dim, as_dim
 from ..parts import expressions_of, may_be_empty, writes_of
+from .ahead import Ask
 from .printer_memory import LINE, Memory
 from .printer_scope import Lanes, Stack
 from .printer_values import Values
@@ -34,6 +35,7 @@ class LanesPrinter:
     limits: Callable[[Loop], tuple[str, str]]
     slots: dict[str, str]  # C names of states that are tiles of several packs
     streaming: str = "true"  # C++ condition under which stores bypass the caches
+    asks: Mapping[int, Sequence[Ask]] = field(default_factory=dict)  # what loops ask for ahead, by their id
     streamed: bool = field(default=False, init=False)
 
     @property
@@ -159,6 +161,9 @@ class LanesPrinter:
         if stop is not None:
             self.stack.emit(f"const long n = {stop} - {var};")
         self.body(s.body)
+        if stop is None:
+            for ask in self.asks.get(id(s), ()):
+                self.memory.ask(ask)
         self.stack.lanes = None
         self.bind_slots()
         lines = self.stack.close()

@@ -15,6 +15,7 @@ from ...ir.tiles import Program, Put
 from ...ir.types import I16, Dim, DType, contiguous_strides, plus
 from ..dims import print_dim
 from ..ranges import fits_32, index_fits_32
+from .ahead import Ask
 from .printer_names import identifier
 from .printer_scope import Stack, Val, names_in, names_in_index
 from .width import PACKS
@@ -57,6 +58,7 @@ class Memory:
         self.stack = stack
         self.values = values
         self.prefetch = program.prefetch
+        self.asked: frozenset[str] = frozenset()  # buffers whose next rows are asked for, and nothing else of them
         self.buffers = {b.name for b in (*program.inputs, *program.outputs)}
         self.checks: list[str] = []
         self.places: dict[str, Place] = {}
@@ -127,12 +129,19 @@ class Memory:
             or lanes.n is not None
             or address.stride != 1
             or e.name not in self.buffers
+            or e.name in self.asked
         ):
             return
         around = {a for scope in self.stack.scopes for a in scope.axes if not a.name.startswith(lanes.axis.name)}
         if around and not around & e.axes:
             return
         self.stack.emit(f"__builtin_prefetch((const char*)({address.pointer}) + {self.prefetch});")
+
+    def ask(self, ask: Ask) -> None:
+        """Asks for what this worker will touch after this pass."""
+        place = self.places[ask.buffer]
+        pointer = self.address(place, ask.index, names_in_index(ask.index)).pointer
+        self.stack.emit(f"__builtin_prefetch({pointer}{', 1' if ask.writes else ''});")
 
     # --- stores --------------------------------------------------------------------------------------------------
 

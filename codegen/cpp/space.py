@@ -17,9 +17,10 @@ ROWS = Knob("rows", 8, (1, 2, 4, 8, 16), "rows that a column reduction joins at 
 CHUNK = Knob("chunk", 4096, (512, 1024, 2048, 4096, 8192), "columns whose accumulators are kept at once")
 STREAM = Knob("stream", False, (False, True), "stores bypass the caches")
 PREFETCH = Knob("prefetch", 0, (0, 512, 1024, 4096), "bytes that loads are asked for ahead")
+AHEAD = Knob("ahead", True, (False, True), "the next row is asked for while this one is computed")
 STAGE = Knob("stage", True, (False, True), "loads across the lanes are read in blocks and turned in registers")
 KEEP = Knob("keep", "auto", ("auto", "all", "none"), "values that several passes read are kept, or computed again")
-KNOBS = (UNROLL, ROWS, CHUNK, STREAM, PREFETCH, STAGE, KEEP)
+KNOBS = (UNROLL, ROWS, CHUNK, STREAM, PREFETCH, AHEAD, STAGE, KEEP)
 
 
 def choices_of(schedule: Schedule, lanes: int) -> Choices:
