@@ -159,17 +159,24 @@ def _group_norm_backward(
 ) -> Triple:  # fmt: skip
     g, wide, split = cx.g, F32 if x.dtype.compute is F32 else x.dtype, grouped_shape(x, groups)
     ones = tuple(1 for _ in split[2:])
-    dims, outer = tuple(range(2, len(split))), (0, *range(3, len(split)))
+    dims = tuple(range(2, len(split)))
     dy = g.reshape(g.cast(grad, wide), split)
     mean, rstd = (g.reshape(g.cast(v, wide), (*split[:2], *ones)) for v in (mean, rstd))
     unit = (g.reshape(g.cast(x, wide), split) - mean) * rstd
+    # Sums by channel first: the gradients of weight, bias and x all need them.
+    points, by_channel = tuple(range(3, len(split))), (*split[:3], *ones[1:])
+    sums = g.reshape(g.sum(dy, points), by_channel)
+    products = g.reshape(g.sum(dy * unit, points), by_channel)
     dx = dweight = dbias = None
     if mask[0]:
-        inner = dy if weight is None else dy * g.cast(per_channel(cx, weight, x, groups), wide)
-        along = unit * g.mean(inner * unit, dims, keepdim=True)
-        dx = g.reshape(g.cast((inner - g.mean(inner, dims, keepdim=True) - along) * rstd, x.dtype), x.shape)
+        scale = None if weight is None else g.cast(per_channel(cx, weight, x, groups), wide)
+        count = cx.count(unit, dims, wide)
+        shift, along = ((v if scale is None else v * scale for v in (sums, products)))
+        shift, along = g.sum(shift, dims, keepdim=True) / count, g.sum(along, dims, keepdim=True) / count
+        inner = dy if scale is None else dy * scale
+        dx = g.reshape(g.cast((inner - shift - unit * along) * rstd, x.dtype), x.shape)
     if mask[1] and weight is not None:
-        dweight = g.reshape(g.cast(g.sum(dy * unit, outer), weight.dtype), weight.shape)
+        dweight = g.reshape(g.cast(g.sum(products, (0,)), weight.dtype), weight.shape)
     if mask[2]:
-        dbias = g.reshape(g.cast(g.sum(dy, outer), cx.dtype_of(2)), (c,))
+        dbias = g.reshape(g.cast(g.sum(sums, (0,)), cx.dtype_of(2)), (c,))
     return dx, dweight, dbias
