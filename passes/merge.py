@@ -69,8 +69,17 @@ class _Groups:
     def would_cycle(self, name: str, alone: Group, k: int) -> bool:
         """True when another kernel must run both after and before the one at `k` grown by `name`."""
         group = self.made[k]
-        needed = alone.reads | group.reads
-        seen, front = {k}, [name, *group.members]
+        return self._has_way_back([name, *group.members], alone.reads | group.reads, {k})
+
+    def would_wait(self, k: int, other: int) -> bool:
+        """True when a third kernel must run between two, or one of the two before the other."""
+        a, b = self.made[k], self.made[other]
+        if not a.reads.isdisjoint(b.members) or not b.reads.isdisjoint(a.members):
+            return True
+        return self._has_way_back([*a.members, *b.members], a.reads | b.reads, {k, other})
+
+    def _has_way_back(self, front: list[str], needed: frozenset[str], seen: set[int]) -> bool:
+        """True when a kernel that is not in `seen` reads what leads from the front, and makes what is needed."""
         while front:
             for reader in self.readers[front.pop()] - seen:
                 members = self.made[reader].members
@@ -119,7 +128,7 @@ class Merger:
             if isinstance(alone, Reason):
                 return None
             groups.put(alone)
-        return groups.in_order()
+        return self._join_groups(groups, order, stored).in_order()
 
     def _absorb(self, name: str, groups: _Groups, stored: frozenset[str]) -> bool:
         """Lets a kernel that reads `name` compute and store it on the way."""
@@ -185,6 +194,43 @@ class Merger:
         if groups.would_cycle(name, alone, k):
             return Reason.CYCLE
         return self._make((name, *group.sinks), group.absorbed, stored)
+
+    def _join_groups(self, groups: _Groups, order: Sequence[str], stored: frozenset[str]) -> _Groups:
+        """Kernels of one domain that read the same memory, now that each has absorbed what it could."""
+        for k, a in enumerate(groups.made):
+            for j in range(k + 1, len(groups.made)):
+                grown = self._joined_groups(k, j, groups, order, stored)
+                if grown is None:
+                    continue
+                self._tell(groups.made[j].sinks[0], a, grown)
+                if isinstance(grown, Group):
+                    fewer = _Groups()
+                    for at, group in enumerate(groups.made):
+                        if at != j:
+                            fewer.put(grown if at == k else group)
+                    return self._join_groups(fewer, order, stored)
+        return groups
+
+    def _joined_groups(
+        self, k: int, j: int, groups: _Groups, order: Sequence[str], stored: frozenset[str]
+    ) -> Group | Reason | None:
+        """One kernel for two, why there is none, or None where they were asked before: neither has absorbed a thing."""
+        a, b = groups.made[k], groups.made[j]
+        if not (a.absorbed or b.absorbed) or not a.reads & b.reads:
+            return None
+        first, second = (self.lowered.node(g.sinks[0]) for g in (a, b))
+        if "scatter" in (OPS[self.lowered.node(n).op].kind for n in (*a.members, *b.members)):
+            return None
+        if not same_domain(first.shape, second.shape):
+            return None
+        if len(a.members) + len(b.members) > MEMBERS:
+            return Reason.FULL
+        if not _same_reductions(a.kernel, b.kernel):
+            return Reason.EXTENTS
+        if groups.would_wait(k, j):
+            return Reason.CYCLE
+        sinks, absorbed = {*a.sinks, *b.sinks}, {*a.absorbed, *b.absorbed}
+        return self._make(tuple(n for n in order if n in sinks), tuple(n for n in order if n in absorbed), stored)
 
     def _tell(self, name: str, group: Group, found: Group | Reason) -> None:
         if self.tried is not None:

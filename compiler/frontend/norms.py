@@ -157,26 +157,29 @@ def _group_norm_backward(
     cx: Context, grad: Value, x: Value, mean: Value, rstd: Value, weight: Value | None, n: Dim, c: Dim, hxw: Dim,
     groups: int, mask: Sequence[bool],
 ) -> Triple:  # fmt: skip
-    g, wide, split = cx.g, F32 if x.dtype.compute is F32 else x.dtype, grouped_shape(x, groups)
-    ones = tuple(1 for _ in split[2:])
-    dims = tuple(range(2, len(split)))
-    dy = g.reshape(g.cast(grad, wide), split)
-    mean, rstd = (g.reshape(g.cast(v, wide), (*split[:2], *ones)) for v in (mean, rstd))
-    unit = (g.reshape(g.cast(x, wide), split) - mean) * rstd
+    g, wide, grouped = cx.g, F32 if x.dtype.compute is F32 else x.dtype, grouped_shape(x, groups)[:3]
+    flat = (*x.shape[:2], *(1 for _ in x.shape[2:]))
+
+    def of_channel(v: Value) -> Value:
+        """A number for each group against [N, C, ...]."""
+        return g.reshape(g.expand(g.reshape(v, (*grouped[:2], 1)), grouped), flat)
+
+    def over_group(v: Value) -> Value:
+        """The mean over a group of what [N, C] sums over its channels' points."""
+        total = g.sum(g.reshape(v if weight is None else v * g.cast(weight, wide), grouped), (2,))
+        return of_channel(total / (cx.count(x, range(2, x.rank), wide) * grouped[2]))
+
+    dy, rstd = g.cast(grad, wide), of_channel(g.cast(rstd, wide))
+    unit = (g.cast(x, wide) - of_channel(g.cast(mean, wide))) * rstd
     # Sums by channel first: the gradients of weight, bias and x all need them.
-    points, by_channel = tuple(range(3, len(split))), (*split[:3], *ones[1:])
-    sums = g.reshape(g.sum(dy, points), by_channel)
-    products = g.reshape(g.sum(dy * unit, points), by_channel)
+    points = tuple(range(2, x.rank))
+    sums, products = g.sum(dy, points), g.sum(dy * unit, points)
     dx = dweight = dbias = None
     if mask[0]:
-        scale = None if weight is None else g.cast(per_channel(cx, weight, x, groups), wide)
-        count = cx.count(unit, dims, wide)
-        shift, along = ((v if scale is None else v * scale for v in (sums, products)))
-        shift, along = g.sum(shift, dims, keepdim=True) / count, g.sum(along, dims, keepdim=True) / count
-        inner = dy if scale is None else dy * scale
-        dx = g.reshape(g.cast((inner - shift - unit * along) * rstd, x.dtype), x.shape)
+        inner = dy if weight is None else dy * g.reshape(g.cast(weight, wide), flat[1:])
+        dx = g.cast((inner - over_group(sums) - unit * over_group(products)) * rstd, x.dtype)
     if mask[1] and weight is not None:
-        dweight = g.reshape(g.cast(g.sum(products, (0,)), weight.dtype), weight.shape)
+        dweight = g.cast(g.sum(products, (0,)), weight.dtype)
     if mask[2]:
-        dbias = g.reshape(g.cast(g.sum(sums, (0,)), cx.dtype_of(2)), (c,))
+        dbias = g.cast(g.sum(sums, (0,)), cx.dtype_of(2))
     return dx, dweight, dbias
