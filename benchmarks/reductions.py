@@ -6,14 +6,14 @@ counts as below when its 95% interval is wholly below), and errors against float
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
-from harness import Call, bind, compile_for, geomean, measure, set_up, verdict
+from harness import bind, compile_for, geomean, measure, set_up, verdict
 from kernels import LIMIT, describe
 from record import Record, contestants, count_pairs, make_parser, say
 from reduction_cases import DTYPES, QUICK_SHAPES, REDUCTIONS, SHAPES, Reduction, make_inputs
+from steps import make_step
 
 from treadle.compiler.check import compare
 
@@ -62,30 +62,6 @@ def measure_row(
         "error_over_eager": {name: round(report.worst_ratio, 3) for name, report in reports.items()},
         **verdict(timing, ours, names),
     }
-
-
-def make_step(function: Callable[..., Any], inputs: tuple[torch.Tensor, ...]) -> Call:
-    """A call that gives the outputs and every gradient, for the same random gradients of the outputs each time."""
-    leaves = tuple(x.detach().requires_grad_() if x.is_floating_point() else x for x in inputs)
-    learned = [x for x in leaves if x.is_floating_point()]
-    with torch.enable_grad():
-        first = outputs_of(function(*leaves))
-    generator = torch.Generator().manual_seed(3)
-    given = [torch.randn(y.shape, generator=generator).to(y.dtype) for y in first]
-
-    def step() -> Any:
-        with torch.enable_grad():
-            found = outputs_of(function(*leaves))
-        gradients = torch.autograd.grad(found, learned, given, allow_unused=True)
-        return tuple(y.detach() for y in found), gradients
-
-    return step
-
-
-def outputs_of(result: Any) -> list[torch.Tensor]:
-    """The outputs that have gradients."""
-    flat = result if isinstance(result, tuple) else (result,)
-    return [y for y in flat if y.requires_grad]
 
 
 def summarize(rows: dict[str, dict[str, Any]]) -> dict[str, Any]:
