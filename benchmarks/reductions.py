@@ -9,11 +9,11 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from harness import bind, compile_for, geomean, measure, set_up, verdict
-from kernels import LIMIT, describe
+from harness import bind, compile_for, measure, set_up, verdict
 from record import Record, contestants, count_pairs, make_parser, say
 from reduction_cases import DTYPES, QUICK_SHAPES, REDUCTIONS, SHAPES, Reduction, make_inputs
 from steps import make_step
+from summary import describe, judged_rows, mean_ratios, summarize_rows
 
 from treadle.compiler.check import compare
 
@@ -65,23 +65,14 @@ def measure_row(
 
 
 def summarize(rows: dict[str, dict[str, Any]]) -> dict[str, Any]:
-    """Geometric means over each peer, of forward and of training; rows below the limit; rows that were wrong."""
-    judged = {name: row for name, row in rows.items() if "over" in row}
-    peers = sorted({peer for row in judged.values() for peer in row["over"]})
+    """What all suites say, and the means of forward and of training."""
+    judged = judged_rows(rows)
 
     def means(kind: str) -> dict[str, float]:
-        chosen = [row for name, row in judged.items() if name.endswith(kind)]
-        return {peer: round(geomean(row["over"][peer]["median"] for row in chosen), 3) for peer in peers}
+        return mean_ratios({name: row for name, row in judged.items() if name.endswith(kind)})
 
-    return {
-        "rows": len(rows),
-        "geomean_over": means(""),
-        "geomean_over_forward": means("forward"),
-        "geomean_over_train": means("train"),
-        "below": sorted(name for name, row in judged.items() if row["over_best"]["high"] < LIMIT),
-        "worst_over_best": min((row["over_best"]["median"] for row in judged.values()), default=None),
-        "wrong": sorted(f"{name}: {', '.join(row['wrong'])}" for name, row in rows.items() if row["wrong"]),
-    }
+    found = summarize_rows(rows)
+    return found | {"geomean_over_forward": means("forward"), "geomean_over_train": means("train")}
 
 
 if __name__ == "__main__":
