@@ -9,9 +9,11 @@ Blocks are counted as they were asked for, without what malloc adds. Constants m
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Iterator
 from typing import Any
 
+import torch
 from harness import Call
 from torch._C._profiler import _EventType
 from torch.profiler import ProfilerActivity, profile
@@ -19,6 +21,7 @@ from torch.profiler import ProfilerActivity, profile
 from treadle.compiler.runtime import large
 from treadle.compiler.runtime.arena import ARENAS
 
+os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # the profiler tells stderr whenever it starts and stops
 CALLS = 2  # the first makes what is kept, the second holds it
 
 
@@ -30,6 +33,13 @@ def measure_peak(call: Call) -> int:
             call()
     kineto: Any = seen.profiler
     return find_peak(changes_of(kineto.kineto_results.experimental_event_tree()))
+
+
+def bytes_of(tensors: Iterable[torch.Tensor | None], beside: Iterable[torch.Tensor] = ()) -> int:
+    """What the tensors take together, without those that share their memory with one of `beside`."""
+    given = {tensor.untyped_storage()._cdata for tensor in beside}
+    storages = {tensor.untyped_storage()._cdata: tensor.untyped_storage() for tensor in tensors if tensor is not None}
+    return sum(storage.nbytes() for key, storage in storages.items() if key not in given)
 
 
 def release_kept() -> None:

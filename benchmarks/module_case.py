@@ -23,7 +23,7 @@ class Sizes:
 
 
 HIDDEN = Sizes((2048, 4096), (6, 32))  # tokens, features
-WIDE = Sizes((2048, 8192), (6, 32))  # tokens, features between the projections
+WIDE = Sizes((1024, 11008), (6, 32))  # tokens, features between the projections
 SEQUENCES = Sizes((4, 512, 4096), (2, 5, 32))  # sequences, tokens, features
 STREAMS = Sizes((2048, 4, 1024), (6, 4, 8))  # tokens, parallel residual streams, features
 HEADS = Sizes((1, 32, 2048, 128), (2, 2, 5, 8))  # batch, heads, tokens, features of a head

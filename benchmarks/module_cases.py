@@ -1,4 +1,4 @@
-"""The modules of the module suite: losses, norms and activations in plain PyTorch, for which others write kernels by hand.
+"""The cases of the module suite: losses, norms and activations in plain PyTorch, for which others hand-write kernels.
 
 Liger-Kernel, flash-attn, Apex and the papers' own repositories have such kernels. None of these modules has a matmul or
 a convolution: memory traffic is what they cost. Sizes and dtypes are stated case by case.
