@@ -12,6 +12,8 @@ from typing import Any
 import pytest
 import torch
 
+from treadle.compiler.runtime import arena as arena_module
+
 ROOT = Path(__file__).resolve().parent.parent
 HELPERS = """
 import os, subprocess, sys, time
@@ -243,30 +245,53 @@ def test_peak_memory_has_what_is_kept_between_calls(monkeypatch: pytest.MonkeyPa
     allocations = load("allocations", monkeypatch)
     kept: list[torch.Tensor] = []
 
-    def call() -> torch.Tensor:
+    def call() -> None:
+        worked = torch.empty(500, dtype=torch.uint8)
+        del worked
         if not kept:
             kept.append(torch.empty(3000, dtype=torch.uint8))
-        return torch.empty(500, dtype=torch.uint8)
 
-    assert allocations.measure_peak(call) == 3500
-    large = allocations.large
-    assert allocations.measure_peak(lambda: large.empty_large((large.LARGE,), (1,), torch.uint8)) == large.LARGE
-    assert large.kept_bytes() == large.LARGE
+    assert allocations.measure_peak(call) == 3500  # the second call works beside what the first one kept
 
 
-def test_peak_memory_has_the_arena(monkeypatch: pytest.MonkeyPatch, empty_cache: Path):
+def test_peak_memory_has_what_treadle_kept_before(monkeypatch: pytest.MonkeyPatch):
+    """Arenas and large outputs of the calls that compiled."""
+    allocations = load("allocations", monkeypatch)
+    arenas, large = allocations.ARENAS, allocations.large
+
+    def use_arena() -> torch.Tensor:
+        arena = arenas.pop() if arenas else arena_module.Arena()
+        arena.reserve(5000)
+        result = torch.empty(100, dtype=torch.uint8)
+        arenas.append(arena)
+        return result
+
+    def use_large() -> torch.Tensor:
+        return large.empty_large((large.LARGE,), (1,), torch.uint8)
+
+    use_arena()
+    use_large()
+    assert allocations.measure_peak(use_arena) == 5000 + arena_module.ALIGNMENT + 100
+    use_arena()
+    use_large()
+    assert allocations.measure_peak(use_large) == large.LARGE
+    assert not arenas and large.kept_bytes() == large.LARGE
+
+
+def test_peak_memory_has_the_arena_of_a_compiled_graph(monkeypatch: pytest.MonkeyPatch, empty_cache: Path):
     allocations, harness = load("allocations", monkeypatch), load("harness", monkeypatch)
 
     def function(x: torch.Tensor) -> torch.Tensor:
         return torch.sort(x.exp())[0].neg()
 
-    x = torch.randn(1000)
     compiled = harness.compile_for("treadle", function)
-    compiled(x)
-    peak = allocations.measure_peak(harness.bind(compiled, (x,)))
+    call = harness.bind(compiled, (torch.randn(1000),))
+    call()
+    peak = allocations.measure_peak(call)
     (arena,) = allocations.ARENAS
     assert arena.memory.nbytes >= 4 * 1000  # exp's result, which a call of ATen reads
     assert peak >= arena.memory.nbytes + 4 * 1000  # with the output
+    assert allocations.measure_peak(call) == peak
 
 
 def test_blocks_that_were_there_before_count_for_nothing(monkeypatch: pytest.MonkeyPatch):
