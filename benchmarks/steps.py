@@ -7,22 +7,21 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-from harness import Call
+from kernel_cases import Tensors
 
 from treadle.compiler.reference import WidenFloats, default_dtype, widen
 
 Function = Callable[..., Any]
-Tensors = tuple[torch.Tensor, ...]
 Step = tuple[Tensors, tuple[torch.Tensor | None, ...]]  # outputs; gradients of inputs, then of parameters
 
 
-def make_step(function: Function, inputs: Tensors) -> Call:
+def make_step(function: Function, inputs: Tensors) -> Callable[[], Step]:
     """A call that gives the outputs and the gradients of all floats, from the same gradients of the outputs."""
     leaves = tuple(x.detach().requires_grad_() if x.is_floating_point() else x for x in inputs)
     return bind_step(function, leaves, draw_gradients(function, leaves))
 
 
-def bind_step(function: Function, inputs: Tensors, given: Sequence[torch.Tensor]) -> Call:
+def bind_step(function: Function, inputs: Tensors, given: Sequence[torch.Tensor]) -> Callable[[], Step]:
     """A call that gives the outputs and every gradient: of inputs that require one, and of a module's parameters.
 
     `given` are the gradients of the outputs, as `draw_gradients` makes them.
@@ -46,7 +45,7 @@ def draw_gradients(function: Function, inputs: Tensors, seed: int = 3) -> list[t
     return [torch.randn(y.shape, generator=generator).to(y) for y in outputs]
 
 
-def run_exactly(function: Function, inputs: Tensors, given: Sequence[torch.Tensor]) -> Any:
+def run_exactly(function: Function, inputs: Tensors, given: Sequence[torch.Tensor]) -> Step:
     """One step in float64, for the same numbers: what the function casts to narrower floats stays as wide."""
     wide = copy.deepcopy(function).double() if isinstance(function, torch.nn.Module) else function
     with default_dtype(torch.float64), WidenFloats():
