@@ -19,16 +19,15 @@ from typing import Any
 
 from child import empty_caches, run_child
 from harness import set_up
+from parts import NOT_NATIVE, count_calls
 from record import OURS, Record, make_parser, say
 
 from tests.zoo import ARCHITECTURES
 from tests.zoo.cases import CASES, list_cases, run_case
 from treadle.compiler.driver import collect
-from treadle.passes.fuse import Call
 
 SHOWN_COUNTERS = ("stats", "graph_break", "frames", "aot_autograd")
 FAILURES_SHOWN = 5
-NOT_NATIVE = ("opaque", "effect")  # kinds of calls that compute and are no library calls
 QUICK = ("llama", "bert", "t5", "vit", "mixtral", "mamba", "wav2vec2")
 
 
@@ -94,14 +93,6 @@ def shorten(counts: Any) -> dict[str, int]:
     for name, count in counts.items():
         short[name.partition("\n")[0]] += count
     return dict(short)
-
-
-def count_calls(graph: Any) -> Counter[str]:
-    """The operators that a compiled graph leaves to ATen though they are no library calls, and why."""
-    calls = [graph.fused.graph.by_name[step.node] for step in graph.fused.steps if isinstance(step, Call)]
-    reasons = {call.target: call.reason for call in graph.imported.calls}
-    targets = [node.attr("target") for node in calls if node.attr("kind") in NOT_NATIVE]
-    return Counter(f"{target}: {reasons[target]}" if reasons.get(target) else target for target in targets)
 
 
 def describe(row: dict[str, Any]) -> str:

@@ -22,7 +22,7 @@ import reduction_cases
 import torch
 from harness import Call, geomean, verdict
 from record import OURS, Record, make_parser, say
-from reductions import make_step
+from steps import make_step
 
 from treadle.compiler.check import compare
 from treadle.compiler.reference import in_float64, widen

@@ -15,13 +15,13 @@ from harness import bind, compile_for, geomean, measure, set_up, verdict
 from kernel_cases import CASES, QUICK_SHAPES, SHAPES, Case, bytes_moved, make_inputs
 from parts import empty_backend, find_body
 from record import OURS, Record, contestants, count_pairs, make_parser, say
+from summary import LIMIT, describe, judged_rows, summarize_rows
 from targets import DTYPES
 
 from treadle.compiler.check import compare
 from treadle.compiler.reference import in_float64, widen
 
 Plan = tuple[Case, tuple[int, int], str]
-LIMIT = 0.95
 FLOOR, KERNEL = "floor", "kernel"
 
 
@@ -80,34 +80,18 @@ def _is_right(case: Case, got: object, eager: torch.Tensor, exact: torch.Tensor)
     return compare(got, eager, exact).ok
 
 
-def describe(row: dict[str, Any]) -> str:
-    times = "  ".join(f"{name} {values['median_us']:9.1f}" for name, values in row["times"].items())
-    wrong = f"  WRONG: {', '.join(row['wrong'])}" if row["wrong"] else ""
-    if "over_best" not in row:
-        return f"{times} us{wrong}"
-    over = row["over_best"]
-    return f"{times} us  {over['median']:.2f} [{over['low']:.2f}, {over['high']:.2f}] of {row['best']}{wrong}"
-
-
 def summarize(rows: dict[str, dict[str, Any]]) -> dict[str, Any]:
-    """Geometric means over each peer, rows below the limit, rows that were wrong."""
-    judged = {name: row for name, row in rows.items() if "over" in row}
-    peers = {peer for row in judged.values() for peer in row["over"]}
-    means = {peer: geomean(row["over"][peer]["median"] for row in judged.values()) for peer in sorted(peers)}
+    """What all suites say, and where the floor or the kernel alone is below the limit too."""
+    judged = judged_rows(rows)
     between = [
         row["times"]["eager"]["median_us"] / row["times"]["inductor"]["median_us"]
         for row in rows.values() if {"eager", "inductor"} <= row["times"].keys()
     ]  # fmt: skip
-    return {
-        "rows": len(rows),
-        "geomean_over": {peer: round(value, 3) for peer, value in means.items()},
-        "below": sorted(name for name, row in judged.items() if row["over_best"]["high"] < LIMIT),
+    return summarize_rows(rows) | {
         "floor_below_too": sorted(name for name, row in judged.items() if row.get("floor_over_best", 1.0) < LIMIT),
         "kernel_below": sorted(
             n for n, row in judged.items() if row.get("kernel_over_best", row["over_best"])["high"] < LIMIT
         ),
-        "worst_over_best": min((row["over_best"]["median"] for row in judged.values()), default=None),
-        "wrong": sorted(f"{name}: {', '.join(row['wrong'])}" for name, row in rows.items() if row["wrong"]),
         "geomean_inductor_over_eager": round(geomean(between), 3) if between else None,
     }
 

@@ -1,10 +1,12 @@
-"""The parts of a call: treadle's kernels without what Dynamo and AOTAutograd put around them, and that without kernels.
+"""The parts of a call: treadle's kernels without what Dynamo and AOTAutograd put around them, that without kernels, and
+what of a graph is left to ATen.
 
 Apart from `harness`, because what measures a first compilation must not have imported treadle before it.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -14,6 +16,9 @@ from torch._dynamo.backends.common import aot_autograd
 
 from treadle.compiler.backend import treadle_backend
 from treadle.compiler.driver import collect
+from treadle.passes import fuse
+
+NOT_NATIVE = ("opaque", "effect")  # kinds of calls that compute and are no library calls
 
 
 def find_body(function: Callable[..., Any], inputs: Sequence[Any]) -> Call:
@@ -50,3 +55,11 @@ def empty_backend(result: Any) -> Callable[..., Any]:
         return run
 
     return aot_autograd(fw_compiler=compile_nothing)
+
+
+def count_calls(graph: Any) -> Counter[str]:
+    """The operators that a compiled graph leaves to ATen though they are no library calls, and why."""
+    calls = [graph.fused.graph.by_name[step.node] for step in graph.fused.steps if isinstance(step, fuse.Call)]
+    reasons = {call.target: call.reason for call in graph.imported.calls}
+    targets = [node.attr("target") for node in calls if node.attr("kind") in NOT_NATIVE]
+    return Counter(f"{target}: {reasons[target]}" if reasons.get(target) else target for target in targets)

@@ -6,14 +6,14 @@ counts as below when its 95% interval is wholly below), and errors against float
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
-from harness import Call, bind, compile_for, geomean, measure, set_up, verdict
-from kernels import LIMIT, describe
+from harness import bind, compile_for, measure, set_up, verdict
 from record import Record, contestants, count_pairs, make_parser, say
 from reduction_cases import DTYPES, QUICK_SHAPES, REDUCTIONS, SHAPES, Reduction, make_inputs
+from steps import make_step
+from summary import describe, judged_rows, mean_ratios, summarize_rows
 
 from treadle.compiler.check import compare
 from treadle.compiler.reference import in_float64, widen
@@ -65,48 +65,15 @@ def measure_row(
     }
 
 
-def make_step(function: Callable[..., Any], inputs: tuple[torch.Tensor, ...]) -> Call:
-    """A call that gives the outputs and every gradient, for the same random gradients of the outputs each time."""
-    leaves = tuple(x.detach().requires_grad_() if x.is_floating_point() else x for x in inputs)
-    learned = [x for x in leaves if x.is_floating_point()]
-    with torch.enable_grad():
-        first = outputs_of(function(*leaves))
-    generator = torch.Generator().manual_seed(3)
-    given = [torch.randn(y.shape, generator=generator).bfloat16().to(y.dtype) for y in first]  # exact in every type
-
-    def step() -> Any:
-        with torch.enable_grad():
-            found = outputs_of(function(*leaves))
-        gradients = torch.autograd.grad(found, learned, given, allow_unused=True)
-        return tuple(y.detach() for y in found), gradients
-
-    return step
-
-
-def outputs_of(result: Any) -> list[torch.Tensor]:
-    """The outputs that have gradients."""
-    flat = result if isinstance(result, tuple) else (result,)
-    return [y for y in flat if y.requires_grad]
-
-
 def summarize(rows: dict[str, dict[str, Any]]) -> dict[str, Any]:
-    """Geometric means over each peer, of forward and of training; rows below the limit; rows that were wrong."""
-    judged = {name: row for name, row in rows.items() if "over" in row}
-    peers = sorted({peer for row in judged.values() for peer in row["over"]})
+    """What all suites say, and the means of forward and of training."""
+    judged = judged_rows(rows)
 
     def means(kind: str) -> dict[str, float]:
-        chosen = [row for name, row in judged.items() if name.endswith(kind)]
-        return {peer: round(geomean(row["over"][peer]["median"] for row in chosen), 3) for peer in peers}
+        return mean_ratios({name: row for name, row in judged.items() if name.endswith(kind)})
 
-    return {
-        "rows": len(rows),
-        "geomean_over": means(""),
-        "geomean_over_forward": means("forward"),
-        "geomean_over_train": means("train"),
-        "below": sorted(name for name, row in judged.items() if row["over_best"]["high"] < LIMIT),
-        "worst_over_best": min((row["over_best"]["median"] for row in judged.values()), default=None),
-        "wrong": sorted(f"{name}: {', '.join(row['wrong'])}" for name, row in rows.items() if row["wrong"]),
-    }
+    found = summarize_rows(rows)
+    return found | {"geomean_over_forward": means("forward"), "geomean_over_train": means("train")}
 
 
 if __name__ == "__main__":

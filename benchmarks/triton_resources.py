@@ -14,7 +14,7 @@ import reduction_cases
 import torch
 from harness import compile_for, set_up
 from record import OURS, Record, make_parser, say
-from reductions import make_step
+from steps import make_step
 from targets import DTYPES
 
 from treadle.codegen.triton.emit import default_schedule, emit_kernel, emit_module

@@ -12,6 +12,8 @@ from typing import Any
 import pytest
 import torch
 
+from treadle.compiler.runtime import arena as arena_module
+
 ROOT = Path(__file__).resolve().parent.parent
 HELPERS = """
 import os, subprocess, sys, time
@@ -186,3 +188,143 @@ def test_the_zoo_names_what_is_left_to_aten(monkeypatch: pytest.MonkeyPatch, emp
     assert {name.split(":")[0]: number for name, number in found.items()} == {
         "aten.sort.default": 1, "aten.rand.default": 1}  # fmt: skip
     assert found.total() == counts["opaque"] + counts["effect"]
+
+
+def test_every_module_learns_at_a_tiny_size(monkeypatch: pytest.MonkeyPatch):
+    """62 of them, each with gradients of all that learns, which are finite, not all zero, and near float64's."""
+    cases, steps = load("module_cases", monkeypatch).CASES, load("steps", monkeypatch)
+    assert len({case.name for case in cases}) == len(cases) == 62
+    for case in cases:
+        function, inputs = case.make(case.sizes.tiny)
+        given = steps.draw_gradients(function, inputs)
+        outputs, gradients = steps.bind_step(function, inputs, given)()
+        exact = steps.run_exactly(function, inputs, given)
+        assert all(y.dtype == case.dtype or y.dtype == torch.float32 for y in outputs), case.name
+        assert gradients and all(g is not None and g.isfinite().all() and g.any() for g in gradients), case.name
+        for got, wide in zip((*outputs, *gradients), (*exact[0], *exact[1]), strict=True):
+            assert wide.dtype == torch.float64, case.name
+            error = float((got.double() - wide).norm() / wide.norm())
+            assert error < 16 * torch.finfo(case.dtype).eps, (case.name, error)
+
+
+def test_the_same_case_has_the_same_numbers(monkeypatch: pytest.MonkeyPatch):
+    for case in load("module_cases", monkeypatch).CASES:
+        (_, first), (_, second) = case.make(case.sizes.tiny), case.make(case.sizes.tiny)
+        assert all(torch.equal(x, y) for x, y in zip(first, second, strict=True)), case.name
+
+
+def test_a_reference_is_float64_all_through(monkeypatch: pytest.MonkeyPatch):
+    """Though the function casts to float32, and for the very gradients that the narrow one was given."""
+    steps = load("steps", monkeypatch)
+    (x,) = leaves = (torch.randn(5, 7).to(torch.bfloat16).requires_grad_(),)
+
+    def function(x: torch.Tensor) -> torch.Tensor:
+        return torch.exp(x.float()).to(x.dtype)
+
+    given = steps.draw_gradients(function, leaves)
+    assert given[0].dtype == torch.bfloat16
+    (output,), (gradient,) = steps.run_exactly(function, leaves, given)
+    expected = x.detach().double().exp()
+    assert torch.allclose(output, expected, rtol=1e-14, atol=0)
+    assert torch.allclose(gradient, expected * given[0].double(), rtol=1e-14, atol=0)
+
+
+def test_peak_memory_of_known_intermediates(monkeypatch: pytest.MonkeyPatch):
+    allocations, steps = load("allocations", monkeypatch), load("steps", monkeypatch)
+    size, x = 4 * 1000, torch.randn(1000)
+    assert allocations.measure_peak(x.sin) == size
+    assert allocations.measure_peak(lambda: x.sin().cos().exp()) == 2 * size  # one is read while the next is written
+    assert allocations.measure_peak(lambda: (x.sin(), x.cos(), x.exp())) == 3 * size
+    assert allocations.measure_peak(lambda: x.view(10, 100).t()) == 0
+    leaf = x.clone().requires_grad_()
+    step = steps.bind_step(lambda x: x.sin().exp(), (leaf,), [torch.ones(1000)])
+    assert allocations.measure_peak(step) == 4 * size  # the output, exp's gradient, cos(x), sin's gradient
+
+
+def test_peak_memory_has_what_is_kept_between_calls(monkeypatch: pytest.MonkeyPatch):
+    allocations = load("allocations", monkeypatch)
+    kept: list[torch.Tensor] = []
+
+    def call() -> None:
+        worked = torch.empty(500, dtype=torch.uint8)
+        del worked
+        if not kept:
+            kept.append(torch.empty(3000, dtype=torch.uint8))
+
+    assert allocations.measure_peak(call) == 3500  # the second call works beside what the first one kept
+
+
+def test_peak_memory_has_what_treadle_kept_before(monkeypatch: pytest.MonkeyPatch):
+    """Arenas and large outputs of the calls that compiled."""
+    allocations = load("allocations", monkeypatch)
+    arenas, large = allocations.ARENAS, allocations.large
+
+    def use_arena() -> torch.Tensor:
+        arena = arenas.pop() if arenas else arena_module.Arena()
+        arena.reserve(5000)
+        result = torch.empty(100, dtype=torch.uint8)
+        arenas.append(arena)
+        return result
+
+    def use_large() -> torch.Tensor:
+        return large.empty_large((large.LARGE,), (1,), torch.uint8)
+
+    use_arena()
+    use_large()
+    assert allocations.measure_peak(use_arena) == 5000 + arena_module.ALIGNMENT + 100
+    use_arena()
+    use_large()
+    assert allocations.measure_peak(use_large) == large.LARGE
+    assert not arenas and large.kept_bytes() == large.LARGE
+
+
+def test_peak_memory_has_the_arena_of_a_compiled_graph(monkeypatch: pytest.MonkeyPatch, empty_cache: Path):
+    allocations, harness = load("allocations", monkeypatch), load("harness", monkeypatch)
+
+    def function(x: torch.Tensor) -> torch.Tensor:
+        return torch.sort(x.exp())[0].neg()
+
+    compiled = harness.compile_for("treadle", function)
+    call = harness.bind(compiled, (torch.randn(1000),))
+    call()
+    peak = allocations.measure_peak(call)
+    (arena,) = allocations.ARENAS
+    assert arena.memory.nbytes >= 4 * 1000  # exp's result, which a call of ATen reads
+    assert peak >= arena.memory.nbytes + 4 * 1000  # with the output
+    assert allocations.measure_peak(call) == peak
+
+
+def test_blocks_that_were_there_before_count_for_nothing(monkeypatch: pytest.MonkeyPatch):
+    find_peak = load("allocations", monkeypatch).find_peak
+    assert find_peak([(1, 10), (7, -50), (2, 20), (1, -10), (1, 5), (2, -20)]) == 30
+    assert find_peak([(1, 10), (1, 40), (2, 1)]) == 41  # the first one's end was not seen
+
+
+def test_bytes_of_tensors_count_each_storage_once(monkeypatch: pytest.MonkeyPatch):
+    bytes_of = load("allocations", monkeypatch).bytes_of
+    x, y = torch.empty(10, 10), torch.empty(5)
+    assert bytes_of([x, x.t(), y, None]) == 4 * 105
+    assert bytes_of([x, y], beside=[x[0]]) == 4 * 5
+
+
+def test_the_summary_of_modules(monkeypatch: pytest.MonkeyPatch):
+    modules = load("modules", monkeypatch)
+
+    def row(share: float, **more: Any) -> dict[str, Any]:
+        ratio = {"median": 2.0, "low": 1.9, "high": 2.1}
+        return {"over": {"eager": ratio}, "over_best": ratio, "wrong": [], "memory_over_eager": {"treadle": share},
+                "peak_bytes": {"eager": 100}, "least_bytes": 25, "counters": {}, "graph_breaks": 0,
+                "left_to_aten": {}} | more  # fmt: skip
+
+    slow = {"median": 0.8, "low": 0.7, "high": 0.9}
+    rows = {
+        "a": row(0.3),
+        "b": row(1.2, over={"eager": slow}, over_best=slow, left_to_aten={"aten.sort.default": 2}),
+        "c": row(0.6, wrong=["treadle"], counters={"fallback": 1}, graph_breaks=1),
+    }
+    summary = modules.summarize(rows)
+    assert summary["memory_over_eager"] == {"treadle": 0.6} and summary["least_memory_over_eager"] == 0.25
+    assert summary["worst_memory"] == {"treadle": (1.2, "b")} and summary["memory_above"] == {"treadle": ["b"]}
+    assert summary["below"] == ["b"] and summary["wrong"] == ["c: treadle"] and summary["fell_back"] == ["c"]
+    assert summary["broken"] == ["c"] and summary["left_to_aten"] == {"aten.sort.default": 2}
+    assert summary["geomean_over"] == {"eager": round((2 * 2 * 0.8) ** (1 / 3), 3)}
