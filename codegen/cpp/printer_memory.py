@@ -141,7 +141,9 @@ class Memory:
         """Asks for what this worker will touch after this pass."""
         place = self.places[ask.buffer]
         pointer = self.address(place, ask.index, names_in_index(ask.index)).pointer
-        self.stack.emit(f"__builtin_prefetch({pointer}{', 1' if ask.writes else ''});")
+        lanes, packs = self.stack.lanes, self.packs_of_line(place.storage)
+        once = f"if (u % {packs} == 0) " if lanes is not None and lanes.packs > 1 and packs > 1 else ""
+        self.stack.emit(f"{once}__builtin_prefetch({pointer}{', 1' if ask.writes else ''});")
 
     # --- stores --------------------------------------------------------------------------------------------------
 

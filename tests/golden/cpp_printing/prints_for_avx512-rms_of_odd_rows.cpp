@@ -14,7 +14,6 @@ static int rms_part(void *const *args, const long *sizes, char *work, long lo, l
 #pragma GCC unroll 4
       for (int u = 0; u < 4; u++) {
         const long c = c_t + 16 * u;
-        __builtin_prefetch((const char*)(x_t + c) + 1024);
         const F v = ld_bf16(x_t + c);
         s[u] = s[u] + (v * v);
       }
@@ -33,14 +32,15 @@ static int rms_part(void *const *args, const long *sizes, char *work, long lo, l
     const long c_done = c_first + (3001 - c_first) / 64 * 64;
     const f32 rsqrt_ = w1::rsqrt_F(((s_all * 0.001f) + 1e-06f));
     bf16* const y_t = y + 3001 * t;
+    bf16* const x_t1 = x + 3001 * t + 3001;
     for (long c_t = c_first; c_t <= 3001 - 64; c_t += 64) {
       F y_line[4];
 #pragma GCC unroll 4
       for (int u = 0; u < 4; u++) {
         const long c = c_t + 16 * u;
-        __builtin_prefetch((const char*)(x_t + c) + 1024);
         const F v = ld_bf16(x_t + c);
         y_line[u] = ((v * rsqrt_) * ld_bf16(g + c));
+        if (u % 2 == 0) __builtin_prefetch(x_t1 + c);
       }
 #pragma GCC unroll 4
       for (int u = 0; u < 4; u++) {

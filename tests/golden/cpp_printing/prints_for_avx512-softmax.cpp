@@ -25,6 +25,8 @@ static int softmax_part(void *const *args, const long *sizes, char *work, long l
     const f32 m_all = hmax_F(m3);
     F l[4];
     for (int u = 0; u < 4; u++) l[u] = sp_F(0.0f);
+    f32* const x_t1 = x + 4096 * t + 4096;
+    f32* const y_t = y + 4096 * t;
     for (long c_t = 0; c_t <= 4096 - 64; c_t += 64)
 #pragma GCC unroll 4
       for (int u = 0; u < 4; u++) {
@@ -33,13 +35,14 @@ static int softmax_part(void *const *args, const long *sizes, char *work, long l
         const F e = exp_F((x_v - m_all));
         st_f32(e_all + c, e);
         l[u] = l[u] + e;
+        __builtin_prefetch(x_t1 + c);
+        __builtin_prefetch(y_t + c, 1);
       }
     const F l1 = l[0] + l[2];
     const F l2 = l[1] + l[3];
     const F l3 = l1 + l2;
     const f32 l_all = hsum_F(l3);
     const f32 inverse = 1 / l_all;
-    f32* const y_t = y + 4096 * t;
     for (long c_t = 0; c_t <= 4096 - 64; c_t += 64)
 #pragma GCC unroll 4
       for (int u = 0; u < 4; u++) {
