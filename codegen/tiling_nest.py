@@ -34,6 +34,7 @@ UNKNOWN_CHAIN = 1 << 20  # stands for the length of a loop of dynamic size
 LONGEST_CHAIN = 64  # float additions into one accumulator before it is worth flushing into another
 LONGEST_COLUMN = 16  # the same where each lane has a sum of its own: no fold of lanes makes those shorter
 LONGEST_POINT = 40  # vector cycles of the rows that are joined
+SHORT_CHAIN = 8  # steps that are not worth an accumulator of their own
 BLOCK_STEPS = 16  # steps between two flushes
 
 
@@ -190,9 +191,11 @@ class NestBuilder:
         return [*levels, *cut_level(whole, BLOCK_STEPS * self.tile)]
 
     def _sums_rows(self, level: Level) -> bool:
-        """True for a long loop in which each lane has a sum of its own."""
+        """True for a long loop in which each lane has a sum of its own, or a sum takes few steps of the lanes' loop."""
         scans = any(isinstance(s, Equation) and s.scan for _, s in self.members)
-        sums = any(r.rounds and r.column and level.axis in r.equation.reduce for r in self.running)
+        along = 1 if self.lanes is None else -(-chain_of(self.lanes.extent) // self.tile)
+        over = [r for r in self.running if r.rounds and level.axis in r.equation.reduce]
+        sums = any(r.column or along < SHORT_CHAIN for r in over)
         return (
             self.b.choices.blocks
             and sums
@@ -253,7 +256,7 @@ class NestBuilder:
         for p in reversed(range(len(levels))):
             if levels[p].tile and any(columns):
                 continue  # each point of the lanes has its own
-            if chain >= 8 and chain * levels[p].chain > longest:
+            if chain >= SHORT_CHAIN and chain * levels[p].chain > longest:
                 found.add(p + 1)
                 chain = 1
             chain *= levels[p].chain

@@ -15,7 +15,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from ...ir.expr import Load, walk
-from ...ir.index import Axis, Index, axis_coefficient, of_atom, substitute
+from ...ir.index import Axis, Index, axes_of, axis_coefficient, of_atom, substitute
 from ...ir.loops import Buffer
 from ...ir.tiles import Loop, Program, Put, Statement
 from ...ir.types import product
@@ -50,12 +50,14 @@ def find_asks(program: Program) -> dict[int, tuple[Ask, ...]]:
     """What each lanes loop, by its id, asks for at each of its points."""
     buffers = {b.name: b for b in (*program.inputs, *program.outputs)}
     found: dict[int, list[Ask]] = {}
-    for rows in _row_loops(program.body):
+    for rows, around in _row_loops(program.body):
         passes = [_Pass(loop, _spare(loop, buffers)) for loop in _passes(rows.body)]
         if len(passes) < 2 or not isinstance(rows.axis.extent, int) or rows.axis.extent < LEAST_ROWS:
             continue
         asked = 0
         for host, ask in [*_next_rows(rows, passes, buffers), *_results(rows, passes, buffers)]:
+            if not axes_of(ask.index) <= {*around, rows.axis, host.loop.axis}:
+                continue
             size = _row_bytes(host.loop.axis, buffers[ask.buffer])
             if asked + size <= MOST_ASKED:
                 asked += size
@@ -63,12 +65,13 @@ def find_asks(program: Program) -> dict[int, tuple[Ask, ...]]:
     return {key: tuple(dict.fromkeys(asks)) for key, asks in found.items()}
 
 
-def _row_loops(body: Sequence[Statement]) -> Iterator[Loop]:
+def _row_loops(body: Sequence[Statement], around: tuple[Axis, ...] = ()) -> Iterator[tuple[Loop, tuple[Axis, ...]]]:
+    """Loops that may be over rows, with the axes of the loops around."""
     for s in body:
         if isinstance(s, Loop) and s.kind != "lanes":
             if not s.reverse and not s.axis.is_ragged:
-                yield s
-            yield from _row_loops(s.body)
+                yield s, around
+            yield from _row_loops(s.body, (*around, s.axis))
 
 
 def _passes(body: Sequence[Statement]) -> Iterator[Loop]:
