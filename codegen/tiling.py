@@ -256,7 +256,7 @@ class Builder:
 
     def _limits(self, nest: Nest) -> tuple[Index | None, Index | None]:
         chunk = self.chunks.get(nest.lanes) if nest.lanes else None
-        if chunk is None:
+        if chunk is None or not any(b.lanes is nest.lanes for b in self._paths[nest.members[0]]):
             return None, None
         start = of_atom(chunk[0]) * chunk[1]
         return start, start + chunk[1]

@@ -24,6 +24,7 @@ from ..ir.types import Dim, divide_exactly, is_nonnegative, multiply, plus
 
 TYPICAL_SIZE = 256  # stands for a dynamic size where sizes are weighed
 ORDERED = ("argmax_last", "argmin_last")  # states whose lanes must not be combined out of order
+WORTH_A_PASS = 0.2  # share of the traffic that may be strided before a pass of its own is cheaper
 LANE_SCANS = ("sum", "prod", "max", "min")  # rows that scan within a tile
 
 
@@ -204,6 +205,8 @@ class _Planner:
     def _joins(self, k: int, group: list[int], bound: frozenset[Axis], lanes: Axis | None) -> bool:
         """True when k may run in the same loops as the group: around shared axes, or in one nest over equal axes."""
         grown = [*group, k]
+        if lanes is None and self.shares_lanes and self._differ_in_lanes(k, group, bound):
+            return False
         shared = self._shared(grown, bound, lanes)
         if shared:
             return all(self._may_interleave(m, k, shared | ({lanes} if lanes else set())) for m in group)
@@ -297,6 +300,18 @@ class _Planner:
         if not allowed:
             return None
         return max(allowed, key=lambda a: (self._density(group, a), self.position[a]))
+
+    def _differ_in_lanes(self, k: int, group: list[int], bound: frozenset[Axis]) -> bool:
+        """True where the one walks memory along rows and the other along columns: together, one of them would leap."""
+        every = frozenset().union(*(self.facts[m].axes for m in [*group, k])) - bound
+        axes = sorted(every, key=self.position.__getitem__)
+        mine = {a: self._density((k,), a) for a in axes}
+        theirs = {a: self._density(tuple(group), a) for a in axes}
+        if not axes:
+            return False
+        own, other = (max(d, key=d.__getitem__) for d in (mine, theirs))
+        lost = min(mine[own] - mine[other], theirs[other] - theirs[own])
+        return lost > WORTH_A_PASS * (mine[own] + theirs[other])
 
     def _may_be_lanes(self, k: int, axis: Axis) -> bool:
         s = self.facts[k].statement

@@ -14,6 +14,7 @@ from ..ir.expr import Expr, Iota, Load, Op, Rewriter, const, indices, walk
 from ..ir.index import ZERO, Axis, Index, add, as_index, axes_of, axis_coefficient, linearize, of_atom
 from ..ir.loops import Buffer, Equation, Kernel, Statement, Store, reads_of, statement_expressions
 from ..ir.scalar import cast, is_const, op
+from ..ir.simplify import exact
 from ..ir.states import STATES, Values, lowest
 from ..ir.types import BF16, F16, I16, Dim, multiply, plus, product
 
@@ -258,22 +259,21 @@ def move_bits(kernel: Kernel) -> Kernel:
 
 
 def unroll_reductions(kernel: Kernel) -> Kernel:
-    """s[c] = sum(k:3) x[k, c]  ->  s[c] = (x[0, c] + x[1, c]) + x[2, c]; axes along which memory is dense stay."""
+    """s[c] = sum(k:3) x[k, c]  ->  s[c] = (x[0, c] + x[1, c]) + x[2, c]; axes along which memory is dense stay.
+
+    Pointwise values along such an axis are computed where they are read.
+    """
     body: list[Statement] = []
     for s in kernel.body:
-        body += unroll_equation(s) if isinstance(s, Equation) and s.state and not s.scan else [s]
-    return replace(kernel, body=tuple(body))
+        body += unroll_equation(s, kernel) if isinstance(s, Equation) and s.state and not s.scan else [s]
+    return drop_dead(replace(kernel, body=tuple(body)))
 
 
-def unroll_equation(e: Equation) -> list[Statement]:
+def unroll_equation(e: Equation, kernel: Kernel) -> list[Statement]:
     """Pointwise equations, one for each component that is read, or the equation itself."""
     if e.state not in PLAIN and len(e.reduce) > 1:
         return [e]
-    while e.reduce and _is_tiny(e, e.reduce[-1]):
-        axis = e.reduce[-1]
-        rows = [tuple(Rewriter({axis: as_index(k)})(a) for a in e.args) for k in range(int(axis.extent))]
-        states = [STATES[e.state].lift(r) for r in rows]
-        total = combine_tree(e.state, states)
+    while e.reduce and (total := _written_out(e, e.reduce[-1], kernel)) is not None:
         if len(e.reduce) == 1:
             return pointwise(e, STATES[e.state].project(total))
         e = replace(e, args=total, reduce=e.reduce[:-1])
@@ -282,22 +282,38 @@ def unroll_equation(e: Equation) -> list[Statement]:
     return [e]
 
 
+def _written_out(e: Equation, axis: Axis, kernel: Kernel) -> Values | None:
+    """The states of all points of a short axis, joined; None where that is not worth it."""
+    extent = axis.extent
+    if axis.is_ragged or not isinstance(extent, int) or not 1 <= extent <= UNROLLED_POINTS:
+        return None
+    args = _inlined(e, axis, kernel)
+    if any(axis_coefficient(i, axis) == 1 for n in walk(*args) if isinstance(n, Load) for i in n.index[-1:]):
+        return None
+    rows = [Rewriter({axis: as_index(k)}, rebuild=exact) for k in range(extent)]
+    total = combine_tree(e.state, [STATES[e.state].lift(tuple(row(a) for a in args)) for row in rows])
+    return total if sum(1 for _ in walk(*total)) <= UNROLLED_NODES else None
+
+
+def _inlined(e: Equation, axis: Axis, kernel: Kernel) -> tuple[Expr, ...]:
+    """The arguments with the pointwise values that they read along the axis in their places."""
+
+    def load(found: Load) -> Expr:
+        source = kernel.equations.get(found.name)
+        if source is None or not source.is_pointwise or found.guard is not None or axis not in found.axes:
+            return found
+        return rewrite(Rewriter(dict(zip(source.axes, found.index, strict=True)))(source.args[0]))
+
+    rewrite = Rewriter(load=load)
+    return tuple(rewrite(a) for a in e.args)
+
+
 def combine_tree(state: str, states: list[Values]) -> Values:
     """The states joined pairwise, neighbours first."""
     while len(states) > 1:
         pairs = [STATES[state].combine(a, b) for a, b in zip(states[::2], states[1::2], strict=False)]
         states = pairs + ([states[-1]] if len(states) % 2 else [])
     return states[0]
-
-
-def _is_tiny(e: Equation, axis: Axis) -> bool:
-    extent = axis.extent
-    if axis.is_ragged or not isinstance(extent, int) or not 1 <= extent <= UNROLLED_POINTS:
-        return False
-    nodes = list(walk(*e.args))
-    if extent * len(nodes) > UNROLLED_NODES:
-        return False
-    return not any(axis_coefficient(i, axis) == 1 for n in nodes if isinstance(n, Load) for i in n.index[-1:])
 
 
 # --- axes --------------------------------------------------------------------------------------------------------

@@ -19,6 +19,7 @@ import torch
 from functorch.compile import min_cut_rematerialization_partition
 from torch import fx
 from torch._functorch import partitioners
+from torch._guards import TracingContext
 from torch.fx.experimental.symbolic_shapes import guard_or_false
 
 aten = torch.ops.aten
@@ -31,19 +32,39 @@ FUSIBLE = (
     aten.nll_loss_forward, aten.nll_loss_backward, aten.detach, aten.embedding, aten.logsumexp,
     aten.silu_backward, aten.hardswish_backward, aten.hardsigmoid_backward, aten.hardtanh_backward,
     aten.leaky_relu_backward, aten.elu_backward, aten.softplus_backward, aten.mish_backward,
-    aten.log_sigmoid_backward, aten.tanh_backward, aten.sigmoid_backward,
+    aten.log_sigmoid_backward, aten.tanh_backward, aten.sigmoid_backward, aten.glu, aten.glu_backward, aten.cat,
+    aten.stack, aten.constant_pad_nd, aten.repeat, aten.fill, aten.select_backward, aten.slice_backward,
+    aten.linalg_vector_norm, aten.embedding_dense_backward, aten.scatter_add, aten.scatter,
 )  # fmt: skip
-RECOMPUTED = (aten.detach,)
+# What costs no more to compute again than to load.
+RECOMPUTED = (
+    aten.detach, aten.embedding, aten.glu, aten.cat, aten.stack, aten.constant_pad_nd, aten.repeat, aten.fill,
+    aten.logsumexp,
+)  # fmt: skip
 NARROW = (torch.float16, torch.bfloat16)
 
 
 def partition_joint(
     joint: fx.GraphModule, inputs: Any, **options: Any
 ) -> tuple[fx.GraphModule, fx.GraphModule]:  # fmt: skip
-    """The forward and the backward graph: a `partition_fn` for AOTAutograd."""
+    """The forward and the backward graph: a `partition_fn` for AOTAutograd.
+
+    Inputs cost nothing to save: who calls the graph holds them, as eager would.
+    """
     expand(joint)
+    options["static_lifetime_input_indices"] = _find_kept(joint)
     with _own_operators():
         return min_cut_rematerialization_partition(joint, inputs, **options)
+
+
+def _find_kept(joint: fx.GraphModule) -> list[int]:
+    """The inputs that nobody writes to before the backward graph runs."""
+    context = TracingContext.try_get()
+    infos = getattr(getattr(context, "fw_metadata", None), "input_info", ())
+    written = {n.args[0] for n in joint.graph.nodes if n.target is aten.copy_.default}
+    primals = [n for n in joint.graph.nodes if n.op == "placeholder" and "tangents" not in n.name]
+    changed = {k for k, i in enumerate(infos) if i.mutates_data or i.mutates_metadata}
+    return [k for k, n in enumerate(primals) if n not in written and k not in changed]
 
 
 @contextmanager
@@ -70,15 +91,14 @@ def _own_operators() -> Iterator[None]:
 def expand(joint: fx.GraphModule) -> None:
     """Spell normalisations in simple operations, where all of their results can be spelled so."""
     graph = joint.graph
+    for node in graph.find_nodes(op="call_function", target=aten.detach.default):
+        node.replace_all_uses_with(node.args[0])
+        graph.erase_node(node)
     for node in list(graph.nodes):
-        if node.target is aten.detach.default:
-            node.replace_all_uses_with(node.args[0])
-            graph.erase_node(node)
-            continue
         expansion = EXPANSIONS.get(node.target)
         if expansion is None:
             continue
-        with graph.inserting_before(node):
+        with graph.inserting_before(node.next):
             found = expansion(Writer(graph), node)
         if isinstance(found, fx.Node):
             node.replace_all_uses_with(found)
@@ -210,3 +230,55 @@ def _group_norm(write: Writer, node: fx.Node) -> dict[int, fx.Node] | None:
     out = _affine(write, write(aten.mul.Tensor, centred, rstd), *flat)
     out = write.cast(write(aten.reshape.default, out, shape), fake(x).dtype)
     return {0: out, **{k: write(aten.reshape.default, v, split[:2]) for k, v in ((1, mean), (2, rstd))}}
+
+
+@expands(aten._native_batch_norm_legit_functional.default, aten._native_batch_norm_legit.no_stats)
+def _batch_norm(write: Writer, node: fx.Node) -> dict[int, fx.Node] | None:
+    """From the statistics that the operator gives itself, where these are as exact as the computation."""
+    x, weight, bias = node.args[:3]
+    taken = {n.args[1]: n for n in node.users if n.target is operator.getitem}
+    is_training = node.args[3 if node.target is aten._native_batch_norm_legit.no_stats else 5]
+    if not is_training or 0 not in taken or fake(x).dtype in NARROW:
+        return None
+    graph, along = write.graph, [-1, *(1 for _ in fake(x).shape[2:])]
+    statistics = []
+    for k in (1, 2):
+        item = graph.call_function(operator.getitem, (node, k))
+        item.meta["val"] = node.meta["val"][k]
+        statistics.append(write(aten.reshape.default, item, along))
+        if k in taken:
+            taken[k].replace_all_uses_with(item)
+    out = write(aten.mul.Tensor, write(aten.sub.Tensor, x, statistics[0]), statistics[1])
+    flat = (None if v is None else write(aten.reshape.default, v, along) for v in (weight, bias))
+    return {0: _affine(write, out, *flat)}
+
+
+@expands(aten.scatter_add.default, aten.scatter.value, aten.scatter.src)
+def _scatter(write: Writer, node: fx.Node) -> fx.Node | None:
+    """One element of each row: a choice by position, where a gather has checked the same indices."""
+    base, dim, index, value = node.args
+    shape, at = fake(base).shape, fake(index).shape
+    if not shape or len(at) != len(shape) or at[dim] != 1:
+        return None
+    dim %= len(shape)
+    if any(not guard_or_false(n == m) for k, (n, m) in enumerate(zip(shape, at, strict=True)) if k != dim):
+        return None
+    if isinstance(value, fx.Node) and not guard_or_false(fake(value).shape[dim] == 1):
+        return None
+    gathers = write.graph.find_nodes(op="call_function", target=aten.gather.default)
+    checks = (g for g in gathers if _is_same(g.args[2], index) and g.args[1] % len(shape) == dim)
+    if not any(guard_or_false(fake(g.args[0]).shape[dim] == shape[dim]) for g in checks):
+        return None
+    positions = write(aten.arange.start_step, 0, shape[dim], 1, dtype=torch.int64, device=fake(base).device)
+    positions = write(aten.reshape.default, positions, [-1 if k == dim else 1 for k in range(len(shape))])
+    chosen = write(aten.eq.Tensor, positions, index)
+    if not isinstance(value, fx.Node):
+        value = write(aten.full.default, [], value, dtype=fake(base).dtype, device=fake(base).device)
+    if node.target is aten.scatter_add.default:
+        value = write(aten.add.Tensor, base, value)
+    return write(aten.where.self, chosen, value, base)
+
+
+def _is_same(a: fx.Node, b: fx.Node) -> bool:
+    """The same value, or the same view of one."""
+    return a is b or (a.target is b.target and a.op == "call_function" and (a.args, a.kwargs) == (b.args, b.kwargs))
