@@ -16,13 +16,12 @@ from torch import fx
 from torch._dynamo import disable
 from torch._functorch.aot_autograd import aot_module_simplified
 
-from ..ir.errors import SettingError
 from .direct import find_direct_call
 from .driver import Boxed, compile_boxed, open_store
+from .modes import find_options
 from .settings import settings
 from .table import find_decompositions
 
-MODES = ("default",)
 Compiler = Callable[..., Boxed]  # (graph module, example inputs) -> what runs the graph
 
 
@@ -33,10 +32,11 @@ def treadle_backend(
     mode: str | None = None,
     options: Mapping[str, Any] | None = None,
 ) -> Callable[..., Any]:
-    """Compile what Dynamo has traced; `options` are treadle's settings by name. Raises SettingError for others."""
-    if mode is not None and mode not in MODES:
-        raise SettingError("no such mode of the backend 'treadle'", got=mode, choices=MODES)
-    with settings.override(**(options or {})):
+    """Compile what Dynamo has traced; `options` are treadle's settings by name, `mode` one of `modes.MODES`.
+
+    Raises SettingError for others.
+    """
+    with settings.override(**find_options(mode, options)):
         return run_aot(gm, example_inputs)
 
 

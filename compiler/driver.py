@@ -71,6 +71,9 @@ def compile_fx_graph(gm: fx.GraphModule, kind: str = "graph") -> Executable:
         if collected is not None:
             collected.append(compiled)
     count(executable.plan.counts)
+    if settings.cuda_graphs and executable.plan.uncapturable:
+        counters["treadle"]["uncaptured"] += 1
+        watch.say(2, f"not captured as a CUDA graph: {executable.plan.uncapturable}")
     summary = ", ".join(f"{n} {name}" for name, n in executable.plan.counts.items())
     watch.say(1, f"{summary}; {watch.own_seconds:.3f} s, compiler {watch.compiler_seconds:.3f} s of CPU time")
     return executable
@@ -90,7 +93,8 @@ def bind_any(plan: Plan, module: fx.GraphModule, store: Store) -> Executable | N
     """A stored plan on the device that it was made for."""
     if plan.device == "cpu":
         return bind_stored(plan, module, store)
-    return import_module(".runtime.gpu.executable", __package__).bind_stored_gpu(plan, module, store)
+    gpu = import_module(".runtime.gpu.executable", __package__)
+    return gpu.bind_stored_gpu(plan, module, store, replays=settings.cuda_graphs)
 
 
 def compile_boxed(gm: fx.GraphModule, kind: str = "graph") -> Boxed:

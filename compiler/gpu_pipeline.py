@@ -19,6 +19,7 @@ from .runtime.gpu.device import find_device
 from .runtime.gpu.executable import GpuExecutable, bind_gpu_plan, device_of
 from .runtime.plan import Plan
 from .runtime.plan_values import Values
+from .settings import settings
 
 __all__ = ["bind_gpu", "build_gpu_kernels", "describe_gpu", "find_gpu"]
 
@@ -53,4 +54,4 @@ def bind_gpu(
     failed = [b for b in kernels if b.problem]
     if failed:
         raise LoweringError(failed[0].problem, where=failed[0].kernel.name)
-    return bind_gpu_plan(plan, tools.store, imported.constants, imported.objects)
+    return bind_gpu_plan(plan, tools.store, imported.constants, imported.objects, replays=settings.cuda_graphs)

@@ -27,6 +27,7 @@ from ..ir.schedule import Schedule
 from ..ir.text import print_graph
 from ..passes.fuse import Call, Fused, Launch, fuse_graph
 from ..passes.memory import MemoryPlan
+from .capture import find_capture_problem
 from .frontend.calls import find_target
 from .frontend.importer import Imported, import_graph
 from .frontend.results import UNSAFE_VIEW
@@ -50,7 +51,10 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Compiled:
-    """A graph with all that was found out on the way; `storable` where another process can start from its plan."""
+    """A graph with all that was found out on the way; `storable` where another process can start from its plan.
+
+    cuda_graph  whether it is captured as one, and why not; "" where nobody asked
+    """
 
     executable: Executable
     imported: Imported
@@ -60,14 +64,16 @@ class Compiled:
     watch: Watch
     isa: Isa
     storable: bool
+    cuda_graph: str = ""
 
     def report(self) -> GraphReport:
         """What `explain` tells of it."""
         plan = self.executable.plan
         show, device = _gpu().describe_gpu(plan) if plan.device != "cpu" else (self._show, GENERIC_CPU)
         report: GraphReport = import_module(".report", __package__).report_graph(
-            self.imported, self.fused, self.kernels, self.memory, self.watch, plan.counts, plan.text, show, device
-        )
+            self.imported, self.fused, self.kernels, self.memory, self.watch, plan.counts, plan.text, show, device,
+            self.cuda_graph,
+        )  # fmt: skip
         return report
 
     def _show(self, kernel: Kernel, digest: str) -> tuple[Schedule | None, str, str]:
@@ -108,13 +114,18 @@ def compile_graph(
         counts = count_steps(fused, imported, kernels)
         workspaces = tuple(b.workspace for b in kernels)
         attributes = tuple(find_attribute(gm, c) for c in imported.constants)
-        written = write_plan(values, Choices(codes, workspaces, attributes, settings.threads, counts, device))
+        problem = find_capture_problem(gm, imported, values, device)
+        written = write_plan(values, Choices(codes, workspaces, attributes, settings.threads, counts, device, problem))
     watch.show(4, "plan", lambda: written.plan.text, "py")
     with watch.phase("load"):
         binder = bind if gpu is None else _gpu().bind_gpu
         executable = binder(written.plan, kernels, values, imported, tools)
     storable = not imported.objects and not any(b.problem for b in kernels)
-    return Compiled(executable, imported, fused, tuple(kernels), written.memory, watch, isa, storable)
+    told = f"no: {problem}" if problem else "captured at the second call, then replayed"
+    return Compiled(
+        executable, imported, fused, tuple(kernels), written.memory, watch, isa, storable,
+        told if settings.cuda_graphs else "",
+    )  # fmt: skip
 
 
 def report_problems(kernels: list[Built], fused: Fused) -> None:

@@ -106,6 +106,7 @@ class GraphReport:
 
     edges      the pairs of kernels and calls that were not fused, and why
     mutations  the values that replace inputs: written in place, or why not
+    cuda_graph whether it is captured as one, and why not; "" where no mode asks for it
     """
 
     name: str
@@ -119,6 +120,7 @@ class GraphReport:
     seconds: dict[str, float]
     compiler_seconds: float
     plan: str
+    cuda_graph: str = ""
 
     def __str__(self) -> str:
         return "\n".join(_graph_lines(self))
@@ -136,7 +138,7 @@ class Report:
 
 def report_graph(
     imported: Imported, fused: Fused, kernels: Iterable[Built], memory: MemoryPlan, watch: Watch,
-    counts: dict[str, int], plan: str, show: Show, device: Device = GENERIC_CPU,
+    counts: dict[str, int], plan: str, show: Show, device: Device = GENERIC_CPU, cuda_graph: str = "",
 ) -> GraphReport:  # fmt: skip
     """Gather what is known of a graph just compiled; `show` prints the kernels again, which may be from the store."""
     refusals = find_refusals(fused, lambda kernel: estimate(kernel, device).seconds)
@@ -152,6 +154,7 @@ def report_graph(
         seconds=dict(watch.seconds),
         compiler_seconds=watch.compiler_seconds,
         plan=plan,
+        cuda_graph=cuda_graph,
     )
 
 
@@ -230,6 +233,8 @@ def _graph_lines(g: GraphReport) -> list[str]:
         + (f"; {len(g.memory.slots)} slots of dynamic sizes behind it" if g.memory.slots else ""),
         f"  compiled in {own:.2f} s of CPU time ({phases}) and {g.compiler_seconds:.2f} s of the C++ compiler's",
     ]
+    if g.cuda_graph:
+        lines.append(f"  CUDA graph: {g.cuda_graph}")
     for number, k in enumerate(g.kernels, 1):
         apart = [f"  apart    {line}" for line in describe_edges(k.name, g.edges, {})]
         lines += ["", *_kernel_lines(k, number, len(g.kernels), apart)]

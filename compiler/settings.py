@@ -222,6 +222,16 @@ class Settings:
         "random numbers: eager draws them from ATen's generator, the very numbers of an eager run",
         changes_code=True,
     )
+    autotune = Option(
+        YES_OR_NO,
+        False,
+        "measure the few schedules of each kernel that look best and keep the quickest, as mode max-autotune does",
+    )
+    cuda_graphs = Option(
+        YES_OR_NO,
+        False,
+        "on a GPU, capture the launches of a graph once and replay them, as mode reduce-overhead does",
+    )
     keep_casts = Option(
         YES_OR_NO,
         False,

@@ -139,6 +139,7 @@ def describe_graph(graph: GraphReport) -> list[tuple[str, str]]:
         ("own CPU time", f"{format_seconds(own)} ({', '.join(phases)})"),
         ("C++ compiler", compiler),
         ("memory", memory + slots),
+        *([("CUDA graph", graph.cuda_graph)] if graph.cuda_graph else []),
     ]
 
 

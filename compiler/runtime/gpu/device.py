@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import cache
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 import torch
 
 from ....codegen.triton.targets import GpuTarget, target_of
 from ..arena import ALIGNMENT, Arena
+
+T = TypeVar("T")
+
+
+class DeviceGraph(Protocol):
+    """Work that the device repeats."""
+
+    def replay(self) -> None: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +51,26 @@ class Device:
 
     def empty_bytes(self, count: int) -> torch.Tensor:
         return torch.empty(count, dtype=torch.uint8, device=self.torch_device)
+
+    def is_capturing(self) -> bool:
+        """Whether somebody captures what the current stream is given."""
+        return torch.cuda.is_current_stream_capturing()
+
+    def capture(self, run: Callable[[], T]) -> tuple[DeviceGraph, T]:
+        """What `run` gives the device as a graph, with a memory pool of its own, and what it returns.
+
+        Nothing runs until the graph does. Raises RuntimeError where `run` does what cannot be captured.
+        """
+        graph = torch.cuda.CUDAGraph()
+        # The library's workspace of a stream outlives the capture: each graph is to have its own, out of its own pool.
+        torch._C._cuda_clearCublasWorkspaces()
+        try:
+            stream = torch.cuda.Stream(self.index)
+            with torch.cuda.graph(graph, stream=stream, capture_error_mode="thread_local"):
+                results = run()
+        finally:
+            torch._C._cuda_clearCublasWorkspaces()
+        return graph, results
 
     def mapped_cells(self, count: int) -> torch.Tensor:
         """Zeros in memory of the host that kernels write to as well."""

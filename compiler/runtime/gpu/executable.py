@@ -19,6 +19,7 @@ from ..runner import bind_runner
 from ..store import Store
 from .device import Device, DeviceArena, find_arenas, find_device
 from .driver import Driver, Function, open_driver
+from .graphs import Recorder
 
 BINARY = "cubin"  # kind of the store's entries
 ANY_STREAM = 1 << 62
@@ -28,19 +29,45 @@ ANY_STREAM = 1 << 62
 class GpuExecutable(Executable):
     """See `Executable`. `device` is where it runs; `cells` has one number a kernel, for bad indices.
 
+    replays  whether it is captured as a CUDA graph, where its plan may be: see `graphs`
+
     A kernel that meets an index out of range leaves what the index names alone and goes on; its next call raises, since
     asking at once would wait for the device. So does eager PyTorch, whose process can then only be ended.
     """
 
     device: Device = field(default_factory=lambda: find_device(0))
     cells: torch.Tensor | None = None
+    replays: bool = False
+    recorder: Recorder | None = field(default=None, init=False)
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.replays and not self.plan.uncapturable:
+            self._take_recorder()
         for name in ("call", "direct"):
             function = getattr(self, name)
             if function is not None:
                 setattr(self, name, self._guarded(function))
+
+    def _take_recorder(self) -> None:
+        recorder = Recorder(self.device, self.call, self._record, self._check_indices, self.plan.written)
+        self.recorder = recorder
+        self.call = recorder
+        if self.direct is not None:
+            self.direct = lambda *inputs: recorder(list(inputs))
+
+    def _record(self, arenas: list[Any], inputs: list[Any]) -> list[Any]:
+        """One run of the plan that works in arenas of the caller's."""
+        namespace = self._namespace() | {"_arenas": arenas}
+        exec(compile(self.plan.text, f"<treadle plan {self.plan.name}, captured>", "exec"), namespace)
+        return namespace["call"](inputs)
+
+    def _check_indices(self) -> None:
+        """Raise what a replay has met: there, no launcher looks at the cells."""
+        for k, kernel in enumerate(self.plan.kernels):
+            if kernel.reasons and self.cells is not None and (bad := int(self.cells[k])):
+                self.cells[k] = 0
+                raise make_error(kernel, bad - 1)
 
     def count_workers(self) -> int:
         return 1
@@ -133,8 +160,9 @@ def _fill_handles(
 
 
 def bind_gpu_plan(
-    plan: Plan, store: Store, constants: Sequence[torch.Tensor], objects: Mapping[str, Any] | None = None
-) -> GpuExecutable:
+    plan: Plan, store: Store, constants: Sequence[torch.Tensor], objects: Mapping[str, Any] | None = None, *,
+    replays: bool = False,
+) -> GpuExecutable:  # fmt: skip
     """A plan with its libraries and binaries. Raises CompileError where one of them is gone."""
     device = device_of(plan)
     cells = device.mapped_cells(max(len(plan.kernels), 1))
@@ -142,13 +170,14 @@ def bind_gpu_plan(
     runner = bind_runner(libraries[0]) if libraries else None
     kept = tuple(libraries)
     return GpuExecutable(
-        plan, functions, runner, constants, objects or {}, keep_alive=kept, device=device, cells=cells
+        plan, functions, runner, constants, objects or {}, keep_alive=kept, device=device, cells=cells, replays=replays
     )  # fmt: skip
 
 
-def bind_stored_gpu(plan: Plan, module: Any, store: Store) -> GpuExecutable | None:
+def bind_stored_gpu(plan: Plan, module: Any, store: Store, *, replays: bool = False) -> GpuExecutable | None:
     """A plan from the store; None where something that it needs is gone."""
     try:
-        return bind_gpu_plan(plan, store, [read_attribute(module, c.attribute) for c in plan.constants])
+        constants = [read_attribute(module, c.attribute) for c in plan.constants]
+        return bind_gpu_plan(plan, store, constants, replays=replays)
     except CompileError:
         return None
