@@ -76,7 +76,8 @@ EXTRA = 2  # arguments that Triton adds behind a function's own
 class FakeGraph(TorchDispatchMode):
     """Launches and calls of torch in the order in which they came, and all tensors that they saw, kept alive.
 
-    A call of torch computes at once too, on what memory holds then: a replay must compute it again into the same place.
+    Nothing that writes runs at once. A call that returns fresh tensors does, on whatever memory holds then: a replay
+    computes it again into the same place.
     """
 
     current: FakeGraph | None = None
@@ -88,12 +89,15 @@ class FakeGraph(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        made = func(*args, **kwargs)
         if torch.Tag.cudagraph_unsafe in func.tags or func is torch.ops.aten._local_scalar_dense.default:
             raise RuntimeError("operation not permitted when stream is capturing")
-        if func._schema.is_mutable:
+        if func._schema.is_mutable and torch.Tag.inplace_view not in func.tags and "set_" not in func._schema.name:
             self.work.append(lambda: func(*args, **kwargs))
-        elif not any(r.alias_info for r in func._schema.returns):
+            return kwargs.get("out", args[0])
+        made = func(*args, **kwargs)
+        if func._schema.is_mutable or "empty" in func._schema.name:  # memory, and no work
+            return made
+        if not any(r.alias_info for r in func._schema.returns):
             tensors = [t for t in tree_leaves(made) if isinstance(t, torch.Tensor)]
             self.work.append(lambda: _copy_all(tensors, tree_leaves(func(*args, **kwargs))))
         return made

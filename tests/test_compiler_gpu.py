@@ -70,6 +70,16 @@ def test_a_reduction_and_what_reads_it_are_two_launches_of_one_kernel(gpu: FakeG
     assert [name.rsplit("_", 1)[1] for name, *_ in gpu.launches] == ["0", "1"]
 
 
+def test_a_sum_of_all_does_not_join_the_rows_that_it_waits_for(gpu: FakeGpu):
+    """Row statistics, what reads them and a sum over everything have equal axes, and are no single pass."""
+
+    def function(x: torch.Tensor, w: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        y = torch.softmax(x @ w, -1)
+        return torch.sort(y)[0], y.sum()
+
+    check(gpu, function, (random(4, 8), random(8, 8, seed=1)))
+
+
 def test_an_input_is_written_in_place(gpu: FakeGpu):
     def step(x: torch.Tensor, g: torch.Tensor) -> torch.Tensor:
         x.add_(g, alpha=-0.5)

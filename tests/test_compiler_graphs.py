@@ -80,9 +80,7 @@ def test_results_that_a_caller_holds_are_not_overwritten(gpu: FakeGpu):
 
 def test_a_view_of_a_result_holds_it(gpu: FakeGpu):
     executable = compiled(gpu, lambda x: x * 2, random(4, 8))
-    parts = []
-    for k in range(4):
-        parts.append(executable(random(4, 8, seed=k))[0][1:2].t())
+    parts = [executable(random(4, 8, seed=k))[0][1:2].t() for k in range(4)]
     for k, part in enumerate(parts):
         close(gpu, part, (random(4, 8, seed=k) * 2)[1:2].t())
 

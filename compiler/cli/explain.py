@@ -52,7 +52,7 @@ def run(args: argparse.Namespace) -> int:
         steps.begin(f"loading {args.target}")
         loaded = load_model(args.target, args.dtype, **dict(args.arguments))
         steps.begin("compiling")
-        report = explain_model(loaded, train=args.train)
+        report = explain_model(loaded, train=args.train, mode=args.mode)
     numbered = number_kernels(report)
     chosen = choose_kernels(numbered, args.kernel)
     if args.json:
@@ -65,10 +65,10 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def explain_model(loaded: ModelFile, *, train: bool) -> Report:
+def explain_model(loaded: ModelFile, *, train: bool, mode: str | None = None) -> Report:
     """Compile the model and report on it. Raises BadInput where the model itself fails."""
     try:
-        return explain(loaded.model, loaded.inputs, train=train)
+        return explain(loaded.model, loaded.inputs, train=train, mode=mode)
     except TreadleError:
         raise
     except Exception as error:

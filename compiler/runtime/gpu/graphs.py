@@ -139,7 +139,7 @@ class Recorder:
         return results
 
     def _still_fits(self, recording: Recording, addresses: list[int]) -> bool:
-        """Whether inputs used in place are there and no caller holds outputs; else what to copy from now on is noted."""
+        """Whether inputs used in place are there and nobody holds outputs; else what to copy from now on is noted."""
         moved = [k for k, address in recording.fixed.items() if addresses[k] != address]
         held = [k for home in recording.homes if not self.kept.issuperset(home.outputs) and home.is_held()
                 for k in home.outputs]  # fmt: skip
