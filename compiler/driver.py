@@ -27,6 +27,7 @@ from ..codegen.cpp.isa import ISAS, Isa, detect_isa
 from ..ir.errors import CompileError, LoweringError, TreadleError
 from .collection import pause_collection
 from .graph_key import digest_sources, make_graph_key
+from .runtime.cpu import identify_machine
 from .runtime.executable import Executable, bind_stored
 from .runtime.plan import Plan, plan_from_json, plan_to_json
 from .runtime.store import Store
@@ -57,7 +58,8 @@ def compile_fx_graph(gm: fx.GraphModule, kind: str = "graph") -> Executable:
     store, isa, collected, device = open_store(), choose_isa(), _collected.get(), find_device_of(gm)
     with watch.phase("key"):
         sources = digest_sources(store)
-        key = make_graph_key(gm, sources, settings.cache_key(), isa.name, isa.features, describe_device(device))
+        key = make_graph_key(gm, sources, settings.cache_key(), isa.name, isa.features, describe_device(device),
+                             *describe_measuring())  # fmt: skip
     executable = None
     if key is not None and collected is None and not settings.verify:
         executable = find_stored(gm, key, store, watch)
@@ -160,6 +162,11 @@ def describe_device(device: str) -> str:
         return device
     gpu = import_module(".runtime.gpu.device", __package__)
     return f"{device} {gpu.find_device(torch.device(device).index or 0).target().name}"
+
+
+def describe_measuring() -> tuple[object, ...]:
+    """What decides on code by measuring, where that is asked for: the machine, and the threads of a kernel."""
+    return ("measured", identify_machine(), settings.threads or torch.get_num_threads()) if settings.autotune else ()
 
 
 @contextmanager

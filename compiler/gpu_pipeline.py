@@ -10,7 +10,6 @@ from ..codegen.triton.emit import default_schedule
 from ..costmodel.roofline import Device
 from ..costmodel.roofline import find_device as price_of
 from ..ir.errors import LoweringError, TreadleError
-from ..ir.loops import Kernel
 from ..ir.schedule import Schedule
 from .frontend.importer import Imported
 from .gpu_kernels import GpuTools, build_gpu_kernels, print_gpu_kernel, require_triton
@@ -35,9 +34,10 @@ def find_gpu(device: str, host: Toolchain) -> GpuTools:
 def describe_gpu(plan: Plan) -> tuple[Show, Device]:
     """What a report prints kernels with, and the row that prices them."""
 
-    def show(kernel: Kernel, digest: str) -> tuple[Schedule | None, str, str]:
+    def show(built: Built) -> tuple[Schedule | None, str, str]:
         try:
-            return default_schedule(kernel), print_gpu_kernel(kernel, digest).text, ""
+            schedule = built.wanted or default_schedule(built.kernel)
+            return schedule, print_gpu_kernel(built.kernel, built.digest, schedule).text, ""
         except TreadleError as error:
             return None, "", str(error)
 

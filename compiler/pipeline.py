@@ -10,7 +10,7 @@ from __future__ import annotations
 import ctypes
 import logging
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
@@ -41,6 +41,7 @@ from .runtime.plan_writer import Choices, write_plan
 from .runtime.runner import bind_runner
 from .runtime.store import Store
 from .settings import settings
+from .tuning import Tuning
 from .watch import Watch
 
 if TYPE_CHECKING:
@@ -76,8 +77,8 @@ class Compiled:
         )  # fmt: skip
         return report
 
-    def _show(self, kernel: Kernel, digest: str) -> tuple[Schedule | None, str, str]:
-        schedule, source, problem = print_kernel_source(kernel, digest, self.isa)
+    def _show(self, built: Built) -> tuple[Schedule | None, str, str]:
+        schedule, source, problem = print_kernel_source(built.kernel, built.digest, self.isa, built.wanted)
         return schedule, source.text if source is not None else "", problem
 
 
@@ -105,7 +106,9 @@ def compile_graph(
         launches = [s for s in fused.steps if isinstance(s, Launch)]
         begin = total_stats().cpu_seconds
         distinct = {s.digest: s.kernel for s in launches}
-        kernels = build_kernels(distinct, tools) if gpu is None else _gpu().build_gpu_kernels(distinct, gpu)
+        tunings = _tune(distinct, tools, gpu) if settings.autotune else {}
+        build = build_kernels if gpu is None else _gpu().build_gpu_kernels
+        kernels = build(distinct, gpu or tools, tunings)
         watch.compiler_seconds += total_stats().cpu_seconds - begin
     report_problems(kernels, fused)
     with watch.phase("plan"):
@@ -126,6 +129,14 @@ def compile_graph(
         executable, imported, fused, tuple(kernels), written.memory, watch, isa, storable,
         told if settings.cuda_graphs else "",
     )  # fmt: skip
+
+
+def _tune(kernels: Mapping[str, Kernel], tools: Toolchain, gpu: Any) -> dict[str, Tuning]:
+    """What measuring says of the kernels' schedules."""
+    where = "cpu" if gpu is None else "gpu"
+    bench = import_module(f".autotune_{where}", __package__).make_bench(gpu or tools)
+    tunings: dict[str, Tuning] = import_module(".autotune", __package__).tune_kernels(kernels, bench, tools.store)
+    return tunings
 
 
 def report_problems(kernels: list[Built], fused: Fused) -> None:

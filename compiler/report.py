@@ -16,6 +16,7 @@ Plain data, so that the command line can lay it out in its own way; `str()` of i
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -42,6 +43,7 @@ from .fusion_report import (
 )
 from .kernels import Built, Show
 from .places import cut_out
+from .tuning import Tuning
 from .watch import Watch
 
 
@@ -55,6 +57,7 @@ class KernelReport:
     laws       every law that was tried on its first launch, legal or not
     stores     each value that it stores, and why that value is in memory
     problem    why ATen computes it instead; "" where treadle does
+    tuning     the schedules that were measured, and why one was chosen; None where none were
     """
 
     name: str
@@ -71,6 +74,7 @@ class KernelReport:
     schedule: str
     source: str
     problem: str
+    tuning: Tuning | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,7 +166,7 @@ def _report_kernel(built: Built, fused: Fused, refusals: Refusals, show: Show, d
     places = {k: s for k, s in enumerate(fused.steps) if isinstance(s, Launch) and s.digest == built.digest}
     same = list(places.values())
     reasons = report_stores(fused, refusals)
-    schedule, source, problem = show(built.kernel, built.digest)
+    schedule, source, problem = show(built)
     cost = estimate(built.kernel, device)
     sources = dict.fromkeys(n.source for launch in same for n in cut_out(fused.graph, launch).nodes if n.source)
     return KernelReport(
@@ -180,6 +184,7 @@ def _report_kernel(built: Built, fused: Fused, refusals: Refusals, show: Show, d
         schedule=str(schedule) if schedule is not None else "",
         source=source,
         problem=built.problem or problem,
+        tuning=built.tuning,
     )
 
 
@@ -263,7 +268,17 @@ def _kernel_lines(k: KernelReport, number: int, count: int, apart: list[str]) ->
     lines += apart
     if k.schedule:
         lines.append(f"  schedule {k.schedule}")
+    lines += [f"  measured {line}" for line in describe_tuning(k.tuning)]
     return [*lines, *(f"    {line}" for line in k.equations.splitlines())]
+
+
+def describe_tuning(tuning: Tuning | None) -> list[str]:
+    """The choice, then each candidate with its time, the quickest first."""
+    if tuning is None:
+        return []
+    ordered = sorted(tuning.tried, key=lambda t: (bool(t.problem), t.seconds or math.inf))
+    rows = [f"{f'{t.seconds * 1e6:.2f} us' if t.seconds else t.problem or 'not timed'}: {t.schedule}" for t in ordered]
+    return [f"chosen: {tuning.reason}", *rows]
 
 
 def _shortened(sources: tuple[str, ...], most: int = 4) -> list[str]:

@@ -28,10 +28,11 @@ from torch.utils._pytree import tree_leaves
 from triton_run import load_module
 
 from treadle.codegen.triton.targets import TARGETS, GpuTarget
+from treadle.compiler import autotune_gpu, gpu_kernels, gpu_pipeline
 from treadle.compiler import driver as pipeline_driver
-from treadle.compiler import gpu_kernels, gpu_pipeline
 from treadle.compiler.runtime.gpu import cross, device, driver, executable
 from treadle.compiler.settings import settings
+from treadle.compiler.timing import time_once
 
 SOURCE = """\
 #include <cstdint>
@@ -141,6 +142,12 @@ class FakeDevice(device.Device):
     def mapped_cells(self, count: int) -> torch.Tensor:
         return torch.zeros(count, dtype=torch.int32)
 
+    def time(self, call: Callable[[], object], repeats: int) -> float:
+        return time_once(call, 1)
+
+    def name(self) -> str:
+        return "a GPU that is none"
+
     def is_capturing(self) -> bool:
         return FakeGraph.current is not None
 
@@ -244,7 +251,7 @@ def install(monkeypatch: pytest.MonkeyPatch, library: Path) -> FakeGpu:
     """Puts the fake GPU in place of CUDA for a test."""
     monkeypatch.setattr(driver, "LIBRARY", str(library))
     driver.open_driver.cache_clear()
-    for module in (device, executable, gpu_pipeline):
+    for module in (autotune_gpu, device, executable, gpu_pipeline):
         monkeypatch.setattr(module, "find_device", FakeDevice)
     monkeypatch.setattr(gpu_kernels, "compile_launches", fake_compile)
     monkeypatch.setattr(executable, "_functions", {})

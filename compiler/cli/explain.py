@@ -21,7 +21,7 @@ from ...ir.errors import BadInput, TreadleError, suggest
 from ..doors import explain
 from ..fusion_report import LawReport, describe_edges, describe_law
 from ..model_file import ModelFile, blame, describe_model, load_model
-from ..report import CallReport, GraphReport, KernelReport, PartitionReport, Report
+from ..report import CallReport, GraphReport, KernelReport, PartitionReport, Report, describe_tuning
 from .display import (
     Steps,
     describe_counts,
@@ -215,7 +215,8 @@ def describe_kernel(kernel: KernelReport) -> list[tuple[str, str | Text]]:
     rows += name_first("computes", [*lines[:SOURCES_SHOWN], *_and_more(len(lines) - SOURCES_SHOWN)])
     rows += name_first("laws", [*kernel.notes, *(describe_law(law) for law in kernel.laws if law.reason)])
     rows += name_first("stores", [f"{name}: {reason}" if reason else name for name, reason in kernel.stores])
-    return [*rows, ("schedule", kernel.schedule)] if kernel.schedule else rows
+    rows += [("schedule", kernel.schedule)] if kernel.schedule else []
+    return [*rows, *name_first("measured", describe_tuning(kernel.tuning))]
 
 
 def _and_more(count: int) -> list[str]:

@@ -72,6 +72,20 @@ class Device:
             torch._C._cuda_clearCublasWorkspaces()
         return graph, results
 
+    def time(self, call: Callable[[], object], repeats: int) -> float:
+        """Seconds that the device spends on a call, of so many in a row."""
+        begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        begin.record()
+        for _ in range(repeats):
+            call()
+        end.record()
+        end.synchronize()
+        return begin.elapsed_time(end) * 1e-3 / repeats
+
+    def name(self) -> str:
+        """The model that its maker sells it as."""
+        return torch.cuda.get_device_name(self.index)
+
     def mapped_cells(self, count: int) -> torch.Tensor:
         """Zeros in memory of the host that kernels write to as well."""
         return torch.zeros(count, dtype=torch.int32).pin_memory()

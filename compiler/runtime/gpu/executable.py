@@ -58,7 +58,7 @@ class GpuExecutable(Executable):
 
     def _record(self, arenas: list[Any], inputs: list[Any]) -> list[Any]:
         """One run of the plan that works in arenas of the caller's."""
-        namespace = self._namespace() | {"_arenas": arenas}
+        namespace: dict[str, Any] = {**self._namespace(), "_arenas": arenas}
         exec(compile(self.plan.text, f"<treadle plan {self.plan.name}, captured>", "exec"), namespace)
         return namespace["call"](inputs)
 
@@ -122,7 +122,9 @@ def device_of(plan: Plan) -> Device:
 _functions: dict[tuple[Device, str], Function] = {}  # what this process has loaded: by device and the binary's key
 
 
-def bind_kernels(plan: Plan, store: Store, device: Device, cells: torch.Tensor) -> tuple[list[int], list[Any]]:
+def bind_kernels(
+    kernels: Sequence[KernelCode], store: Store, device: Device, cells: torch.Tensor
+) -> tuple[list[int], list[Any]]:  # fmt: skip
     """The launchers' addresses, and the libraries that they are in, with the device's functions in their handles.
 
     Raises DeviceError where the driver refuses a binary, CompileError where a library or a binary is gone.
@@ -131,7 +133,7 @@ def bind_kernels(plan: Plan, store: Store, device: Device, cells: torch.Tensor) 
     addresses: list[int] = []
     libraries: list[Any] = []
     with device.guard():
-        for number, kernel in enumerate(plan.kernels):
+        for number, kernel in enumerate(kernels):
             path = store.path(LIBRARY, kernel.library)
             if path is None:
                 raise CompileError("a library of the store is gone", source=kernel.library)
@@ -166,7 +168,7 @@ def bind_gpu_plan(
     """A plan with its libraries and binaries. Raises CompileError where one of them is gone."""
     device = device_of(plan)
     cells = device.mapped_cells(max(len(plan.kernels), 1))
-    functions, libraries = bind_kernels(plan, store, device, cells)
+    functions, libraries = bind_kernels(plan.kernels, store, device, cells)
     runner = bind_runner(libraries[0]) if libraries else None
     kept = tuple(libraries)
     return GpuExecutable(
