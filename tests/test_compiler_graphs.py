@@ -53,8 +53,8 @@ def close(gpu: FakeGpu, found: Tensor, wanted: Tensor) -> None:
 def test_the_second_call_captures_and_the_others_replay(gpu: FakeGpu):
     w = random(8, 8, seed=9)
     executable = compiled(gpu, two_kernels, random(4, 8), w)
-    for k in range(5):
-        x = random(4, 8, seed=k)
+    given = [random(4, 8, seed=k) for k in range(5)]  # all alive, so each lies elsewhere
+    for x in given:
         close(gpu, executable(x, w)[0], two_kernels(x, w))
     recorder = executable.recorder
     assert (recorder.captures, recorder.replays, recorder.problem) == (1, 4, "")
@@ -103,9 +103,9 @@ def test_inputs_that_are_strided_or_expanded(gpu: FakeGpu):
         return [args[0] * 2 + args[1], args[0][1:, ::2]]
 
     recorder = graphs.Recorder(FakeDevice(0), run, lambda arenas, args: run(args), lambda: None, ())
-    whole = random(40, 6)
+    whole, others = random(40, 6), random(5, 4, seed=1)
     for k in range(5):
-        x, y = whole[k::10, 1:5], random(1, 4, seed=k).expand(4, 4)
+        x, y = whole[k::10, 1:5], others[k].expand(4, 4)
         sum_, view = recorder([x, y])
         close(gpu, sum_, x * 2 + y)
         close(gpu, view, x[1:, ::2])
@@ -120,10 +120,10 @@ def test_inputs_that_are_written_to(gpu: FakeGpu):
 
     executable = compiled(gpu, step, random(4, 33), random(4, 33))
     assert executable.plan.written == (0,)
-    fixed = random(4, 33, seed=7)
+    fixed, several, grads = random(4, 33, seed=7), random(6, 4, 33), random(6, 4, 33, seed=1)
     for k in range(6):
-        mine = fixed if k in (0, 1, 2) else random(4, 33, seed=k)
-        theirs, g = mine.clone(), random(4, 33, seed=20 + k)
+        mine, g = fixed if k in (0, 1, 2) else several[k], grads[k]
+        theirs = mine.clone()
         want = step(theirs, g)
         close(gpu, executable(mine, g)[0], want)
         close(gpu, mine, theirs)
@@ -252,9 +252,10 @@ def test_a_stored_plan_is_captured_too(gpu: FakeGpu):
 
 
 def test_memory_goes_with_the_executable(gpu: FakeGpu):
-    executable = compiled(gpu, two_kernels, random(4, 8), random(8, 8))
+    x, w = random(4, 8), random(8, 8)
+    executable = compiled(gpu, two_kernels, x, w)
     for _ in range(3):
-        executable(random(4, 8), random(8, 8))
+        executable(x, w)
     graph = weakref.ref(executable.recorder.recording.keep[0])
     captured = graph()
     assert captured is not None and captured.replays == 2
