@@ -90,7 +90,20 @@ def print_gpu_kernel(kernel: Kernel, digest: str, schedule: Schedule | None = No
 def compile_gpu_sources(
     kernels: Mapping[str, Kernel], sources: Mapping[str, TritonSource], tools: GpuTools
 ) -> dict[str, Built]:  # fmt: skip
-    """Both binaries of each launch, and a library with the launchers of all kernels that have theirs."""
+    """Both binaries of each launch, and a library with the launchers of all kernels that have theirs.
+
+    A kernel that fails beside others is tried again by itself: it may be one of those that stop a whole module.
+    """
+    made = _compile_module(kernels, sources, tools)
+    if len(sources) > 1:
+        for digest in [d for d, built in made.items() if built.problem]:
+            made |= _compile_module(kernels, {digest: sources[digest]}, tools)
+    return made
+
+
+def _compile_module(
+    kernels: Mapping[str, Kernel], sources: Mapping[str, TritonSource], tools: GpuTools
+) -> dict[str, Built]:  # fmt: skip
     module = emit_module(list(sources.values()))
     fuse = settings.numerics != "strict"
     requests = [

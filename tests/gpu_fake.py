@@ -32,6 +32,7 @@ from treadle.compiler import autotune_gpu, gpu_kernels, gpu_pipeline
 from treadle.compiler import driver as pipeline_driver
 from treadle.compiler.runtime.gpu import cross, device, driver, executable
 from treadle.compiler.settings import settings
+from treadle.compiler.stand_ins import host_bytes
 from treadle.compiler.timing import time_once
 
 SOURCE = """\
@@ -147,6 +148,12 @@ class FakeDevice(device.Device):
 
     def name(self) -> str:
         return "a GPU that is none"
+
+    def bytes_at(self, address: int, count: int) -> torch.Tensor:
+        return host_bytes(address, count)
+
+    def factories(self) -> Any:
+        return nullcontext()
 
     def is_capturing(self) -> bool:
         return FakeGraph.current is not None

@@ -52,6 +52,15 @@ class Device:
     def empty_bytes(self, count: int) -> torch.Tensor:
         return torch.empty(count, dtype=torch.uint8, device=self.torch_device)
 
+    def bytes_at(self, address: int, count: int) -> torch.Tensor:
+        """Memory of the device that others own, as a tensor of bytes."""
+        storage = torch._C._construct_storage_from_data_pointer(address, self.torch_device, count)
+        return torch.empty(0, dtype=torch.uint8, device=self.torch_device).set_(storage)
+
+    def factories(self) -> AbstractContextManager[Any]:
+        """Within it, tensors that are made without a device are made here."""
+        return self.torch_device
+
     def is_capturing(self) -> bool:
         """Whether somebody captures what the current stream is given."""
         return torch.cuda.is_current_stream_capturing()

@@ -6,6 +6,7 @@ import ctypes
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -119,28 +120,40 @@ def device_of(plan: Plan) -> Device:
     return find_device(torch.device(plan.device).index or 0)
 
 
+StandIn = Callable[[int, DeviceError | None], Any]  # the kernel's number, and why it does not load -> its function
 _functions: dict[tuple[Device, str], Function] = {}  # what this process has loaded: by device and the binary's key
 
 
 def bind_kernels(
-    kernels: Sequence[KernelCode], store: Store, device: Device, cells: torch.Tensor
+    kernels: Sequence[KernelCode], store: Store, device: Device, cells: torch.Tensor,
+    stand_in: StandIn | None = None,
 ) -> tuple[list[int], list[Any]]:  # fmt: skip
     """The launchers' addresses, and the libraries that they are in, with the device's functions in their handles.
 
-    Raises DeviceError where the driver refuses a binary, CompileError where a library or a binary is gone.
+    `stand_in` gives another function for a kernel that has no library, or whose binary the driver refuses; without it
+    raises DeviceError where the driver refuses a binary, CompileError where a library or a binary is gone.
     """
     driver = open_driver()
     addresses: list[int] = []
     libraries: list[Any] = []
     with device.guard():
         for number, kernel in enumerate(kernels):
+            if stand_in is not None and not kernel.library:
+                addresses.append(address_of(stand_in(number, None)))
+                continue
             path = store.path(LIBRARY, kernel.library)
             if path is None:
                 raise CompileError("a library of the store is gone", source=kernel.library)
             library = load_library(path)
             libraries.append(library)
-            _fill_handles(kernel, library, store, device, driver, cells[number].data_ptr())
-            addresses.append(address_of(getattr(library, kernel.symbol)))
+            try:
+                _fill_handles(kernel, library, store, device, driver, cells[number].data_ptr())
+            except DeviceError as error:
+                if stand_in is None:
+                    raise
+                addresses.append(address_of(stand_in(number, error)))
+            else:
+                addresses.append(address_of(getattr(library, kernel.symbol)))
     return addresses, libraries
 
 
@@ -163,23 +176,31 @@ def _fill_handles(
 
 def bind_gpu_plan(
     plan: Plan, store: Store, constants: Sequence[torch.Tensor], objects: Mapping[str, Any] | None = None, *,
-    replays: bool = False,
+    replays: bool = False, stand_in: StandIn | None = None, runner_path: Callable[[], Path] | None = None,
+    stash: list[BaseException] | None = None,
 ) -> GpuExecutable:  # fmt: skip
-    """A plan with its libraries and binaries. Raises CompileError where one of them is gone."""
+    """A plan with its libraries and binaries. Raises CompileError where one of them is gone.
+
+    stand_in     see `bind_kernels`; its errors go into `stash`
+    runner_path  the library of the runner, where no kernel has one
+    """
     device = device_of(plan)
     cells = device.mapped_cells(max(len(plan.kernels), 1))
-    functions, libraries = bind_kernels(plan.kernels, store, device, cells)
+    functions, libraries = bind_kernels(plan.kernels, store, device, cells, stand_in)
+    if not libraries and plan.kernels and runner_path is not None:
+        libraries.append(load_library(runner_path()))
     runner = bind_runner(libraries[0]) if libraries else None
     kept = tuple(libraries)
     return GpuExecutable(
-        plan, functions, runner, constants, objects or {}, keep_alive=kept, device=device, cells=cells, replays=replays
+        plan, functions, runner, constants, objects or {}, [] if stash is None else stash, keep_alive=kept,
+        device=device, cells=cells, replays=replays
     )  # fmt: skip
 
 
 def bind_stored_gpu(plan: Plan, module: Any, store: Store, *, replays: bool = False) -> GpuExecutable | None:
-    """A plan from the store; None where something that it needs is gone."""
+    """A plan from the store; None where something that it needs is gone, or the driver refuses it."""
     try:
         constants = [read_attribute(module, c.attribute) for c in plan.constants]
         return bind_gpu_plan(plan, store, constants, replays=replays)
-    except CompileError:
+    except (CompileError, DeviceError):
         return None
