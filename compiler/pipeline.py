@@ -94,7 +94,7 @@ def compile_graph(
     tools = Toolchain(isa, settings.compiler, store, (sources, settings.cache_key()))
     gpu = None if device == "cpu" else _gpu().find_gpu(device, tools)
     with watch.phase("import"):
-        imported = import_graph(gm, watch.name, device)
+        imported = import_graph(gm, watch.name, device, settings.rng)
         graph = with_output_strides(imported.graph)
     watch.show(5, "graph", lambda: print_graph(graph))
     with watch.phase("fuse"):

@@ -217,9 +217,10 @@ class Settings:
         changes_code=True,
     )
     rng = Option(
-        one_of("eager"),
+        one_of("eager", "philox"),
         "eager",
-        "random numbers: eager draws them from ATen's generator, the very numbers of an eager run",
+        "random numbers: eager draws them from ATen's generator, the very numbers of an eager run; philox computes them"
+        " inside kernels, from a seed that each call draws there",
         changes_code=True,
     )
     autotune = Option(
