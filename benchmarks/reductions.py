@@ -71,7 +71,7 @@ def make_step(function: Callable[..., Any], inputs: tuple[torch.Tensor, ...]) ->
     with torch.enable_grad():
         first = outputs_of(function(*leaves))
     generator = torch.Generator().manual_seed(3)
-    given = [torch.randn(y.shape, generator=generator).to(y.dtype) for y in first]
+    given = [torch.randn(y.shape, generator=generator).to(y.device, y.dtype) for y in first]
 
     def step() -> Any:
         with torch.enable_grad():

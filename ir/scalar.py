@@ -24,7 +24,8 @@ class ScalarOp:
     """One scalar operation.
 
     `operands`: "f" floats, "n" numbers, "i" integers, "w" integers or bool, "b" bool, "a" anything, "l" integers of 64
-    bits. All operands of one op have one dtype (the condition of `where` apart). `result`: "same" as the operands, or "bool".
+    bits. All operands of one op have one dtype (the condition of `where` apart). `result`: "same" as the operands, or
+    "bool".
     """
 
     name: str
