@@ -193,7 +193,7 @@ def test_a_layer_under_checkpointing_recomputes_its_mask():
     layer = Layer()
 
     def function(x: Tensor) -> Tensor:
-        return torch.utils.checkpoint.checkpoint(layer, x, use_reentrant=False)  # type: ignore[no-any-return]
+        return torch.utils.checkpoint.checkpoint(layer, x, use_reentrant=False)
 
     x = torch.randn(20, 32, requires_grad=True)
     out = torch.compile(function, backend="treadle", options={"rng": "philox"})(x)

@@ -77,6 +77,7 @@ def make_record(trial: Trial, loaded: ModelFile, machine: Machine, args: argpars
         "threads": args.threads,
         "pairs": trial.timing.rounds,
         "cold": args.cold,
+        "mode": args.mode or "default",
         "backend": trial.ours,
         "ok": trial.ok,
         "contestants": {found.name: _record_contestant(found, trial) for found in trial.contestants},

@@ -16,7 +16,7 @@ import torch
 
 from ...ir.types import BOOL, F32, F64, I32, I64, DType, product
 from .calls import Encoder
-from .context import Context, Operand, Unsupported, Value, lowers
+from .context import Context, Unsupported, Value, lowers
 from .creation import filled
 from .dims import Shape
 
@@ -91,10 +91,10 @@ def _bernoulli_of(cx: Context, p: Value, generator: Any = None) -> Value:
     return _chosen(cx, p.shape, cx.g.cast(p, F32), generator)
 
 
-def _chosen(cx: Context, shape: Shape, p: Operand, generator: Any) -> Value:
+def _chosen(cx: Context, shape: Shape, p: Value | float, generator: Any) -> Value:
     require_philox(cx)
     _refuse_generator(generator)
-    return cx.g.cast(cx.g.apply("lt", uniform(cx, shape, F32), p), cx.dtype)
+    return cx.g.cast(uniform(cx, shape, F32) < p, cx.dtype)
 
 
 @lowers("rand.default", "rand_like.default")
