@@ -25,6 +25,7 @@ from record import OURS, Record, make_parser, say
 from steps import make_step
 
 from treadle.compiler.check import compare
+from treadle.compiler.modes import MODES
 from treadle.compiler.reference import in_float64, widen
 from treadle.compiler.timing import Timing
 from treadle.ir.errors import TreadleError
@@ -379,12 +380,101 @@ def summarize_records(rows: Mapping[str, Any]) -> dict[str, Any]:
     return {"rows": len(rows), "default_over_best": best}
 
 
+# --- modes -------------------------------------------------------------------------------------------------------
+
+MODE_CALLS = 6
+RANDOM = {"rng": "philox"}
+
+
+def feed_forward(x: torch.Tensor, w: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+    h = torch.nn.functional.gelu(torch.nn.functional.rms_norm(x, x.shape[-1:]) @ w)
+    return x + torch.softmax(h @ v, -1)
+
+
+def plan_modes(quick: bool) -> dict[str, Callable[[Any], dict[str, Any]]]:
+    """Every mode of torch.compile, with results held over the calls and inputs that move; random numbers in kernels."""
+    plans: dict[str, Callable[[Any], dict[str, Any]]] = {
+        f"{mode} {'train' if train else 'forward'}": lambda args, m=mode, t=train: check_mode(m, train=t)
+        for mode in MODES for train in (False, True)
+    }  # fmt: skip
+    return plans | {"host time": time_modes, "random": check_random}
+
+
+def mode_inputs(seed: int) -> tuple[torch.Tensor, ...]:
+    generator = torch.Generator("cuda").manual_seed(seed)
+    x, w, v = (torch.randn(s, device="cuda", generator=generator) for s in ((128, 256), (256, 512), (512, 256)))
+    return x, w / 16, v / 16
+
+
+def check_mode(mode: str, *, train: bool) -> dict[str, Any]:
+    """Weights stay where they are, the other input is another tensor in each call; nothing is judged before the end."""
+    options: Any = {"fallback": "error", **MODES[mode]}
+    ours = torch.compile(feed_forward, backend=OURS, dynamic=False, fullgraph=True, options=options)
+    torch._dynamo.utils.counters.clear()
+    weights = mode_inputs(0)[1:]
+    given = [(mode_inputs(seed)[0], *weights) for seed in range(MODE_CALLS)]
+    with torch.set_grad_enabled(train):
+        got = [make_step(ours, x)() if train else ours(*x) for x in given]
+        eager = [make_step(feed_forward, x)() if train else feed_forward(*x) for x in given]
+        exact = [exactly(feed_forward, x, step=train) for x in given]
+    counted = {k: n for k, n in torch._dynamo.utils.counters["treadle"].items() if isinstance(n, int)}
+    return {**judge(got, eager, exact), "counters": counted}
+
+
+def time_modes(args: Any) -> dict[str, Any]:
+    """Microseconds of the host for a call, as models make them: one after the other, results dropped."""
+    x = mode_inputs(0)
+    found: dict[str, float] = {"eager": host_seconds(lambda: feed_forward(*x)) * 1e6}
+    for mode in ("default", "reduce-overhead"):
+        for name in ("inductor", OURS):
+            torch._dynamo.reset()
+            compiled = torch.compile(feed_forward, backend=name, dynamic=False, fullgraph=True, mode=mode)
+            found[f"{name} {mode}"] = host_seconds(lambda f=compiled: f(*x)) * 1e6
+    return {"microseconds": {name: round(value, 2) for name, value in found.items()}}
+
+
+def check_random(args: Any) -> dict[str, Any]:
+    """One seed gives one mask, another call another; dropped and kept elements are as many as they should be."""
+
+    def function(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        return torch.nn.functional.dropout(x, 0.25, True), torch.randn_like(x)
+
+    x = torch.ones(1024, 1024, device="cuda")
+    problems = []
+    for graphs in (False, True):
+        torch._dynamo.reset()
+        options: Any = {"fallback": "error", "cuda_graphs": graphs, **RANDOM}
+        ours = torch.compile(function, backend=OURS, dynamic=False, fullgraph=True, options=options)
+        calls = []
+        for seed in (1, 2, 1, 2, 1):
+            torch.manual_seed(seed)
+            calls.append([t.clone() for t in (*ours(x), *ours(x))])
+        dropped, drawn = (calls[0][0] == 0).double().mean().item(), calls[0][1].double()
+        fair = (dropped - 0.25, drawn.mean().item(), drawn.std().item() - 1)
+        checks = {
+            "one seed, one result": all(map(torch.equal, calls[0], calls[2])) and all(map(torch.equal, *calls[1::2])),
+            "another call, another result": not torch.equal(calls[0][0], calls[0][2]),
+            "another seed, another result": not torch.equal(calls[0][0], calls[1][0]),
+            "distributions": all(abs(d) < 0.006 for d in fair),  # over six standard deviations of each
+        }
+        problems += [f"graphs={graphs}: {name}" for name, right in checks.items() if not right]
+    return {"right": not problems, "problems": problems}
+
+
+def summarize_modes(rows: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        "wrong": sorted(name for name, row in rows.items() if row.get("right") is False or "error" in row),
+        "microseconds": rows.get("host time", {}).get("microseconds", {}),
+    }
+
+
 Plan = Callable[[bool], dict[str, Callable[[Any], dict[str, Any]]]]
 SLICES: dict[str, tuple[Plan, Callable[[Mapping[str, Any]], dict[str, Any]]]] = {
     "ceilings": (plan_ceilings, summarize_ceilings),
     "correctness": (plan_correctness, summarize_correctness),
     "speed": (plan_speed, summarize_speed),
     "records": (plan_records, summarize_records),
+    "modes": (plan_modes, summarize_modes),
 }
 
 

@@ -213,6 +213,8 @@ class _Planner:
         axes = self.facts[k].axes - bound
         if any(self.facts[m].axes - bound != axes for m in group) or not self._one_kept_axis(grown, bound, lanes):
             return False
+        if self._shared(group, bound, lanes) and not self._is_nest(tuple(group), bound):
+            return False  # what the group does one after the other inside loops around it
         return all(self._may_interleave(m, k, axes) and not self._needs_final(k, m) for m in group)
 
     def _one_kept_axis(self, group: Iterable[int], bound: frozenset[Axis], lanes: Axis | None) -> bool:

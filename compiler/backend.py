@@ -15,15 +15,14 @@ from torch import fx
 from torch._dynamo import disable
 from torch._functorch.aot_autograd import aot_module_simplified
 
-from ..ir.errors import SettingError
 from .direct import find_direct_call
 from .direct_step import StepCapture
 from .driver import Boxed, compile_boxed, open_store
 from .joint import partition_joint
+from .modes import find_options
 from .settings import settings
 from .table import find_decompositions
 
-MODES = ("default",)
 Compiler = Callable[..., Boxed]  # (graph module, example inputs) -> what runs the graph
 
 
@@ -34,10 +33,11 @@ def treadle_backend(
     mode: str | None = None,
     options: Mapping[str, Any] | None = None,
 ) -> Callable[..., Any]:
-    """Compile what Dynamo has traced; `options` are treadle's settings by name. Raises SettingError for others."""
-    if mode is not None and mode not in MODES:
-        raise SettingError("no such mode of the backend 'treadle'", got=mode, choices=MODES)
-    with settings.override(**(options or {})):
+    """Compile what Dynamo has traced; `options` are treadle's settings by name, `mode` one of `modes.MODES`.
+
+    Raises SettingError for others.
+    """
+    with settings.override(**find_options(mode, options)):
         return run_aot(gm, example_inputs)
 
 
@@ -57,7 +57,7 @@ def run_aot(gm: fx.GraphModule, example_inputs: Sequence[Any]) -> Callable[..., 
 
     def compile_forward(gm: fx.GraphModule, example_inputs: Sequence[Any]) -> Boxed:
         boxed = make_compiler("forward", snapshot)(gm, example_inputs)
-        if may_be_direct:
+        if may_be_direct and len(example_inputs) == count:
             step.see_forward(gm, boxed)
         return boxed
 

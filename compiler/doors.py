@@ -24,6 +24,7 @@ from ..ir.types import contiguous_strides, is_static
 from .backend import run_aot, treadle_backend
 from .driver import collect, compile_boxed, open_store
 from .frontend.dims import Dims
+from .modes import find_options
 from .runtime.layouts import Layout, laid_out
 from .settings import settings
 from .table import find_decompositions, list_decompositions
@@ -36,17 +37,19 @@ Inputs = Sequence[Any] | Mapping[str, Any]
 
 
 def compile(
-    program: fx.GraphModule | ExportedProgram, example_inputs: Inputs | None = None, **options: Any
+    program: fx.GraphModule | ExportedProgram, example_inputs: Inputs | None = None, *, mode: str | None = None,
+    **options: Any,
 ) -> Callable[..., Any]:  # fmt: skip
     """A function that computes what the program does, on inputs like the examples (it checks that they are alike).
 
     example_inputs  positional arguments, or keywords; an exported program brings its own
+    mode            as torch.compile's: "default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs"
     options         treadle's settings by name
 
     Gradients are computed through a graph module where its inputs or parameters ask for them.
-    Raises SettingError for options that do not exist, BadInput for a program or inputs that do not fit.
+    Raises SettingError for modes and options that do not exist, BadInput for a program or inputs that do not fit.
     """
-    with settings.override(**options):
+    with settings.override(**find_options(mode, options)):
         if isinstance(program, ExportedProgram):
             return _compile_exported(program)
         if isinstance(program, fx.GraphModule):
@@ -57,15 +60,17 @@ def compile(
                    hint=hint)  # fmt: skip
 
 
-def explain(program: Any, example_inputs: Inputs | None = None, *, train: bool = False, **options: Any) -> Report:
+def explain(
+    program: Any, example_inputs: Inputs | None = None, *, train: bool = False, mode: str | None = None, **options: Any
+) -> Report:  # fmt: skip
     """Compile a captured program, a module or a function for its inputs, and tell what became of it.
 
     A module or function is run once by torch.compile, with gradients where `train` says so. Nothing is taken from the
     store but compiled kernels, so all graphs are told of.
     """
-    with collect() as found, settings.override(**options):
+    with collect() as found, settings.override(**find_options(mode, options)):
         if isinstance(program, (fx.GraphModule, ExportedProgram)):
-            compile(program, example_inputs, **options)
+            compile(program, example_inputs, mode=mode, **options)
         else:
             _run_once(program, example_inputs, train)
     report: Report = import_module(".report", __package__).Report(tuple(c.report() for c in found))

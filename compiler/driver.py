@@ -27,6 +27,7 @@ from ..codegen.cpp.isa import ISAS, Isa, detect_isa
 from ..ir.errors import CompileError, LoweringError, TreadleError
 from .collection import pause_collection
 from .graph_key import digest_sources, make_graph_key
+from .runtime.cpu import identify_machine
 from .runtime.executable import Executable, bind_stored
 from .runtime.plan import Plan, plan_from_json, plan_to_json
 from .runtime.store import Store
@@ -57,7 +58,8 @@ def compile_fx_graph(gm: fx.GraphModule, kind: str = "graph") -> Executable:
     store, isa, collected, device = open_store(), choose_isa(), _collected.get(), find_device_of(gm)
     with watch.phase("key"):
         sources = digest_sources(store)
-        key = make_graph_key(gm, sources, settings.cache_key(), isa.name, isa.features, describe_device(device))
+        key = make_graph_key(gm, sources, settings.cache_key(), isa.name, isa.features, describe_device(device),
+                             *describe_measuring())  # fmt: skip
     executable = None
     if key is not None and collected is None and not settings.verify:
         executable = find_stored(gm, key, store, watch)
@@ -71,6 +73,9 @@ def compile_fx_graph(gm: fx.GraphModule, kind: str = "graph") -> Executable:
         if collected is not None:
             collected.append(compiled)
     count(executable.plan.counts)
+    if settings.cuda_graphs and executable.plan.uncapturable:
+        counters["treadle"]["uncaptured"] += 1
+        watch.say(2, f"not captured as a CUDA graph: {executable.plan.uncapturable}")
     summary = ", ".join(f"{n} {name}" for name, n in executable.plan.counts.items())
     watch.say(1, f"{summary}; {watch.own_seconds:.3f} s, compiler {watch.compiler_seconds:.3f} s of CPU time")
     return executable
@@ -90,7 +95,8 @@ def bind_any(plan: Plan, module: fx.GraphModule, store: Store) -> Executable | N
     """A stored plan on the device that it was made for."""
     if plan.device == "cpu":
         return bind_stored(plan, module, store)
-    return import_module(".runtime.gpu.executable", __package__).bind_stored_gpu(plan, module, store)
+    gpu = import_module(".runtime.gpu.executable", __package__)
+    return gpu.bind_stored_gpu(plan, module, store, replays=settings.cuda_graphs)
 
 
 def compile_boxed(gm: fx.GraphModule, kind: str = "graph") -> Boxed:
@@ -156,6 +162,11 @@ def describe_device(device: str) -> str:
         return device
     gpu = import_module(".runtime.gpu.device", __package__)
     return f"{device} {gpu.find_device(torch.device(device).index or 0).target().name}"
+
+
+def describe_measuring() -> tuple[object, ...]:
+    """What decides on code by measuring, where that is asked for: the machine, and the threads of a kernel."""
+    return ("measured", identify_machine(), settings.threads or torch.get_num_threads()) if settings.autotune else ()
 
 
 @contextmanager

@@ -15,8 +15,9 @@ from ..codegen.triton.launcher import HEAD, Shape, emit_launcher
 from ..codegen.triton.targets import GpuTarget
 from ..ir.errors import CompileError
 from ..ir.loops import Kernel
+from ..ir.schedule import Schedule
 from ..ir.text import parse_dim
-from .kernels import KIND, Built, Toolchain, describe
+from .kernels import KIND, Built, Toolchain, describe, with_tuning
 from .runtime.build import LIBRARY, build_many
 from .runtime.gpu.cross import Binary, Failed, Request, compile_launches
 from .runtime.gpu.executable import BINARY
@@ -24,6 +25,7 @@ from .runtime.plan import DeviceCode
 from .runtime.runner import RUNNER_SOURCE
 from .runtime.store import make_key
 from .settings import settings
+from .tuning import Tuning
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,36 +44,66 @@ class GpuTools:
         except metadata.PackageNotFoundError:
             return ""
 
+    @property
+    def key(self) -> tuple[object, ...]:
+        """All that changes code and is not in the kernel itself."""
+        host = self.host
+        return self.target.name, self.device, self.version, host.flags, host.compiler, host.key
 
-def build_gpu_kernels(kernels: Mapping[str, Kernel], tools: GpuTools) -> list[Built]:
-    """A launcher, or the reason why there is none, for each kernel (by digest), in their order."""
+
+def build_gpu_kernels(
+    kernels: Mapping[str, Kernel], tools: GpuTools, tunings: Mapping[str, Tuning] | None = None
+) -> list[Built]:  # fmt: skip
+    """A launcher, or the reason why there is none, for each kernel (by digest), in their order.
+
+    `tunings` have the schedules of kernels that were measured; the others get their default.
+    """
+    chosen = {d: t.chosen for d, t in (tunings or {}).items()}
     built: dict[str, Built] = {}
     sources: dict[str, TritonSource] = {}
     for digest, kernel in kernels.items():
-        found = _find(kernel, digest, tools)
+        found = _find(kernel, digest, tools, chosen.get(digest))
         if found is not None:
             built[digest] = found
             continue
         try:
-            sources[digest] = print_gpu_kernel(kernel, digest)
+            sources[digest] = print_gpu_kernel(kernel, digest, chosen.get(digest))
         except Exception as error:  # noqa: BLE001 - whatever goes wrong here, ATen computes the region instead
             built[digest] = Built(kernel, digest, problem=describe(error))
     if sources:
-        for digest, made in _compile(kernels, sources, tools).items():
+        for digest, made in compile_gpu_sources(kernels, sources, tools).items():
             built[digest] = made
             if not made.problem:
-                _keep(made, tools)
-    return [built[d] for d in kernels]
+                _keep(made, tools, chosen.get(digest))
+    return [with_tuning(built[d], tunings) for d in kernels]
 
 
-def print_gpu_kernel(kernel: Kernel, digest: str) -> TritonSource:
-    """The Triton source of a kernel under its default schedule. Raises ScheduleError where there is none."""
+def print_gpu_kernel(kernel: Kernel, digest: str, schedule: Schedule | None = None) -> TritonSource:
+    """The Triton source of a kernel, under its default schedule where none is given.
+
+    Raises ScheduleError where there is none.
+    """
     check = import_module("..ir.verify", __package__).verify_program if settings.verify else None
-    return emit_kernel(kernel, default_schedule(kernel), f"k{digest[:16]}", check)
+    return emit_kernel(kernel, schedule or default_schedule(kernel), f"k{digest[:16]}", check)
 
 
-def _compile(kernels: Mapping[str, Kernel], sources: Mapping[str, TritonSource], tools: GpuTools) -> dict[str, Built]:
-    """Both binaries of each launch, and a library with the launchers of all kernels that have theirs."""
+def compile_gpu_sources(
+    kernels: Mapping[str, Kernel], sources: Mapping[str, TritonSource], tools: GpuTools
+) -> dict[str, Built]:  # fmt: skip
+    """Both binaries of each launch, and a library with the launchers of all kernels that have theirs.
+
+    A kernel that fails beside others is tried again by itself: it may be one of those that stop a whole module.
+    """
+    made = _compile_module(kernels, sources, tools)
+    if len(sources) > 1:
+        for digest in [d for d, built in made.items() if built.problem]:
+            made |= _compile_module(kernels, {digest: sources[digest]}, tools)
+    return made
+
+
+def _compile_module(
+    kernels: Mapping[str, Kernel], sources: Mapping[str, TritonSource], tools: GpuTools
+) -> dict[str, Built]:  # fmt: skip
     module = emit_module(list(sources.values()))
     fuse = settings.numerics != "strict"
     requests = [
@@ -111,17 +143,15 @@ def _last_line(text: str) -> str:
     return lines[-1].strip() if lines else ""
 
 
-def _entry_key(digest: str, tools: GpuTools) -> str:
-    host = tools.host
-    return make_key(
-        "gpu kernel", digest, tools.target.name, tools.device, tools.version, host.flags, host.compiler, host.key
-    )
+def _entry_key(digest: str, tools: GpuTools, chosen: Schedule | None) -> str:
+    schedule = () if chosen is None else (str(chosen),)
+    return make_key("gpu kernel", digest, *tools.key, *schedule)
 
 
-def _find(kernel: Kernel, digest: str, tools: GpuTools) -> Built | None:
+def _find(kernel: Kernel, digest: str, tools: GpuTools, chosen: Schedule | None) -> Built | None:
     """The kernel as it stands in the store."""
     store = tools.host.store
-    entry = store.get_json(KIND, _entry_key(digest, tools))
+    entry = store.get_json(KIND, _entry_key(digest, tools, chosen))
     if entry is None or store.path(LIBRARY, entry["library"]) is None:
         return None
     functions = tuple(DeviceCode(**f) for f in entry["functions"])
@@ -131,13 +161,13 @@ def _find(kernel: Kernel, digest: str, tools: GpuTools) -> Built | None:
                  tuple(entry["checks"]), functions=functions)  # fmt: skip
 
 
-def _keep(built: Built, tools: GpuTools) -> None:
+def _keep(built: Built, tools: GpuTools, chosen: Schedule | None) -> None:
     functions = [{"aligned": f.aligned, "any": f.any, "name": f.name, "shared": f.shared} for f in built.functions]
     entry = {
         "symbol": built.symbol, "library": built.library, "workspace": str(built.workspace), "checks": built.checks,
         "functions": functions,
     }  # fmt: skip
-    tools.host.store.put_json(KIND, _entry_key(built.digest, tools), entry)
+    tools.host.store.put_json(KIND, _entry_key(built.digest, tools, chosen), entry)
 
 
 def require_triton(tools: GpuTools) -> None:

@@ -2,24 +2,31 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
+from importlib import import_module
+from typing import Any
 
 import torch
+from torch._dynamo.utils import counters
 
 from ..codegen.triton.emit import default_schedule
 from ..costmodel.roofline import Device
 from ..costmodel.roofline import find_device as price_of
-from ..ir.errors import LoweringError, TreadleError
-from ..ir.loops import Kernel
+from ..ir.errors import DeviceError, TreadleError
 from ..ir.schedule import Schedule
+from ..passes.fuse import Launch
 from .frontend.importer import Imported
 from .gpu_kernels import GpuTools, build_gpu_kernels, print_gpu_kernel, require_triton
-from .kernels import Built, Show, Toolchain
+from .kernels import Built, Show, Toolchain, build_runner, describe
+from .places import describe_place
 from .runtime.gpu.device import find_device
 from .runtime.gpu.executable import GpuExecutable, bind_gpu_plan, device_of
 from .runtime.plan import Plan
 from .runtime.plan_values import Values
+from .settings import settings
 
+log = logging.getLogger(__name__)
 __all__ = ["bind_gpu", "build_gpu_kernels", "describe_gpu", "find_gpu"]
 
 
@@ -34,9 +41,10 @@ def find_gpu(device: str, host: Toolchain) -> GpuTools:
 def describe_gpu(plan: Plan) -> tuple[Show, Device]:
     """What a report prints kernels with, and the row that prices them."""
 
-    def show(kernel: Kernel, digest: str) -> tuple[Schedule | None, str, str]:
+    def show(built: Built) -> tuple[Schedule | None, str, str]:
         try:
-            return default_schedule(kernel), print_gpu_kernel(kernel, digest).text, ""
+            schedule = built.wanted or default_schedule(built.kernel)
+            return schedule, print_gpu_kernel(built.kernel, built.digest, schedule).text, ""
         except TreadleError as error:
             return None, "", str(error)
 
@@ -46,11 +54,33 @@ def describe_gpu(plan: Plan) -> tuple[Show, Device]:
 def bind_gpu(
     plan: Plan, kernels: Sequence[Built], values: Values, imported: Imported, tools: Toolchain
 ) -> GpuExecutable:  # fmt: skip
-    """The executable of a plan just made.
+    """The executable of a plan just made; kernels that could not be made, or that the driver refuses, run through ATen.
 
-    Raises LoweringError where a kernel could not be made: the graph then runs eagerly, as a whole.
+    Raises DeviceError for the latter where falling back is forbidden.
     """
-    failed = [b for b in kernels if b.problem]
-    if failed:
-        raise LoweringError(failed[0].problem, where=failed[0].kernel.name)
-    return bind_gpu_plan(plan, tools.store, imported.constants, imported.objects)
+    first = {s.digest: s for s in reversed(values.fused.steps) if isinstance(s, Launch)}
+    stash: list[BaseException] = []
+    functions: list[Any] = []
+    device = device_of(plan)
+
+    def stand_in(number: int, error: DeviceError | None) -> Any:
+        built = kernels[number]
+        if error is not None:
+            _tell_refusal(built, error, values)
+        watched = import_module(".watched", __package__)  # the interpreter: costly, and seldom needed
+        functions.append(watched.aten_function_on(device, built.kernel, values, first[built.digest], stash))
+        return functions[-1]
+
+    executable = bind_gpu_plan(
+        plan, tools.store, imported.constants, imported.objects, replays=settings.cuda_graphs, stand_in=stand_in,
+        runner_path=lambda: build_runner(tools), stash=stash,
+    )  # fmt: skip
+    executable.keep_alive += tuple(functions)
+    return executable
+
+
+def _tell_refusal(built: Built, error: DeviceError, values: Values) -> None:
+    if settings.fallback == "error":
+        raise error
+    counters["treadle"]["fallback"] += 1
+    log.warning("treadle: %s runs through ATen: %s", describe_place(built, values.fused), describe(error))

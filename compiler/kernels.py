@@ -25,9 +25,9 @@ from .runtime.plan import DeviceCode
 from .runtime.runner import RUNNER_SOURCE
 from .runtime.store import Store, make_key
 from .settings import settings
+from .tuning import Tuning
 
 KIND = "kernel"  # of entries in the store
-Show = Callable[[Kernel, str], tuple[Schedule | None, str, str]]  # kernel, digest -> schedule, source, problem
 LEAST_PER_UNIT = 8  # kernels that are worth a compiler process of their own
 
 
@@ -51,6 +51,7 @@ class Built:
 
     checks     the indices read from data that it tests, in the order of its error codes
     functions  those of a GPU that it launches
+    tuning     what was measured of it; None where its schedule is the default
     """
 
     kernel: Kernel
@@ -62,42 +63,60 @@ class Built:
     schedule: Schedule | None = None
     problem: str = ""
     functions: tuple[DeviceCode, ...] = ()
+    tuning: Tuning | None = None
+
+    @property
+    def wanted(self) -> Schedule | None:
+        """The schedule that was measured to be the quickest."""
+        return None if self.tuning is None else self.tuning.chosen
 
 
-def build_kernels(kernels: Mapping[str, Kernel], tools: Toolchain) -> list[Built]:
+Show = Callable[[Built], tuple[Schedule | None, str, str]]  # -> schedule, source, problem
+
+
+def build_kernels(
+    kernels: Mapping[str, Kernel], tools: Toolchain, tunings: Mapping[str, Tuning] | None = None
+) -> list[Built]:  # fmt: skip
     """A function, or the reason why there is none, for each kernel (by digest), in their order.
 
+    `tunings` have the schedules of kernels that were measured; the others get their default.
     Raises CompileError only where there is no compiler, and a kernel that is not in the store.
     """
-    built = {d: _find(k, d, tools) for d, k in kernels.items()}
+    chosen = {d: t.chosen for d, t in (tunings or {}).items()}
+    built = {d: _find(k, d, tools, chosen.get(d)) for d, k in kernels.items()}
     sources: dict[str, KernelSource] = {}
     for digest, kernel in kernels.items():
         if built[digest] is not None:
             continue
-        schedule, source, problem = print_kernel_source(kernel, digest, tools.isa)
+        schedule, source, problem = print_kernel_source(kernel, digest, tools.isa, chosen.get(digest))
         if source is None:
             built[digest] = Built(kernel, digest, problem=problem)
         else:
             sources[digest] = source
             built[digest] = Built(kernel, digest, source.symbol, "", source.workspace, source.checks, schedule)
-    for digest, result in _compile(sources, tools).items():
+    for digest, result in compile_sources(sources, tools).items():
         printed = built[digest]
         assert printed is not None
         if isinstance(result, Path):
             printed = replace(printed, library=result.name)
-            _keep(printed, tools)
+            _keep(printed, tools, chosen.get(digest))
         else:
             printed = replace(printed, problem=describe(result))
         built[digest] = printed
-    return [built[d] for d in kernels]  # type: ignore[misc]
+    return [with_tuning(built[d], tunings) for d in kernels]  # type: ignore[arg-type]
+
+
+def with_tuning(built: Built, tunings: Mapping[str, Tuning] | None) -> Built:
+    tuning = (tunings or {}).get(built.digest)
+    return built if tuning is None else replace(built, tuning=tuning)
 
 
 def print_kernel_source(
-    kernel: Kernel, digest: str, isa: Isa
+    kernel: Kernel, digest: str, isa: Isa, schedule: Schedule | None = None
 ) -> tuple[Schedule | None, KernelSource | None, str]:  # fmt: skip
-    """The schedule and the source of a kernel, or the reason why there is none."""
+    """The schedule (the default where none is given) and the source of a kernel, or the reason why there is none."""
     try:
-        schedule = default_schedule(kernel, isa)
+        schedule = schedule or default_schedule(kernel, isa)
         check = import_module("..ir.verify", __package__).verify_program if settings.verify else None
         return schedule, emit_kernel(kernel, schedule, isa, f"k{digest[:16]}", check), ""
     except Exception as error:  # noqa: BLE001 - whatever goes wrong here, ATen computes the region instead
@@ -114,27 +133,30 @@ def describe(error: BaseException) -> str:
     return f"{type(error).__name__}: {text}{place}"
 
 
-def _find(kernel: Kernel, digest: str, tools: Toolchain) -> Built | None:
+def _find(kernel: Kernel, digest: str, tools: Toolchain, chosen: Schedule | None) -> Built | None:
     """The kernel as it stands in the store."""
-    entry = tools.store.get_json(KIND, _entry_key(digest, tools))
+    entry = tools.store.get_json(KIND, _entry_key(digest, tools, chosen))
     if entry is None or tools.store.path(LIBRARY, entry["library"]) is None:
         return None
     return Built(kernel, digest, entry["symbol"], entry["library"], parse_dim(entry["workspace"]),
                  tuple(entry["checks"]))  # fmt: skip
 
 
-def _keep(built: Built, tools: Toolchain) -> None:
+def _keep(built: Built, tools: Toolchain, chosen: Schedule | None) -> None:
     entry = {
         "symbol": built.symbol, "library": built.library, "workspace": str(built.workspace), "checks": built.checks,
     }  # fmt: skip
-    tools.store.put_json(KIND, _entry_key(built.digest, tools), entry)
+    tools.store.put_json(KIND, _entry_key(built.digest, tools, chosen), entry)
 
 
-def _entry_key(digest: str, tools: Toolchain) -> str:
-    return make_key("kernel", digest, tools.isa.name, tools.isa.features, tools.flags, tools.compiler, tools.key)
+def _entry_key(digest: str, tools: Toolchain, chosen: Schedule | None) -> str:
+    schedule = () if chosen is None else (str(chosen),)
+    return make_key(
+        "kernel", digest, tools.isa.name, tools.isa.features, tools.flags, tools.compiler, tools.key, *schedule
+    )  # fmt: skip
 
 
-def _compile(sources: Mapping[str, KernelSource], tools: Toolchain) -> dict[str, Path | CompileError]:
+def compile_sources(sources: Mapping[str, KernelSource], tools: Toolchain) -> dict[str, Path | CompileError]:
     """The library of each source; where a unit is refused, its kernels are tried one by one."""
     units = split_units(list(sources), {d: len(s.text) for d, s in sources.items()}, count_cores())
     try:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import ctypes
 import logging
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
@@ -27,6 +27,7 @@ from ..ir.schedule import Schedule
 from ..ir.text import print_graph
 from ..passes.fuse import Call, Fused, Launch, fuse_graph
 from ..passes.memory import MemoryPlan
+from .capture import find_capture_problem
 from .frontend.calls import find_target
 from .frontend.importer import Imported, import_graph
 from .frontend.results import UNSAFE_VIEW
@@ -40,6 +41,7 @@ from .runtime.plan_writer import Choices, write_plan
 from .runtime.runner import bind_runner
 from .runtime.store import Store
 from .settings import settings
+from .tuning import Tuning
 from .watch import Watch
 
 if TYPE_CHECKING:
@@ -50,7 +52,10 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Compiled:
-    """A graph with all that was found out on the way; `storable` where another process can start from its plan."""
+    """A graph with all that was found out on the way; `storable` where another process can start from its plan.
+
+    cuda_graph  whether it is captured as one, and why not; "" where nobody asked
+    """
 
     executable: Executable
     imported: Imported
@@ -60,18 +65,20 @@ class Compiled:
     watch: Watch
     isa: Isa
     storable: bool
+    cuda_graph: str = ""
 
     def report(self) -> GraphReport:
         """What `explain` tells of it."""
         plan = self.executable.plan
         show, device = _gpu().describe_gpu(plan) if plan.device != "cpu" else (self._show, GENERIC_CPU)
         report: GraphReport = import_module(".report", __package__).report_graph(
-            self.imported, self.fused, self.kernels, self.memory, self.watch, plan.counts, plan.text, show, device
-        )
+            self.imported, self.fused, self.kernels, self.memory, self.watch, plan.counts, plan.text, show, device,
+            self.cuda_graph,
+        )  # fmt: skip
         return report
 
-    def _show(self, kernel: Kernel, digest: str) -> tuple[Schedule | None, str, str]:
-        schedule, source, problem = print_kernel_source(kernel, digest, self.isa)
+    def _show(self, built: Built) -> tuple[Schedule | None, str, str]:
+        schedule, source, problem = print_kernel_source(built.kernel, built.digest, self.isa, built.wanted)
         return schedule, source.text if source is not None else "", problem
 
 
@@ -87,7 +94,7 @@ def compile_graph(
     tools = Toolchain(isa, settings.compiler, store, (sources, settings.cache_key()))
     gpu = None if device == "cpu" else _gpu().find_gpu(device, tools)
     with watch.phase("import"):
-        imported = import_graph(gm, watch.name, device)
+        imported = import_graph(gm, watch.name, device, settings.rng)
         graph = with_output_strides(imported.graph)
     watch.show(5, "graph", lambda: print_graph(graph))
     with watch.phase("fuse"):
@@ -99,7 +106,9 @@ def compile_graph(
         launches = [s for s in fused.steps if isinstance(s, Launch)]
         begin = total_stats().cpu_seconds
         distinct = {s.digest: s.kernel for s in launches}
-        kernels = build_kernels(distinct, tools) if gpu is None else _gpu().build_gpu_kernels(distinct, gpu)
+        tunings = _tune(distinct, tools, gpu) if settings.autotune else {}
+        build = build_kernels if gpu is None else _gpu().build_gpu_kernels
+        kernels = build(distinct, gpu or tools, tunings)
         watch.compiler_seconds += total_stats().cpu_seconds - begin
     report_problems(kernels, fused)
     with watch.phase("plan"):
@@ -108,13 +117,26 @@ def compile_graph(
         counts = count_steps(fused, imported, kernels)
         workspaces = tuple(b.workspace for b in kernels)
         attributes = tuple(find_attribute(gm, c) for c in imported.constants)
-        written = write_plan(values, Choices(codes, workspaces, attributes, settings.threads, counts, device))
+        problem = find_capture_problem(gm, imported, values, device)
+        written = write_plan(values, Choices(codes, workspaces, attributes, settings.threads, counts, device, problem))
     watch.show(4, "plan", lambda: written.plan.text, "py")
     with watch.phase("load"):
         binder = bind if gpu is None else _gpu().bind_gpu
         executable = binder(written.plan, kernels, values, imported, tools)
     storable = not imported.objects and not any(b.problem for b in kernels)
-    return Compiled(executable, imported, fused, tuple(kernels), written.memory, watch, isa, storable)
+    told = f"no: {problem}" if problem else "captured at the second call, then replayed"
+    return Compiled(
+        executable, imported, fused, tuple(kernels), written.memory, watch, isa, storable,
+        told if settings.cuda_graphs else "",
+    )  # fmt: skip
+
+
+def _tune(kernels: Mapping[str, Kernel], tools: Toolchain, gpu: Any) -> dict[str, Tuning]:
+    """What measuring says of the kernels' schedules."""
+    where = "cpu" if gpu is None else "gpu"
+    bench = import_module(f".autotune_{where}", __package__).make_bench(gpu or tools)
+    tunings: dict[str, Tuning] = import_module(".autotune", __package__).tune_kernels(kernels, bench, tools.store)
+    return tunings
 
 
 def report_problems(kernels: list[Built], fused: Fused) -> None:

@@ -16,6 +16,7 @@ Plain data, so that the command line can lay it out in its own way; `str()` of i
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -42,6 +43,7 @@ from .fusion_report import (
 )
 from .kernels import Built, Show
 from .places import cut_out
+from .tuning import Tuning
 from .watch import Watch
 
 
@@ -55,6 +57,7 @@ class KernelReport:
     laws       every law that was tried on its first launch, legal or not
     stores     each value that it stores, and why that value is in memory
     problem    why ATen computes it instead; "" where treadle does
+    tuning     the schedules that were measured, and why one was chosen; None where none were
     """
 
     name: str
@@ -71,6 +74,7 @@ class KernelReport:
     schedule: str
     source: str
     problem: str
+    tuning: Tuning | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,6 +110,7 @@ class GraphReport:
 
     edges      the pairs of kernels and calls that were not fused, and why
     mutations  the values that replace inputs: written in place, or why not
+    cuda_graph whether it is captured as one, and why not; "" where no mode asks for it
     """
 
     name: str
@@ -119,6 +124,7 @@ class GraphReport:
     seconds: dict[str, float]
     compiler_seconds: float
     plan: str
+    cuda_graph: str = ""
 
     def __str__(self) -> str:
         return "\n".join(_graph_lines(self))
@@ -136,7 +142,7 @@ class Report:
 
 def report_graph(
     imported: Imported, fused: Fused, kernels: Iterable[Built], memory: MemoryPlan, watch: Watch,
-    counts: dict[str, int], plan: str, show: Show, device: Device = GENERIC_CPU,
+    counts: dict[str, int], plan: str, show: Show, device: Device = GENERIC_CPU, cuda_graph: str = "",
 ) -> GraphReport:  # fmt: skip
     """Gather what is known of a graph just compiled; `show` prints the kernels again, which may be from the store."""
     refusals = find_refusals(fused, lambda kernel: estimate(kernel, device).seconds)
@@ -152,6 +158,7 @@ def report_graph(
         seconds=dict(watch.seconds),
         compiler_seconds=watch.compiler_seconds,
         plan=plan,
+        cuda_graph=cuda_graph,
     )
 
 
@@ -159,7 +166,7 @@ def _report_kernel(built: Built, fused: Fused, refusals: Refusals, show: Show, d
     places = {k: s for k, s in enumerate(fused.steps) if isinstance(s, Launch) and s.digest == built.digest}
     same = list(places.values())
     reasons = report_stores(fused, refusals)
-    schedule, source, problem = show(built.kernel, built.digest)
+    schedule, source, problem = show(built)
     cost = estimate(built.kernel, device)
     sources = dict.fromkeys(n.source for launch in same for n in cut_out(fused.graph, launch).nodes if n.source)
     return KernelReport(
@@ -177,6 +184,7 @@ def _report_kernel(built: Built, fused: Fused, refusals: Refusals, show: Show, d
         schedule=str(schedule) if schedule is not None else "",
         source=source,
         problem=built.problem or problem,
+        tuning=built.tuning,
     )
 
 
@@ -230,6 +238,8 @@ def _graph_lines(g: GraphReport) -> list[str]:
         + (f"; {len(g.memory.slots)} slots of dynamic sizes behind it" if g.memory.slots else ""),
         f"  compiled in {own:.2f} s of CPU time ({phases}) and {g.compiler_seconds:.2f} s of the C++ compiler's",
     ]
+    if g.cuda_graph:
+        lines.append(f"  CUDA graph: {g.cuda_graph}")
     for number, k in enumerate(g.kernels, 1):
         apart = [f"  apart    {line}" for line in describe_edges(k.name, g.edges, {})]
         lines += ["", *_kernel_lines(k, number, len(g.kernels), apart)]
@@ -258,7 +268,17 @@ def _kernel_lines(k: KernelReport, number: int, count: int, apart: list[str]) ->
     lines += apart
     if k.schedule:
         lines.append(f"  schedule {k.schedule}")
+    lines += [f"  measured {line}" for line in describe_tuning(k.tuning)]
     return [*lines, *(f"    {line}" for line in k.equations.splitlines())]
+
+
+def describe_tuning(tuning: Tuning | None) -> list[str]:
+    """The choice, then each candidate with its time, the quickest first."""
+    if tuning is None:
+        return []
+    ordered = sorted(tuning.tried, key=lambda t: (bool(t.problem), t.seconds or math.inf))
+    rows = [f"{f'{t.seconds * 1e6:.2f} us' if t.seconds else t.problem or 'not timed'}: {t.schedule}" for t in ordered]
+    return [f"chosen: {tuning.reason}", *rows]
 
 
 def _shortened(sources: tuple[str, ...], most: int = 4) -> list[str]:

@@ -217,10 +217,21 @@ class Settings:
         changes_code=True,
     )
     rng = Option(
-        one_of("eager"),
+        one_of("eager", "philox"),
         "eager",
-        "random numbers: eager draws them from ATen's generator, the very numbers of an eager run",
+        "random numbers: eager draws them from ATen's generator, the very numbers of an eager run; philox computes them"
+        " inside kernels, from a seed that each call draws there",
         changes_code=True,
+    )
+    autotune = Option(
+        YES_OR_NO,
+        False,
+        "measure the few schedules of each kernel that look best and keep the quickest, as mode max-autotune does",
+    )
+    cuda_graphs = Option(
+        YES_OR_NO,
+        False,
+        "on a GPU, capture the launches of a graph once and replay them, as mode reduce-overhead does",
     )
     keep_casts = Option(
         YES_OR_NO,

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -44,6 +45,22 @@ class Arguments:
 Body = Callable[[Arguments], int]
 
 
+def host_bytes(address: int, count: int) -> torch.Tensor:
+    """Memory of this process as a tensor of bytes."""
+    return torch.frombuffer((ctypes.c_char * count).from_address(address), dtype=torch.uint8)
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a stand-in finds its operands, and where what it makes besides is to be."""
+
+    bytes_at: Callable[[int, int], torch.Tensor] = host_bytes
+    scope: Callable[[], AbstractContextManager[Any]] = nullcontext
+
+
+HOST = Place()
+
+
 def make_function(kernel: Kernel, body: Body, stash: list[BaseException]) -> Any:
     """A C function that hands its arguments to `body`; an error goes into `stash`, and the launch fails."""
     count = len(kernel.buffers)
@@ -63,23 +80,24 @@ def make_function(kernel: Kernel, body: Body, stash: list[BaseException]) -> Any
     return FUNCTION(function)
 
 
-def tensor_at(address: int, buffer: Buffer, symbols: dict[str, int]) -> torch.Tensor:
+def tensor_at(address: int, buffer: Buffer, symbols: dict[str, int], place: Place = HOST) -> torch.Tensor:
     """The memory of a buffer as a tensor of its shape and strides."""
     shape, strides = _known(buffer.shape, symbols), _known(buffer.strides, symbols)
-    return flat_at(address, buffer, symbols).as_strided(shape, strides, evaluate_dim(buffer.offset, symbols))
+    return flat_at(address, buffer, symbols, place).as_strided(shape, strides, evaluate_dim(buffer.offset, symbols))
 
 
-def flat_at(address: int, buffer: Buffer, symbols: dict[str, int]) -> torch.Tensor:
+def flat_at(address: int, buffer: Buffer, symbols: dict[str, int], place: Place = HOST) -> torch.Tensor:
     """The memory of a buffer from its storage's first element on, as a tensor of one dimension."""
     dtype = TORCH_DTYPES[buffer.dtype]
     count = evaluate_dim(span_of(buffer), symbols)
     if not count:
-        return torch.empty(0, dtype=dtype)
+        with place.scope():
+            return torch.empty(0, dtype=dtype)
     count += evaluate_dim(buffer.offset, symbols)
-    return torch.frombuffer((ctypes.c_char * (count * dtype.itemsize)).from_address(address), dtype=dtype)
+    return place.bytes_at(address, count * dtype.itemsize).view(dtype)
 
 
-def aten_body(values: Values, launch: Launch) -> Body:
+def aten_body(values: Values, launch: Launch, place: Place = HOST) -> Body:
     """Runs the graph nodes that a launch stands for, by the references of their rows."""
     part = cut_out(values.graph, launch)
     places = {values.memory_of(n): k for k, n in enumerate(launch.buffers)}
@@ -92,9 +110,10 @@ def aten_body(values: Values, launch: Launch) -> Body:
 
     def body(a: Arguments) -> int:
         def tensor(b: Buffer) -> torch.Tensor:
-            return tensor_at(a.addresses[places[values.memory_of(b.name)]], b, a.symbols)
+            return tensor_at(a.addresses[places[values.memory_of(b.name)]], b, a.symbols, place)
 
-        results = evaluate(part, [tensor(b) for b in reads], a.symbols).outputs
+        with place.scope():
+            results = evaluate(part, [tensor(b) for b in reads], a.symbols).outputs
         for b, result in zip(writes, results, strict=True):
             tensor(b).copy_(result)
         return 0

@@ -30,6 +30,7 @@ ENOUGH_SECONDS = 1.0  # a call that takes so long needs no more of them to be wa
 LEAST_PAIRS = 10  # of a measuring that was cut short: below, the interval says little
 Call = Callable[[], object]
 Progress = Callable[[int, int], None]  # rounds done, of how many
+Clock = Callable[[Call, int], float]
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,13 +101,15 @@ def bootstrap_median(values: np.ndarray, seed: int = 0) -> Ratio:
 def measure(
     contestants: Mapping[str, Call], *,
     pairs: int = PAIRS, seconds: float = math.inf, seed: int = 0, progress: Progress | None = None,
+    clock: Clock | None = None,
 ) -> Timing:  # fmt: skip
     """Time all contestants `pairs` times in turn, in an order shuffled every round.
 
     Whatever compiles lazily does so in the warm-up. Results are dropped at once, as a caller in a loop would.
     After `seconds` it ends early, but not with fewer than LEAST_PAIRS. `progress` is called between rounds, in nobody's
-    time.
+    time. `clock` tells the seconds of a call, of so many in a row: this machine's, where none is given.
     """
+    clock = clock or time_once
     repeats = {name: _warm_up(call) for name, call in contestants.items()}
     samples: dict[str, list[float]] = {name: [] for name in contestants}
     order, shuffle = list(contestants), random.Random(seed)
@@ -121,7 +124,7 @@ def measure(
                 progress(number, pairs)
             shuffle.shuffle(order)
             for name in order:
-                samples[name].append(_time_once(contestants[name], repeats[name]))
+                samples[name].append(clock(contestants[name], repeats[name]))
     finally:
         gc.enable()
     return Timing(samples)
@@ -152,7 +155,8 @@ def _warm_up(call: Call) -> int:
     return max(1, math.ceil(SAMPLE_SECONDS * calls / spent))
 
 
-def _time_once(call: Call, repeats: int) -> float:
+def time_once(call: Call, repeats: int) -> float:
+    """Seconds of a call by this machine's clock, of so many in a row."""
     start = time.perf_counter_ns()
     for _ in range(repeats):
         call()

@@ -26,6 +26,7 @@ from .timing import PAIRS, Cost, Progress, Timing, bind, compile_for, measure, m
 
 EAGER = "eager"
 INDUCTOR = "inductor"
+WITH_MODES = ("treadle", INDUCTOR)
 CACHE_VARIABLES = {"TREADLE_CACHE_DIR": "treadle", "TORCHINDUCTOR_CACHE_DIR": "inductor"}
 # Counters by which a backend says that compiled code came from its cache: (group, name).
 CACHE_HITS = {
@@ -83,11 +84,13 @@ class Trial:
 
 def try_backends(
     loaded: ModelFile, ours: str, peers: Sequence[str], *,
-    pairs: int = PAIRS, seconds: float = math.inf, say: Say = lambda text: None, progress: Progress | None = None,
+    pairs: int = PAIRS, seconds: float = math.inf, mode: str | None = None,
+    say: Say = lambda text: None, progress: Progress | None = None,
 ) -> Trial:  # fmt: skip
     """Run the model through every backend, judge the results, then time them in turn; nothing is differentiated.
 
     seconds   after which timing may end with fewer pairs
+    mode      of torch.compile, for the backends that have modes
     say       is told each step before it begins
     progress  is called between rounds of timing
 
@@ -101,7 +104,7 @@ def try_backends(
     eager = _run_plainly(loaded, run, "the model itself raised")
     found, calls = [], {}
     for name in names:
-        function = compile_for(name, loaded.model)
+        function = compile_for(name, loaded.model, **({"mode": mode} if mode and name in WITH_MODES else {}))
         contestant = Contestant(EAGER, report=Report(()))
         if name != EAGER:
             say(f"compiling through {name}")

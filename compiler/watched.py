@@ -15,17 +15,27 @@ from ..passes.fuse import Fused, Launch
 from .kernels import Built
 from .places import describe_place
 from .runtime.executable import Executable, address_of
+from .runtime.gpu.device import Device
 from .runtime.plan_values import Values
 from .settings import settings
-from .stand_ins import aten_body, make_function
+from .stand_ins import HOST, Place, aten_body, make_function
 from .verify import verifying_body
 
 log = logging.getLogger(__name__)
 
 
-def aten_function(kernel: Kernel, values: Values, launch: Launch, stash: list[BaseException]) -> Any:
+def aten_function(
+    kernel: Kernel, values: Values, launch: Launch, stash: list[BaseException], place: Place = HOST
+) -> Any:  # fmt: skip
     """The function that computes through ATen what a launch of the kernel would."""
-    return make_function(kernel, aten_body(values, launch), stash)
+    return make_function(kernel, aten_body(values, launch, place), stash)
+
+
+def aten_function_on(
+    device: Device, kernel: Kernel, values: Values, launch: Launch, stash: list[BaseException]
+) -> Any:  # fmt: skip
+    """The same for a launch on a GPU, on the stream that is current there."""
+    return aten_function(kernel, values, launch, stash, Place(device.bytes_at, device.factories))
 
 
 def verify_levels(graph: Graph, fused: Fused) -> None:

@@ -23,8 +23,9 @@ Reference = Callable[..., Any]
 class ScalarOp:
     """One scalar operation.
 
-    `operands`: "f" floats, "n" numbers, "i" integers, "w" integers or bool, "b" bool, "a" anything. All operands of one
-    op have one dtype (the condition of `where` apart). `result`: "same" as the operands, or "bool".
+    `operands`: "f" floats, "n" numbers, "i" integers, "w" integers or bool, "b" bool, "a" anything, "l" integers of 64
+    bits. All operands of one op have one dtype (the condition of `where` apart). `result`: "same" as the operands, or
+    "bool".
     """
 
     name: str
@@ -61,6 +62,21 @@ def _safe_integer(t: Any, f: str, a: Any, b: Any) -> Any:
     divisor = t.where(zero, t.ones_like(b), b)
     result = t.div(a, divisor, rounding_mode=f) if f in ("floor", "trunc") else getattr(t, f)(a, divisor)
     return t.where(zero, t.zeros_like(result), result)
+
+
+def philox(t: Any, key: Any, step: Any, at: Any) -> Any:
+    """Philox4x32-10 (Salmon et al., SC 2011): words 0 and 1 of the block `at` of `step` under `key`, as one i64.
+
+    The counter is (low and high half of `at`, low and high half of `step`); word 1 is the result's upper half.
+    """
+    low = 0xFFFFFFFF
+    a, b, c, d = at & low, (at >> 32) & low, step & low, (step >> 32) & low
+    k, m = key & low, (key >> 32) & low
+    for _ in range(10):
+        p, q = a * 0xD2511F53, c * 0xCD9E8D57  # of 32 bits each: what wraps are the signs alone
+        a, b, c, d = ((q >> 32) & low) ^ b ^ k, q & low, ((p >> 32) & low) ^ d ^ m, p & low
+        k, m = (k + 0x9E3779B9) & low, (m + 0xBB67AE85) & low
+    return a | (b << 32)
 
 
 SCALAR_OPS = _table(
@@ -131,10 +147,13 @@ SCALAR_OPS = _table(
     _float2("copysign", 2),
     _float2("hypot", 20),
     _float2("nextafter", 8),
+    ScalarOp("philox", 3, philox, "l", cost=80),
 )
 
 
 def accepts(row: ScalarOp, dtype: DType) -> bool:
+    if row.operands == "l":
+        return dtype is I64
     kinds = {"f": "f", "n": "fui", "i": "ui", "w": "uib", "b": "b", "a": "fuib"}[row.operands]
     return dtype.kind in kinds
 

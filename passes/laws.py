@@ -48,7 +48,11 @@ def apply_laws(
 
 def may_change(kernel: Kernel, resident: int = RESIDENT) -> bool:
     """A cheap look: False where no reduction of a long row reads another, and no sum has points or products."""
-    return exchange.may_exchange(kernel) or point.may_point(kernel) or any(
-        isinstance(s, Equation) and is_long(s.reduce, resident) and reductions_before(kernel, s.args, s.reduce)
-        for s in kernel.body
+    return (
+        exchange.may_exchange(kernel)
+        or point.may_point(kernel)
+        or any(
+            isinstance(s, Equation) and is_long(s.reduce, resident) and reductions_before(kernel, s.args, s.reduce)
+            for s in kernel.body
+        )
     )

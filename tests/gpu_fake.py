@@ -14,6 +14,7 @@ import json
 import subprocess
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,13 +23,17 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.fx.experimental.symbolic_shapes import DimDynamic, ShapeEnv, StatelessSymbolicContext
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 from triton_run import load_module
 
 from treadle.codegen.triton.targets import TARGETS, GpuTarget
+from treadle.compiler import autotune_gpu, gpu_kernels, gpu_pipeline
 from treadle.compiler import driver as pipeline_driver
-from treadle.compiler import gpu_kernels, gpu_pipeline
 from treadle.compiler.runtime.gpu import cross, device, driver, executable
 from treadle.compiler.settings import settings
+from treadle.compiler.stand_ins import host_bytes
+from treadle.compiler.timing import time_once
 
 SOURCE = """\
 #include <cstdint>
@@ -66,7 +71,48 @@ HOOK = ctypes.CFUNCTYPE(
 )  # fmt: skip
 ELEMENTS = {"i1": "bool", "u8": "uint8", "i8": "int8", "i16": "int16", "i32": "int32", "i64": "int64",
             "fp16": "float16", "bf16": "bfloat16", "fp32": "float32", "fp64": "float64"}  # fmt: skip
+CAPTURE_STREAM = 99
 EXTRA = 2  # arguments that Triton adds behind a function's own
+
+
+class FakeGraph(TorchDispatchMode):
+    """Launches and calls of torch in the order in which they came, and all tensors that they saw, kept alive.
+
+    Nothing that writes runs at once. A call that returns fresh tensors does, on whatever memory holds then: a replay
+    computes it again into the same place.
+    """
+
+    current: FakeGraph | None = None
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.work: list[Callable[[], Any]] = []
+        self.replays = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if torch.Tag.cudagraph_unsafe in func.tags or func is torch.ops.aten._local_scalar_dense.default:
+            raise RuntimeError("operation not permitted when stream is capturing")
+        if func._schema.is_mutable and torch.Tag.inplace_view not in func.tags and "set_" not in func._schema.name:
+            self.work.append(lambda: func(*args, **kwargs))
+            return kwargs.get("out", args[0])
+        made = func(*args, **kwargs)
+        if func._schema.is_mutable or "empty" in func._schema.name:  # memory, and no work
+            return made
+        if not any(r.alias_info for r in func._schema.returns):
+            tensors = [t for t in tree_leaves(made) if isinstance(t, torch.Tensor)]
+            self.work.append(lambda: _copy_all(tensors, tree_leaves(func(*args, **kwargs))))
+        return made
+
+    def replay(self) -> None:
+        self.replays += 1
+        for step in self.work:
+            step()
+
+
+def _copy_all(into: Sequence[torch.Tensor], values: Sequence[Any]) -> None:
+    for target, value in zip(into, (v for v in values if isinstance(v, torch.Tensor)), strict=True):
+        target.copy_(value)
 
 
 class FakeDevice(device.Device):
@@ -96,6 +142,31 @@ class FakeDevice(device.Device):
 
     def mapped_cells(self, count: int) -> torch.Tensor:
         return torch.zeros(count, dtype=torch.int32)
+
+    def time(self, call: Callable[[], object], repeats: int) -> float:
+        return time_once(call, 1)
+
+    def name(self) -> str:
+        return "a GPU that is none"
+
+    def bytes_at(self, address: int, count: int) -> torch.Tensor:
+        return host_bytes(address, count)
+
+    def factories(self) -> Any:
+        return nullcontext()
+
+    def is_capturing(self) -> bool:
+        return FakeGraph.current is not None
+
+    def capture(self, run: Callable[[], Any]) -> tuple[FakeGraph, Any]:
+        graph = FakeGraph()
+        before = FakeDevice.stream_now
+        FakeGraph.current, FakeDevice.stream_now = graph, CAPTURE_STREAM
+        try:
+            with graph:
+                return graph, run()
+        finally:
+            FakeGraph.current, FakeDevice.stream_now = None, before
 
 
 class FakeGpu:
@@ -127,6 +198,13 @@ class FakeGpu:
             fakes = [mode.from_tensor(x, symbolic_context=context).to(self.device) for x in inputs]
             return make_fx(torch.func.functionalize(function, remove="mutations"))(*fakes)
 
+    def _run_later(self, run: Callable[[], Any]) -> None:
+        """A launch of a replay: what goes wrong in it is told as that of any launch is."""
+        try:
+            run()
+        except BaseException as error:  # noqa: BLE001 - the device tells nobody
+            self.errors.append(error)
+
     def _launch(self, function: int, grid: int, block: int, shared: int, stream: int, arguments: Any) -> int:
         if self.fail_with:
             return self.fail_with
@@ -138,7 +216,11 @@ class FakeGpu:
             given = [_read(arguments[k], kind) for k, (_, kind) in enumerate(request["arguments"])]
             assert all(ctypes.cast(arguments[len(given) + k], ctypes.POINTER(ctypes.c_void_p))[0] is None
                        for k in range(EXTRA))  # fmt: skip
-            module[name][(grid,)](*given, num_warps=block // 32)
+            run = partial(module[name][(grid,)], *given, num_warps=block // 32)
+            if FakeGraph.current is None:
+                run()
+            else:
+                FakeGraph.current.work.append(partial(self._run_later, run))
         except BaseException as error:  # noqa: BLE001 - it must not cross C
             self.errors.append(error)
             return 1
@@ -176,7 +258,7 @@ def install(monkeypatch: pytest.MonkeyPatch, library: Path) -> FakeGpu:
     """Puts the fake GPU in place of CUDA for a test."""
     monkeypatch.setattr(driver, "LIBRARY", str(library))
     driver.open_driver.cache_clear()
-    for module in (device, executable, gpu_pipeline):
+    for module in (autotune_gpu, device, executable, gpu_pipeline):
         monkeypatch.setattr(module, "find_device", FakeDevice)
     monkeypatch.setattr(gpu_kernels, "compile_launches", fake_compile)
     monkeypatch.setattr(executable, "_functions", {})

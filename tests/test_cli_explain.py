@@ -92,6 +92,15 @@ def test_every_kernel_and_call_is_told(file: Path, capsys: pytest.CaptureFixture
     assert "the user's own words" in progress and "compiling" in progress
 
 
+def test_a_mode_is_told_with_what_it_measured(file: Path, capsys: pytest.CaptureFixture[str]):
+    status, printed, _ = explain(capsys, str(file), "--kernel", "1", "--mode", "max-autotune-no-cudagraphs")
+    assert status == 0 and "measured" in printed and "chosen: " in printed and " us: " in printed
+    status, printed, _ = explain(capsys, str(file), "--mode", "reduce-overhead")
+    assert status == 0 and "CUDA graph" in printed and "the code of mode default" in " ".join(printed.split())
+    status, _, said = explain(capsys, str(file), "--mode", "fastest")
+    assert status == 2 and "max-autotune-no-cudagraphs" in said
+
+
 def test_one_kernel_with_its_source(file: Path, capsys: pytest.CaptureFixture[str]):
     status, printed, _ = explain(capsys, str(file), "--kernel", "1", "--source")
     assert status == 0

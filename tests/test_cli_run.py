@@ -164,6 +164,16 @@ def test_json_says_all_and_stands_alone(file: Path, capsys: pytest.CaptureFixtur
     assert found["over"]["eager"]["low"] <= found["over"]["eager"]["median"] <= found["over"]["eager"]["high"]
 
 
+def test_a_mode_is_handed_to_the_backends_that_have_modes(file: Path, capsys: pytest.CaptureFixture[str]):
+    peers = ("--backend", "treadle", "--backend-peers", "eager,aot_eager")
+    assert main(["run", str(file), "--pairs", "3", "--json", "-", "--mode", "max-autotune-no-cudagraphs", *peers]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["mode"] == "max-autotune-no-cudagraphs" and "error" not in found["contestants"]["aot_eager"]
+    told = found["contestants"]["treadle"]["counters"]
+    assert told.get("tuned", 0) + told.get("tuning_hit", 0) + told.get("store_hit", 0) > 0
+    assert main(["run", str(file), "--mode", "fastest"]) == 2
+
+
 def test_a_file_that_cannot_be_written_is_known_at_once(file: Path, capsys: pytest.CaptureFixture[str]):
     assert run(file, "--json", str(file / "below" / "a.json")) == 2
     printed = capsys.readouterr()

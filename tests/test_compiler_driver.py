@@ -202,8 +202,8 @@ def test_a_compiler_that_does_not_exist_is_an_error_where_fallback_is(empty_cach
 @pytest.mark.parametrize(
     ("arguments", "text"),
     [
-        ({"mode": "reduce-overhead"}, "one of: default"),
-        ({"mode": "fast"}, "one of: default"),
+        ({"mode": "max-autotun"}, "did you mean 'max-autotune'"),
+        ({"mode": "quick"}, "default, reduce-overhead, max-autotune, max-autotune-no-cudagraphs"),
         ({"options": {"verfy": True}}, "did you mean 'verify'"),
         ({"options": {"numerics": "exact"}}, "fast | strict"),
     ],

@@ -17,10 +17,10 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from treadle.codegen.triton.targets import TARGETS, target_of
 from treadle.compiler import driver, gpu_kernels
 from treadle.compiler.runtime.gpu import driver as cuda_driver
-from treadle.compiler.runtime.gpu.cross import Binary
+from treadle.compiler.runtime.gpu.cross import Binary, Failed
 from treadle.compiler.runtime.gpu.device import find_arenas
 from treadle.costmodel.roofline import GPUS, find_device
-from treadle.ir.errors import CompileError, DeviceError
+from treadle.ir.errors import CompileError, DeviceError, LoweringError
 
 F = torch.nn.functional
 
@@ -68,6 +68,16 @@ def test_several_kernels_and_a_library_call(gpu: FakeGpu):
 def test_a_reduction_and_what_reads_it_are_two_launches_of_one_kernel(gpu: FakeGpu):
     check(gpu, lambda x: x / x.sum(), (random(30, 50).abs(),))
     assert [name.rsplit("_", 1)[1] for name, *_ in gpu.launches] == ["0", "1"]
+
+
+def test_a_sum_of_all_does_not_join_the_rows_that_it_waits_for(gpu: FakeGpu):
+    """Row statistics, what reads them and a sum over everything have equal axes, and are no single pass."""
+
+    def function(x: torch.Tensor, w: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        y = torch.softmax(x @ w, -1)
+        return torch.sort(y)[0], y.sum()
+
+    check(gpu, function, (random(4, 8), random(8, 8, seed=1)))
 
 
 def test_an_input_is_written_in_place(gpu: FakeGpu):
@@ -131,6 +141,80 @@ def test_a_binary_that_the_driver_refuses(gpu: FakeGpu, monkeypatch: pytest.Monk
     monkeypatch.setattr(gpu_kernels, "compile_launches", refused)
     with pytest.raises(DeviceError, match=r"unsupported PTX.*driver may be older"):
         gpu.compile(lambda x: x - 3, (random(8),))
+
+
+def refuse(gpu: FakeGpu, monkeypatch: pytest.MonkeyPatch, which: Callable[[Any], bool]) -> None:
+    """Lets Triton fail on some functions."""
+    real = gpu_kernels.compile_launches
+
+    def compile_some(requests: Sequence[Any]) -> list[Any]:
+        made = zip(requests, real(requests), strict=True)
+        return [Failed("CompilationError", "at 3:7:\nno such dot") if which(r) else b for r, b in made]
+
+    monkeypatch.setattr(gpu_kernels, "compile_launches", compile_some)
+
+
+def mixed(x: torch.Tensor, w: torch.Tensor, i: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    y = torch.softmax(x, -1) + x.tril(1)
+    z = torch.tanh(y @ w)
+    return torch.index_select(z, 0, i) * 2, torch.where(z > 0, z, 1.0).sum(0)
+
+
+@pytest.mark.parametrize("refused", ["exp", "where", ""])
+@pytest.mark.parametrize("options", [{}, {"cuda_graphs": True}], ids=str)
+def test_a_kernel_that_triton_refuses_is_left_to_aten_alone(
+    gpu: FakeGpu, monkeypatch: pytest.MonkeyPatch, caplog: Any, tmp_path: Path, refused: str, options: dict[str, Any]
+):
+    def contains(request: Any) -> bool:
+        text = request.module.split(f"def {request.launch.function}(")[1].split("@triton.jit")[0]
+        return refused in text
+
+    refuse(gpu, monkeypatch, contains)
+    counters.clear()
+    inputs = random(6, 8), random(8, 8, seed=1), torch.tensor([5, 0, 3])
+    with driver.collect() as found:
+        executable = gpu.compile(mixed, inputs, fallback="aten", cache_dir=tmp_path, **options)
+    kernels = len(executable.plan.kernels)
+    for _ in range(4):
+        for got, want in zip(executable(*inputs), mixed(*inputs), strict=True):
+            torch.testing.assert_close(got, want)
+    failed = [k for k in found[0].report().kernels if k.problem]
+    assert counters["treadle"]["fallback"] == len(failed) == (kernels if not refused else len(failed)) > 0
+    assert all(k.problem == "CompilationError: no such dot" for k in failed)
+    assert bool(gpu.launches) is bool(refused) and not gpu.errors
+    assert caplog.text.count("runs through ATen: CompilationError: no such dot") == len(failed)
+
+
+def test_a_kernel_that_stops_its_module_stops_no_other(
+    gpu: FakeGpu, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+):  # fmt: skip
+    refuse(gpu, monkeypatch, lambda request: "tl.exp" in request.module)
+    inputs = random(6, 8), random(8, 8, seed=1), torch.tensor([5, 0, 3])
+    executable = gpu.compile(mixed, inputs, fallback="aten", cache_dir=tmp_path)
+    failed = [k for k in executable.plan.kernels if not k.library]
+    assert 0 < len(failed) < len(executable.plan.kernels)
+    for got, want in zip(executable(*inputs), mixed(*inputs), strict=True):
+        torch.testing.assert_close(got, want)
+
+
+def test_where_falling_back_is_forbidden_a_refused_kernel_is_an_error(gpu: FakeGpu, monkeypatch: pytest.MonkeyPatch):
+    refuse(gpu, monkeypatch, lambda request: True)
+    with pytest.raises(LoweringError, match="no such dot"):
+        gpu.compile(lambda x: x - 9, (random(8),))
+
+
+def test_a_binary_that_does_not_load_is_left_to_aten(gpu: FakeGpu, monkeypatch: pytest.MonkeyPatch, caplog: Any):
+    real = gpu_kernels.compile_launches
+
+    def too_large(requests: Sequence[Any]) -> list[Any]:
+        return [replace(b, shared=1 << 20) for b in real(requests) if isinstance(b, Binary)]
+
+    monkeypatch.setattr(gpu_kernels, "compile_launches", too_large)
+    x, counted = random(8), counters["treadle"]["fallback"]
+    for _ in range(2):  # what is stored is not loaded either
+        executable = gpu.compile(lambda x: x - 11, (x,), fallback="aten")
+        torch.testing.assert_close(executable(x)[0], x - 11)
+    assert counters["treadle"]["fallback"] == counted + 2 and "shared memory" in caplog.text and not gpu.launches
 
 
 def test_each_stream_has_arenas_of_its_own(gpu: FakeGpu, monkeypatch: pytest.MonkeyPatch):

@@ -17,6 +17,7 @@ f16, bf16, f32 in F; f64 in D. D and L need N * 8 <= the register width. With N 
 - Masks: `first_n_M(n) sp_M(bool) and_M or_M xor_M not_M sel_M any_M all_M count_M first_lane_M at_M last_M cvt_M_A`.
 - Across lanes: `hsum_A hprod_A hmin_A hmax_A` (a scalar), `scan_add_A scan_mul_A scan_min_A scan_max_A`,
   `transpose_A(A r[N])`, also of the raw kinds H (16 bits; `get_H`, `put_H`) and B (8 bits, N = 16).
+- `philox_L(key, step, at)`: random bits by their number.
 - Functions of F and D: `exp exp2 expm1 log log2 log10 log1p sigmoid tanh sinh cosh asinh acosh atanh erf erfc erfinv
   lgamma digamma sin cos tan asin acos atan atan2 pow hypot nextafter`, each with the suffix of its pack. `MAX_ULP` says
   how exact.

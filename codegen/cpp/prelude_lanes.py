@@ -86,6 +86,27 @@ $A mod_floor_$A($A a, $A b) {
 """
 
 
+_PHILOX = """
+// Philox4x32-10: words 0 and 1 of block (at, step) under the key, word 1 in the upper half
+L philox_L(L key, L step, L at) {
+  const long low = 0xffffffffL;
+  L a = at & low, b = (at >> 32) & low, c = step & low, d = (step >> 32) & low;
+  L k = key & low, m = (key >> 32) & low;
+  #pragma GCC unroll 10
+  for (int round = 0; round < 10; round++) {
+    L p = a * 0xD2511F53L, q = c * 0xCD9E8D57L;
+    a = ((q >> 32) & low) ^ b ^ k;
+    c = ((p >> 32) & low) ^ d ^ m;
+    b = q & low;
+    d = p & low;
+    k = (k + 0x9E3779B9L) & low;
+    m = (m + 0xBB67AE85L) & low;
+  }
+  return a | (b << 32);
+}
+"""
+
+
 def lanes_text(shape: Shape) -> str:
     """Definitions for every width."""
     text = shape.fill(_LANE_FUNCTIONS, **_POLYNOMIALS) + shape.fill(_COMMON, A="F")
@@ -100,6 +121,7 @@ def lanes_text(shape: Shape) -> str:
         text += shape.fill(_COMMON + _SIGMOID, A="D")
     for pack in ("F", "D") if shape.has_wide else ("F",):
         text += "".join(_lanewise(shape, pack, name, "") for name in _OWN)
+    text += shape.fill(_PHILOX) if shape.has_wide else ""
     return text + _integers(shape)
 
 

@@ -35,7 +35,7 @@ HELPERS = {
     ("div_floor", "f"): "div_floor", ("mod_floor", "f"): "mod_floor", ("div_trunc", "f"): "div_trunc",
     ("mod_trunc", "f"): "mod_trunc", ("div_floor", "i"): "div_floor_i", ("mod_floor", "i"): "mod_floor_i",
     ("div_trunc", "i"): "div_trunc_i", ("mod_trunc", "i"): "mod_trunc_i",
-    ("sign", "f"): "sign", ("sign", "i"): "sign_i",
+    ("sign", "f"): "sign", ("sign", "i"): "sign_i", ("philox", "i"): "philox",
 }  # fmt: skip
 
 

@@ -67,6 +67,19 @@ def sign(a):
 def sign_i(a):
     return (a > 0).to(tl.int32) - (a < 0).to(tl.int32)
 """,
+    "philox": """\
+@triton.jit
+def philox(key, step, at):
+    \"\"\"Words 0 and 1 of block (at, step) of Philox4x32-10 under the key, word 1 in the upper half.\"\"\"
+    at = at + tl.full([], 0, tl.int64)
+    step = step + (at - at)
+    key = key + (at - at)
+    low = 0xFFFFFFFF
+    a, b, _, _ = tl.philox(
+        key, (at & low).to(tl.uint32), ((at >> 32) & low).to(tl.uint32), (step & low).to(tl.uint32),
+        ((step >> 32) & low).to(tl.uint32))
+    return a.to(tl.int64) | (b.to(tl.int64) << 32)
+""",
 }
 HEAD = """\
 import triton

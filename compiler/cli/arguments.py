@@ -8,6 +8,7 @@ import re
 from typing import NoReturn
 
 from ...ir.errors import BadInput, suggest
+from ..modes import MODES
 
 BACKEND = "treadle"
 PEERS = "eager,inductor"
@@ -65,6 +66,7 @@ def _add_command(commands: argparse._SubParsersAction, name: str, summary: str) 
 
 def _add_run(parser: argparse.ArgumentParser) -> None:
     _add_target(parser)
+    _add_mode(parser, ", of treadle and of Inductor")
     parser.add_argument("--backend", default=BACKEND, metavar="NAME", help="the backend in question (default: treadle)")
     parser.add_argument(
         "--backend-peers", default=PEERS, metavar="NAMES", dest="peers",
@@ -84,6 +86,7 @@ def _add_run(parser: argparse.ArgumentParser) -> None:
 
 def _add_explain(parser: argparse.ArgumentParser) -> None:
     _add_target(parser)
+    _add_mode(parser)
     parser.add_argument("--source", action="store_true", help="show each kernel's generated source too")
     parser.add_argument("--train", action="store_true", help="compile the backward graphs too")
     parser.add_argument("--kernel", metavar="N", help="only this kernel, by number or name")
@@ -122,6 +125,10 @@ def _add_target(parser: argparse.ArgumentParser) -> None:
         "--set", action="append", default=[], type=_assignment, metavar="NAME=VALUE", dest="arguments",
         help="one more argument of the function, such as layers=2 (may be repeated)",
     )  # fmt: skip
+
+
+def _add_mode(parser: argparse.ArgumentParser, of: str = "") -> None:
+    parser.add_argument("--mode", metavar="MODE", help=f"the mode of torch.compile{of}: {', '.join(MODES)}")
 
 
 def split_names(text: str) -> list[str]:

@@ -21,7 +21,7 @@ from ...ir.errors import BadInput, TreadleError, suggest
 from ..doors import explain
 from ..fusion_report import LawReport, describe_edges, describe_law
 from ..model_file import ModelFile, blame, describe_model, load_model
-from ..report import CallReport, GraphReport, KernelReport, PartitionReport, Report
+from ..report import CallReport, GraphReport, KernelReport, PartitionReport, Report, describe_tuning
 from .display import (
     Steps,
     describe_counts,
@@ -52,7 +52,7 @@ def run(args: argparse.Namespace) -> int:
         steps.begin(f"loading {args.target}")
         loaded = load_model(args.target, args.dtype, **dict(args.arguments))
         steps.begin("compiling")
-        report = explain_model(loaded, train=args.train)
+        report = explain_model(loaded, train=args.train, mode=args.mode)
     numbered = number_kernels(report)
     chosen = choose_kernels(numbered, args.kernel)
     if args.json:
@@ -65,10 +65,10 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def explain_model(loaded: ModelFile, *, train: bool) -> Report:
+def explain_model(loaded: ModelFile, *, train: bool, mode: str | None = None) -> Report:
     """Compile the model and report on it. Raises BadInput where the model itself fails."""
     try:
-        return explain(loaded.model, loaded.inputs, train=train)
+        return explain(loaded.model, loaded.inputs, train=train, mode=mode)
     except TreadleError:
         raise
     except Exception as error:
@@ -139,6 +139,7 @@ def describe_graph(graph: GraphReport) -> list[tuple[str, str]]:
         ("own CPU time", f"{format_seconds(own)} ({', '.join(phases)})"),
         ("C++ compiler", compiler),
         ("memory", memory + slots),
+        *([("CUDA graph", graph.cuda_graph)] if graph.cuda_graph else []),
     ]
 
 
@@ -214,7 +215,8 @@ def describe_kernel(kernel: KernelReport) -> list[tuple[str, str | Text]]:
     rows += name_first("computes", [*lines[:SOURCES_SHOWN], *_and_more(len(lines) - SOURCES_SHOWN)])
     rows += name_first("laws", [*kernel.notes, *(describe_law(law) for law in kernel.laws if law.reason)])
     rows += name_first("stores", [f"{name}: {reason}" if reason else name for name, reason in kernel.stores])
-    return [*rows, ("schedule", kernel.schedule)] if kernel.schedule else rows
+    rows += [("schedule", kernel.schedule)] if kernel.schedule else []
+    return [*rows, *name_first("measured", describe_tuning(kernel.tuning))]
 
 
 def _and_more(count: int) -> list[str]:

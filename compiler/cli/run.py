@@ -18,6 +18,7 @@ from rich.text import Text
 
 from ...ir.errors import BadInput
 from ..model_file import ModelFile, describe_model, load_model
+from ..modes import find_options
 from ..runtime.machine import Machine, describe_machine
 from ..runtime.store import Store
 from ..settings import settings
@@ -35,6 +36,7 @@ def run(args: argparse.Namespace) -> int:
     seconds = math.inf if args.pairs else PATIENCE
     _check_output(args.json)
     check_backends([args.backend, *peers])
+    find_options(args.mode)
     out = sys.stderr if args.json == STDOUT else sys.stdout  # what the user's file prints must not mix with our JSON
     with Steps() as steps, prepare_process(args.threads, cold=args.cold), redirect_stdout(out):
         steps.begin(f"loading {args.target}")
@@ -44,7 +46,8 @@ def run(args: argparse.Namespace) -> int:
         def say(text: str) -> None:
             steps.begin(text, total=pairs if text == "timing" else None)
 
-        trial = try_backends(loaded, args.backend, peers, pairs=pairs, seconds=seconds, say=say, progress=steps.advance)
+        trial = try_backends(loaded, args.backend, peers, pairs=pairs, seconds=seconds, mode=args.mode, say=say,
+                             progress=steps.advance)  # fmt: skip
     record = make_record(trial, loaded, machine, args)
     if args.json == STDOUT:
         print(json.dumps(record, indent=1))
@@ -74,6 +77,7 @@ def make_record(trial: Trial, loaded: ModelFile, machine: Machine, args: argpars
         "threads": args.threads,
         "pairs": trial.timing.rounds,
         "cold": args.cold,
+        "mode": args.mode or "default",
         "backend": trial.ours,
         "ok": trial.ok,
         "contestants": {found.name: _record_contestant(found, trial) for found in trial.contestants},

@@ -54,12 +54,19 @@ def lowers(*names: str) -> Callable[[Lowering], Lowering]:
 
 @dataclass(slots=True)
 class Context:
-    """One import under way, and the type of the node at hand."""
+    """One import under way, and the type of the node at hand.
+
+    rng   where random numbers come from: "eager", ATen's generator, or "philox"
+    seed  the key of this graph's numbers, once something was drawn; `drawn` counts the draws
+    """
 
     g: GraphBuilder
     dims: Dims
     metas: tuple[Meta | None, ...] = ()
     strides: Callable[[int], Shape | None] = field(default=lambda argument: None)  # of a tensor argument, as traced
+    rng: str = "eager"
+    seed: Value | None = None
+    drawn: int = 0
 
     @property
     def shape(self) -> Shape:

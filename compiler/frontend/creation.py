@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 from ...ir.types import F64
-from .context import BOOL, I64, Context, Operand, Unsupported, Value, lowers
+from .context import BOOL, I64, Context, Operand, Value, lowers
 
 
-def _filled(cx: Context, value: Operand) -> Value:
+def filled(cx: Context, value: Operand) -> Value:
     if isinstance(value, (bool, int, float)):
         return cx.g.full(cx.shape, value, cx.dtype)
     return cx.g.expand(cx.operand(value, cx.dtype), cx.shape)
@@ -17,7 +17,7 @@ def _filled(cx: Context, value: Operand) -> Value:
 @lowers("full.default", "scalar_tensor.default", "full_like.default", "new_full.default")
 def _full(cx: Context, *args: Any, **_: Any) -> Value:
     """The value is the last positional argument of each of them."""
-    return _filled(cx, args[-1])
+    return filled(cx, args[-1])
 
 
 @lowers(
@@ -27,12 +27,12 @@ def _full(cx: Context, *args: Any, **_: Any) -> Value:
 )  # fmt: skip
 def _zeros(cx: Context, *_: Any, **__: Any) -> Value:
     """Empty tensors are zeros too: the same program then gives the same result twice."""
-    return _filled(cx, 0)
+    return filled(cx, 0)
 
 
 @lowers("ones.default", "ones_like.default", "new_ones.default")
 def _ones(cx: Context, *_: Any, **__: Any) -> Value:
-    return _filled(cx, 1)
+    return filled(cx, 1)
 
 
 @lowers("arange.default")
@@ -91,17 +91,3 @@ def _tril(cx: Context, x: Value, diagonal: Any = 0) -> Value:
 
 def _zero(x: Value) -> Any:
     return False if x.dtype is BOOL else 0
-
-
-@lowers("native_dropout.default")
-def _dropout(cx: Context, x: Value, p: float, train: bool | None) -> tuple[Value, Value]:
-    if p != 0 and train is not False:
-        raise Unsupported("random numbers come from ATen's generator")
-    return x, cx.g.full(x.shape, True, BOOL)
-
-
-@lowers("bernoulli.p")
-def _bernoulli(cx: Context, x: Value, p: float, **_: Any) -> Value:
-    if p not in (0, 1):
-        raise Unsupported("random numbers come from ATen's generator")
-    return _filled(cx, int(p))

@@ -58,11 +58,14 @@ class Imported:
     native: int
 
 
-def import_graph(gm: fx.GraphModule, name: str, device: str = "cpu") -> Imported:
+def import_graph(gm: fx.GraphModule, name: str, device: str = "cpu", rng: str = "eager") -> Imported:
     """The IR graph of an aten fx module whose nodes carry fake tensors in `meta["val"]`; nodes on other devices are
     left to ATen.
+
+    rng  where random numbers come from: see the setting
     """
     importer = _Importer(gm, name, device)
+    importer.cx.rng = rng
     for node in gm.graph.nodes:
         importer.visit(node)
     return importer.finish()

@@ -12,6 +12,7 @@ from . import foreach as foreach
 from . import indexing as indexing
 from . import norms as norms
 from . import pools as pools
+from . import random as random
 from . import reductions as reductions
 from . import scans as scans
 from .context import LOWERINGS

@@ -38,7 +38,7 @@ def _reinterpret(x: torch.Tensor, shape: Sequence[int], strides: Sequence[int], 
 
 # Quicker than torch.empty_strided and torch.as_strided, where this torch has them: Inductor's plans call them too.
 _empty_strided_cpu = getattr(guards, "_empty_strided_cpu", _empty_strided)
-_reinterpret_tensor = getattr(guards, "_reinterpret_tensor", _reinterpret)
+reinterpret_tensor = getattr(guards, "_reinterpret_tensor", _reinterpret)
 
 
 @dataclass
@@ -136,7 +136,7 @@ class Executable:
             "_fail": self._fail, "_me": self.number, "_fit": self.make_fit,
             "_arenas": ARENAS, "_new_arena": Arena,
             "_threads": torch.get_num_threads,
-            "_empty": _empty_strided_cpu, "_large": empty_large, "_view": _reinterpret_tensor,
+            "_empty": _empty_strided_cpu, "_large": empty_large, "_view": reinterpret_tensor,
             "_copy": copy_as,
             "objects": self.objects, "aten": torch.ops.aten, "ops": torch.ops,
             "torch": torch, "operator": operator, "math": math,

@@ -19,7 +19,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
-FORMAT = 3  # of the stored form
+FORMAT = 4  # of the stored form
 HEADER = 3  # words before the first pointer
 
 
@@ -76,6 +76,8 @@ class Plan:
     fixed   the words of the values in the arena, in the order of `measure`'s offsets (-1: only calls use it)
     counts  what `counters["treadle"]` shows: kernels, launches, library, opaque, effect, native
     device  where its kernels run: "cpu", "cuda:0"
+    written the numbers of the inputs that it writes to
+    uncapturable  why it may not be captured as a CUDA graph; "" where it may
     """
 
     name: str
@@ -90,6 +92,8 @@ class Plan:
     constants: tuple[Constant, ...]
     counts: dict[str, int]
     device: str = "cpu"
+    written: tuple[int, ...] = ()
+    uncapturable: str = ""
 
 
 def plan_to_json(plan: Plan) -> dict[str, Any]:
@@ -125,6 +129,8 @@ def plan_from_json(data: Any) -> Plan | None:
         constants=tuple(Constant(**c) for c in data["constants"]),
         counts=dict(data["counts"]),
         device=data["device"],
+        written=tuple(data["written"]),
+        uncapturable=data["uncapturable"],
     )
 
 

@@ -99,6 +99,13 @@ class Values:
             last[self.memory_of(name)] = end
         return last
 
+    @cached_property
+    def written(self) -> tuple[int, ...]:
+        """The numbers of the inputs that kernels or the mutations at the end write to."""
+        launches = (s for s in self.fused.steps if isinstance(s, Launch))
+        names = {self.memory_of(n) for s in launches for n in writes_of(s)} | {i for i, _ in self.graph.mutations}
+        return tuple(k for k, n in enumerate(self.inputs) if n.name in names)
+
     def reads(self, step: int) -> tuple[str, ...]:
         s = self.fused.steps[step]
         return s.reads if isinstance(s, Launch) else self.graph.by_name[s.node].inputs

@@ -52,6 +52,7 @@ class Choices:
     threads     a fixed number of threads; 0 for as many as torch uses
     counts      see Plan
     device      where the kernels run
+    uncapturable  see Plan
     """
 
     kernels: tuple[KernelCode, ...]
@@ -60,6 +61,7 @@ class Choices:
     threads: int = 0
     counts: dict[str, int] = field(default_factory=dict)
     device: str = "cpu"
+    uncapturable: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,6 +117,8 @@ class _Writer:
             constants=constants,
             counts=self.choices.counts,
             device=self.choices.device,
+            written=self.values.written,
+            uncapturable=self.choices.uncapturable,
         )
         return Written(plan, self.memory)
 

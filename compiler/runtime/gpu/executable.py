@@ -6,6 +6,7 @@ import ctypes
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -19,6 +20,7 @@ from ..runner import bind_runner
 from ..store import Store
 from .device import Device, DeviceArena, find_arenas, find_device
 from .driver import Driver, Function, open_driver
+from .graphs import Recorder
 
 BINARY = "cubin"  # kind of the store's entries
 ANY_STREAM = 1 << 62
@@ -28,19 +30,45 @@ ANY_STREAM = 1 << 62
 class GpuExecutable(Executable):
     """See `Executable`. `device` is where it runs; `cells` has one number a kernel, for bad indices.
 
+    replays  whether it is captured as a CUDA graph, where its plan may be: see `graphs`
+
     A kernel that meets an index out of range leaves what the index names alone and goes on; its next call raises, since
     asking at once would wait for the device. So does eager PyTorch, whose process can then only be ended.
     """
 
     device: Device = field(default_factory=lambda: find_device(0))
     cells: torch.Tensor | None = None
+    replays: bool = False
+    recorder: Recorder | None = field(default=None, init=False)
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.replays and not self.plan.uncapturable:
+            self._take_recorder()
         for name in ("call", "direct"):
             function = getattr(self, name)
             if function is not None:
                 setattr(self, name, self._guarded(function))
+
+    def _take_recorder(self) -> None:
+        recorder = Recorder(self.device, self.call, self._record, self._check_indices, self.plan.written)
+        self.recorder = recorder
+        self.call = recorder
+        if self.direct is not None:
+            self.direct = lambda *inputs: recorder(list(inputs))
+
+    def _record(self, arenas: list[Any], inputs: list[Any]) -> list[Any]:
+        """One run of the plan that works in arenas of the caller's."""
+        namespace: dict[str, Any] = {**self._namespace(), "_arenas": arenas}
+        exec(compile(self.plan.text, f"<treadle plan {self.plan.name}, captured>", "exec"), namespace)
+        return namespace["call"](inputs)
+
+    def _check_indices(self) -> None:
+        """Raise what a replay has met: there, no launcher looks at the cells."""
+        for k, kernel in enumerate(self.plan.kernels):
+            if kernel.reasons and self.cells is not None and (bad := int(self.cells[k])):
+                self.cells[k] = 0
+                raise make_error(kernel, bad - 1)
 
     def count_workers(self) -> int:
         return 1
@@ -92,26 +120,40 @@ def device_of(plan: Plan) -> Device:
     return find_device(torch.device(plan.device).index or 0)
 
 
+StandIn = Callable[[int, DeviceError | None], Any]  # the kernel's number, and why it does not load -> its function
 _functions: dict[tuple[Device, str], Function] = {}  # what this process has loaded: by device and the binary's key
 
 
-def bind_kernels(plan: Plan, store: Store, device: Device, cells: torch.Tensor) -> tuple[list[int], list[Any]]:
+def bind_kernels(
+    kernels: Sequence[KernelCode], store: Store, device: Device, cells: torch.Tensor,
+    stand_in: StandIn | None = None,
+) -> tuple[list[int], list[Any]]:  # fmt: skip
     """The launchers' addresses, and the libraries that they are in, with the device's functions in their handles.
 
-    Raises DeviceError where the driver refuses a binary, CompileError where a library or a binary is gone.
+    `stand_in` gives another function for a kernel that has no library, or whose binary the driver refuses; without it
+    raises DeviceError where the driver refuses a binary, CompileError where a library or a binary is gone.
     """
     driver = open_driver()
     addresses: list[int] = []
     libraries: list[Any] = []
     with device.guard():
-        for number, kernel in enumerate(plan.kernels):
+        for number, kernel in enumerate(kernels):
+            if stand_in is not None and not kernel.library:
+                addresses.append(address_of(stand_in(number, None)))
+                continue
             path = store.path(LIBRARY, kernel.library)
             if path is None:
                 raise CompileError("a library of the store is gone", source=kernel.library)
             library = load_library(path)
             libraries.append(library)
-            _fill_handles(kernel, library, store, device, driver, cells[number].data_ptr())
-            addresses.append(address_of(getattr(library, kernel.symbol)))
+            try:
+                _fill_handles(kernel, library, store, device, driver, cells[number].data_ptr())
+            except DeviceError as error:
+                if stand_in is None:
+                    raise
+                addresses.append(address_of(stand_in(number, error)))
+            else:
+                addresses.append(address_of(getattr(library, kernel.symbol)))
     return addresses, libraries
 
 
@@ -133,22 +175,32 @@ def _fill_handles(
 
 
 def bind_gpu_plan(
-    plan: Plan, store: Store, constants: Sequence[torch.Tensor], objects: Mapping[str, Any] | None = None
-) -> GpuExecutable:
-    """A plan with its libraries and binaries. Raises CompileError where one of them is gone."""
+    plan: Plan, store: Store, constants: Sequence[torch.Tensor], objects: Mapping[str, Any] | None = None, *,
+    replays: bool = False, stand_in: StandIn | None = None, runner_path: Callable[[], Path] | None = None,
+    stash: list[BaseException] | None = None,
+) -> GpuExecutable:  # fmt: skip
+    """A plan with its libraries and binaries. Raises CompileError where one of them is gone.
+
+    stand_in     see `bind_kernels`; its errors go into `stash`
+    runner_path  the library of the runner, where no kernel has one
+    """
     device = device_of(plan)
     cells = device.mapped_cells(max(len(plan.kernels), 1))
-    functions, libraries = bind_kernels(plan, store, device, cells)
+    functions, libraries = bind_kernels(plan.kernels, store, device, cells, stand_in)
+    if not libraries and plan.kernels and runner_path is not None:
+        libraries.append(load_library(runner_path()))
     runner = bind_runner(libraries[0]) if libraries else None
     kept = tuple(libraries)
     return GpuExecutable(
-        plan, functions, runner, constants, objects or {}, keep_alive=kept, device=device, cells=cells
+        plan, functions, runner, constants, objects or {}, [] if stash is None else stash, keep_alive=kept,
+        device=device, cells=cells, replays=replays
     )  # fmt: skip
 
 
-def bind_stored_gpu(plan: Plan, module: Any, store: Store) -> GpuExecutable | None:
-    """A plan from the store; None where something that it needs is gone."""
+def bind_stored_gpu(plan: Plan, module: Any, store: Store, *, replays: bool = False) -> GpuExecutable | None:
+    """A plan from the store; None where something that it needs is gone, or the driver refuses it."""
     try:
-        return bind_gpu_plan(plan, store, [read_attribute(module, c.attribute) for c in plan.constants])
-    except CompileError:
+        constants = [read_attribute(module, c.attribute) for c in plan.constants]
+        return bind_gpu_plan(plan, store, constants, replays=replays)
+    except (CompileError, DeviceError):
         return None
