@@ -215,7 +215,7 @@ def _rms_norm(write: Writer, node: fx.Node) -> dict[int, fx.Node] | None:
 
 @expands(aten.native_group_norm.default)
 def _group_norm(write: Writer, node: fx.Node) -> dict[int, fx.Node] | None:
-    x, weight, bias, n, c, hxw, groups, eps = node.args
+    x, weight, bias, _, c, _, groups, eps = node.args
     backward = aten.native_group_norm_backward.default
     if not isinstance(c, int) or _is_empty(x, range(fake(x).ndim)) or not _only_backward(node, backward):
         return None
