@@ -167,7 +167,7 @@ def _group_norm_backward(
     def over_group(v: Value) -> Value:
         """The mean over a group of what [N, C] sums over its channels' points."""
         total = g.sum(g.reshape(v if weight is None else v * g.cast(weight, wide), grouped), (2,))
-        return of_channel(total / (cx.count(x, range(2, x.rank), wide) * grouped[2]))
+        return of_channel(total / cx.count(g.reshape(x, (*grouped, *x.shape[2:])), range(2, x.rank + 1), wide))
 
     dy, rstd = g.cast(grad, wide), of_channel(g.cast(rstd, wide))
     unit = (g.cast(x, wide) - of_channel(g.cast(mean, wide))) * rstd
