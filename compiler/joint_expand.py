@@ -32,17 +32,37 @@ def expand(joint: fx.GraphModule) -> None:
         expansion = EXPANSIONS.get(node.target)
         if expansion is None:
             continue
+        write = Writer(graph)
         with graph.inserting_before(node.next):
-            found = expansion(Writer(graph), node)
-        if isinstance(found, fx.Node):
-            node.replace_all_uses_with(found)
-        elif found is not None:
-            for user in list(node.users):
-                item = arguments(user)[1]
-                if item in found:
-                    user.replace_all_uses_with(found[item])
+            found = expansion(write, node)
+            if isinstance(found, fx.Node):
+                results = {node: found}
+            else:
+                results = {u: found[arguments(u)[1]] for u in node.users if arguments(u)[1] in found} if found else {}
+            laid_out = {old: _laid_out(write, new, fake(old)) for old, new in results.items()}
+        if None not in laid_out.values():
+            for old, new in laid_out.items():
+                old.replace_all_uses_with(new)
     graph.eliminate_dead_code()
     joint.recompile()
+
+
+def _laid_out(write: Writer, new: fx.Node, old: torch.Tensor) -> fx.Node | None:
+    """The value in the layout of the operator's result, on which its views and the caller rely; None: that fails."""
+    if _is_equal(fake(new).stride(), old.stride()):
+        return new
+    dense: list[Any] = [1]
+    for n in reversed(old.shape[1:]):
+        dense.insert(0, dense[0] * n)
+    return (
+        write(aten.clone.default, new, memory_format=torch.contiguous_format)
+        if _is_equal(dense, old.stride())
+        else None
+    )
+
+
+def _is_equal(a: Sequence[Any], b: Sequence[Any]) -> bool:
+    return all(guard_or_false(n == m) for n, m in zip(a, b, strict=True))
 
 
 class Writer:
@@ -206,7 +226,9 @@ def _scatter(write: Writer, node: fx.Node) -> fx.Node | None:
     if isinstance(value, fx.Node) and not guard_or_false(fake(value).shape[dim] == 1):
         return None
     gathers = write.graph.find_nodes(op="call_function", target=aten.gather.default)
-    checks = (g for g in gathers if g < node and _is_same(arguments(g)[2], index) and arguments(g)[1] % len(shape) == dim)
+    checks = (
+        g for g in gathers if g < node and _is_same(arguments(g)[2], index) and arguments(g)[1] % len(shape) == dim
+    )
     if not any(guard_or_false(fake(arguments(g)[0]).shape[dim] == shape[dim]) for g in checks):
         return None
     positions = write(aten.arange.start_step, 0, shape[dim], 1, dtype=torch.int64, device=fake(base).device)
