@@ -191,11 +191,9 @@ class NestBuilder:
         return [*levels, *cut_level(whole, BLOCK_STEPS * self.tile)]
 
     def _sums_rows(self, level: Level) -> bool:
-        """True for a long loop in which each lane has a sum of its own, or a sum takes few steps of the lanes' loop."""
+        """True for a long loop whose points are added up: in each lane, or what the lanes' loop gave at each."""
         scans = any(isinstance(s, Equation) and s.scan for _, s in self.members)
-        along = 1 if self.lanes is None else -(-chain_of(self.lanes.extent) // self.tile)
-        over = [r for r in self.running if r.rounds and level.axis in r.equation.reduce]
-        sums = any(r.column or along < SHORT_CHAIN for r in over)
+        sums = any(r.rounds and level.axis in r.equation.reduce for r in self.running)
         return (
             self.b.choices.blocks
             and sums

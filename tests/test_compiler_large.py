@@ -62,6 +62,13 @@ def test_a_loop_that_rebinds_its_result_alternates_between_two():
     assert kept_bytes() == 2 * LARGE
 
 
+def test_several_results_of_a_size_are_remembered():
+    first = [make() for _ in range(4)]
+    addresses = {x.data_ptr() for x in first}
+    first.clear()
+    assert {x.data_ptr() for x in [make() for _ in range(4)]} == addresses
+
+
 def test_what_is_kept_is_bounded():
     for extra in range(12):
         empty_large((N + extra,), (1,), torch.float32)

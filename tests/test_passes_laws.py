@@ -18,7 +18,7 @@ from treadle.ir.loops import Kernel
 from treadle.ir.simplify import exact, fast
 from treadle.ir.text import print_kernel
 from treadle.ir.types import F32, I64
-from treadle.passes import canonical, delay, exchange, laws, stream
+from treadle.passes import canonical, delay, exchange, laws, point, stream
 from treadle.passes.canonical import canonicalize
 from treadle.passes.chains import RESIDENT
 from treadle.passes.fuse import Launch
@@ -112,6 +112,12 @@ kernel k(h: f32[5, 3], v: f32[7, 3], d: i64[5], w: f32[7]) -> (y: f32[5])
   l[t]: f32 = sum(c) exp((z[t, c] - m[t]))
   y[t] <- (w[at(d[t], 7)] * ((m[t] + log(l[t])) - z[t, at(d[t], 7)]))
 """,
+    "gradient_of_a_class_loss": """
+kernel k(x: f32[5, 7], d: i64[5], g: f32[1], m: f32[5], l: f32[5]) -> (y: f32[5, 7])
+  axes t:5, c:7
+  s[t]: f32 = sum(c) (where((#(c) == d[t]), (g[0] * -0.9), 0.0) - (g[0] * 0.1))
+  y[t, c] <- ((where((#(c) == d[t]), (g[0] * -0.9), 0.0) - (g[0] * 0.1)) - (exp(((x[t, c] - m[t]) - l[t])) * s[t]))
+""",
     "a_chain_of_four": """
 kernel k(x: f32[3, 9], w: f32[9]) -> (y: f32[3])
   axes t:3, c:9
@@ -172,6 +178,7 @@ def test_the_values_of_kernels_stay(name: str) -> None:
 
 
 COUNTS = {
+    "point": (point, "gradient_of_a_class_loss"),
     "exchange": (exchange, "products_of_scores"),
     "delay": (delay, "scaled_rows_summed"),
     "stream": (stream, "long_softmax"),
@@ -191,7 +198,7 @@ def test_no_law_can_be_left_out(law: str, monkeypatch: pytest.MonkeyPatch) -> No
 def test_strict_numerics_keep_every_form(name: str) -> None:
     for step in fuse(build(name), "strict").steps:
         assert isinstance(step, Launch)
-        assert not any(n.startswith(("exchange", "delay", "stream")) for n in step.kernel.notes)
+        assert not any(n.startswith(("point", "exchange", "delay", "stream")) for n in step.kernel.notes)
         assert laws.apply_laws(step.original, exact) is step.original
 
 
