@@ -36,7 +36,14 @@ def _mean(cx: Context, x: Value, dim: Dims = None, keepdim: bool = False, *, dty
     return cx.round(cx.g.mean(wide, cx.reduced(x, dim), keepdim))
 
 
+def _refuse_empty(x: Value, dims: Sequence[int]) -> None:
+    """The largest of no elements is an error, which ATen words best."""
+    if any(x.shape[d] == 0 for d in dims):
+        raise Unsupported("an extremum of no elements")
+
+
 def _extremum(cx: Context, state: str, x: Value, dims: Sequence[int], keepdim: bool) -> Value:
+    _refuse_empty(x, dims)
     if x.dtype is BOOL:
         return cx.g.reduce({"max": "any", "min": "all"}[state], x, dims, keepdim)
     return cx.g.cast(cx.g.reduce(state, cx.g.cast(x, x.dtype.compute), dims, keepdim), x.dtype)
@@ -82,7 +89,9 @@ def _position(cx: Context, state: str, x: Value, dim: int | None, keepdim: bool)
     wide = cx.g.cast(x, accumulator(x.dtype))
     if x.rank == 0:
         wide, dim, keepdim = cx.g.reshape(wide, (1,)), 0, False
-    return cx.g.reduce(state, wide, cx.reduced(wide, dim), keepdim)
+    dims = cx.reduced(wide, dim)
+    _refuse_empty(wide, dims)
+    return cx.g.reduce(state, wide, dims, keepdim)
 
 
 @lowers("any.default", "any.dim", "any.dims")
