@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import fx
 from torch._dynamo import disable
+from torch._dynamo.utils import GmWrapper, flatten_graph_inputs
 from torch._functorch.aot_autograd import aot_module_simplified
 
 from .direct import find_direct_call
@@ -38,6 +39,8 @@ def treadle_backend(
     Raises SettingError for others.
     """
     with settings.override(**find_options(mode, options)):
+        if any(isinstance(x, (list, tuple, dict)) for x in example_inputs):  # what compiled autograd captures
+            return flatten_graph_inputs(gm, example_inputs, run_aot)
         return run_aot(gm, example_inputs)
 
 
@@ -48,7 +51,8 @@ def run_aot(gm: fx.GraphModule, example_inputs: Sequence[Any]) -> Callable[..., 
     step = StepCapture()
     count = len(example_inputs)
     lifted = any(True for _ in itertools.chain(gm.parameters(), gm.buffers()))
-    may_be_direct = not lifted and not torch._C._is_any_autocast_enabled()
+    boxed = isinstance(gm, GmWrapper)  # AOTAutograd's wrapper then takes one list
+    may_be_direct = not (lifted or boxed or torch._C._is_any_autocast_enabled())
 
     def compile_inference(gm: fx.GraphModule, example_inputs: Sequence[Any]) -> Boxed:
         boxed = make_compiler("inference", snapshot)(gm, example_inputs)

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch._dynamo import compiled_autograd
 from torch.utils.checkpoint import checkpoint
 
 from treadle.compiler import direct_step
@@ -150,6 +151,20 @@ def test_saved_tensors_pass_their_hooks():
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda t: t):
         fast(x).sum().backward()
     assert packed and x.grad is not None
+
+
+@pytest.mark.parametrize("warm", [False, True])
+def test_compiled_autograd(warm: bool):
+    def function(x: Tensor, w: Tensor) -> Tensor:
+        return torch.softmax(x @ w, -1).square()
+
+    inputs = (leaf(6, 8), leaf(8, 5))
+    expected = torch.autograd.grad(function(*inputs).sum(), inputs)
+    fast = compiled(function, *inputs) if warm else torch.compile(function, backend="treadle")
+    with compiled_autograd._enable(torch.compile(backend="treadle")):
+        fast(*inputs).sum().backward()
+    for x, gradient in zip(inputs, expected, strict=True):
+        torch.testing.assert_close(x.grad, gradient)
 
 
 def test_a_graph_that_writes_its_input_keeps_the_wrapper(made: list[Any]):
