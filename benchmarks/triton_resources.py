@@ -1,20 +1,22 @@
 """What the Triton kernels of every benchmark take of five GPUs: registers, stack, shared memory. No GPU is needed.
 
-Each case of the kernel and reduction suites is compiled as treadle compiles it (forward, and backward where there is
+Each case of the kernel, reduction and module suites is compiled as treadle compiles it (forward, and backward where there is
 one); each kernel is printed under its default schedule and compiled for sm_80, sm_90, sm_100, sm_120 and gfx942.
 Target: all compile, and none has a stack, which is where registers spill to.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import kernel_cases
 import reduction_cases
 import torch
 from harness import compile_for, set_up
+from module_cases import CASES
 from record import OURS, Record, make_parser, say
-from steps import make_step
+from steps import bind_step, draw_gradients, make_step
 from targets import DTYPES
 
 from treadle.codegen.triton.emit import default_schedule, emit_kernel, emit_module
@@ -25,6 +27,7 @@ from treadle.ir.errors import TreadleError
 from treadle.ir.loops import Kernel
 from treadle.passes.fuse import Launch
 
+MODULE = "module"  # in the place of a shape: the modules have sizes of their own
 PER_ROUND = 8  # cases whose kernels are compiled at once: a module is imported by each process once
 
 
@@ -52,14 +55,20 @@ def plan_rows(quick: bool) -> dict[str, str]:
         for cases, shapes, few in suites for case in cases for rows, columns in (few[:1] if quick else shapes)
         for dtype in DTYPES
     ]  # fmt: skip
+    names += [] if quick else [f"{case.name} {MODULE} {str(case.dtype).removeprefix('torch.')}" for case in CASES]
     return dict.fromkeys(names, "")
 
 
 def find_kernels(name: str) -> dict[str, Kernel]:
     """The distinct kernels of a row, by digest; of its backward too where it has one."""
     case_name, shape, dtype = name.split()
-    rows, columns = (int(n) for n in shape.split("x"))
     torch._dynamo.reset()
+    if shape == MODULE:
+        function, given = next(c for c in CASES if c.name == case_name).make()
+        with collect() as found:
+            bind_step(compile_for(OURS, function), given, draw_gradients(function, given))()
+        return distinct_kernels(found)
+    rows, columns = (int(n) for n in shape.split("x"))
     with collect() as found:
         plain = next((c for c in kernel_cases.CASES if c.name == case_name), None)
         if plain is not None:
@@ -70,6 +79,10 @@ def find_kernels(name: str) -> dict[str, Kernel]:
             inputs = reduction_cases.make_inputs(case, (rows, columns), DTYPES[dtype])
             compiled = compile_for(OURS, case.function)
             make_step(compiled, inputs)() if case.learns else compiled(*inputs)
+    return distinct_kernels(found)
+
+
+def distinct_kernels(found: Iterable[Any]) -> dict[str, Kernel]:
     return {s.digest: s.kernel for c in found for s in c.fused.steps if isinstance(s, Launch)}
 
 
