@@ -1,7 +1,7 @@
 """What the Triton kernels of every benchmark take of five GPUs: registers, stack, shared memory. No GPU is needed.
 
-Each case of the kernel, reduction and module suites is compiled as treadle compiles it (forward, and backward where there is
-one); each kernel is printed under its default schedule and compiled for sm_80, sm_90, sm_100, sm_120 and gfx942.
+Each case of the kernel, reduction and module suites is compiled as treadle compiles it (forward, and backward where
+there is one); each kernel is printed under its default schedule and compiled for sm_80, sm_90, sm_100, sm_120, gfx942.
 Target: all compile, and none has a stack, which is where registers spill to.
 """
 

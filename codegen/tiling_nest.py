@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 UNKNOWN_CHAIN = 1 << 20  # stands for the length of a loop of dynamic size
 LONGEST_CHAIN = 64  # float additions into one accumulator before it is worth flushing into another
-LONGEST_COLUMN = 16  # the same where each lane has a sum of its own: no fold of lanes makes those shorter
+LONGEST_COLUMN = 16  # the same where no fold of lanes makes sums shorter: each lane has its own, or there are none
 LONGEST_POINT = 40  # vector cycles of the rows that are joined
 SHORT_CHAIN = 8  # steps that are not worth an accumulator of their own
 BLOCK_STEPS = 16  # steps between two flushes
@@ -248,7 +248,7 @@ class NestBuilder:
         if not self.b.choices.blocks or not any(r.rounds for r in self.running):
             return set()
         columns = [r.column for r in self.running if r.rounds]
-        longest = LONGEST_COLUMN if any(columns) else LONGEST_CHAIN
+        longest = LONGEST_COLUMN if any(columns) or self.lanes is None else LONGEST_CHAIN
         found: set[int] = set()
         chain = 1
         for p in reversed(range(len(levels))):
