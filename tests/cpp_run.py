@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ctypes
 import mmap
+import shutil
 import subprocess
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -103,7 +104,9 @@ def compile_unit(sources: Sequence[KernelSource], isa: Isa) -> ctypes.CDLL:
     command = ["g++", "k.cpp", "-o", "k.so", *isa.compile_flags, "-Wall", "-Wno-psabi", *LINK_LIBRARIES]
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True)
     assert done.returncode == 0, f"{folder}/k.cpp\n{done.stderr[:6000]}"
-    return ctypes.CDLL(str(folder / "k.so"))
+    library = ctypes.CDLL(str(folder / "k.so"))
+    shutil.rmtree(folder)  # what is loaded stays; a unit that does not compile is left to be read
+    return library
 
 
 def check_cases(cases: Sequence[Case], isa: Isa) -> None:

@@ -51,7 +51,8 @@ def print_op(name: str, args: list[str], dtype: DType) -> tuple[str, str | None]
         nan = ", propagate_nan=tl.PropagateNan.ALL" if dtype.is_float else ""
         return f"tl.{name}imum({args[0]}, {args[1]}{nan})", None
     if name in OWN:
-        return f"tl.{OWN[name]}({args[0]})", None
+        own = "sqrt" if name == "sqrt" and dtype is F64 else OWN[name]  # rounded right too, and sqrt_rn is of f32 alone
+        return f"tl.{own}({args[0]})", None
     if name in LIBRARY:
         return f"libdevice.{LIBRARY[name]}({', '.join(args)})", None
     return _special(name, args, dtype), None

@@ -105,8 +105,10 @@ class Values:
         if e.dtype is I64 and e.args[0].dtype.is_integer and fits_32(e.args[0]) and val.kind != "u8":
             text = val.text if val.kind in ("i32", "i64") else f"{val.text}.to(tl.int32)"
             return Val(text, val.dims, val.kind if val.kind == "i64" else "i32")
-        text = val.text
-        if e.args[0].dtype not in (F32, BF16, F16, BOOL) and e.dtype in (BF16, F16):
+        text, source = val.text, e.args[0].dtype
+        # Triton's interpreter keeps a bool's bits, and compares the bits of a bf16: both are right by way of f32
+        to_half = source not in (F32, BF16, F16) and e.dtype in (BF16, F16)
+        if to_half or (source in (BF16, F16) and e.dtype is BOOL):
             text = f"{text}.to(tl.float32)"
         return Val(print_cast(text, e.dtype), val.dims, e.dtype.name)
 

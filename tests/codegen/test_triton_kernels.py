@@ -11,6 +11,8 @@ from treadle.codegen.triton.emit import candidates, default_schedule
 from treadle.ir.errors import ScheduleError
 from treadle.ir.loops import Kernel
 from treadle.ir.schedule import Schedule
+from treadle.ir.text import parse_kernel
+from treadle.ir.types import DTYPES
 
 SIZES = ((1, 1), (3, 5), (5, 37), (19, 70))
 EMPTY = ((0, 5), (3, 0))
@@ -44,6 +46,21 @@ def test_dynamic_sizes(name: str):
 def test_every_type(dtype: str):
     names = ("turn", "in_place", "embed", "gather", "pad", "swiglu", "softmax")
     check_triton([case_of(f"{n} {dtype}", kernel_of(EVERYWHERE[n], dtype, 7, 35)) for n in names])
+
+
+def test_every_cast():
+    """Each type to each, of values in memory and of conditions computed beside them."""
+    check_triton([cast_case(source, target) for source in DTYPES for target in DTYPES])
+
+
+def cast_case(source: str, target: str) -> Case:
+    kernel = parse_kernel(f"""
+    kernel cast(x: {source}[7]) -> (y: {target}[7], z: {target}[7])
+      axes t:7
+      y[t] <- {"x[t]" if source == target else f"{target}(x[t])"}
+      z[t] <- {"(x[t] == x[0])" if target == "bool" else f"{target}((x[t] == x[0]))"}
+    """)
+    return case_of(f"{source} to {target}", kernel)
 
 
 @pytest.mark.parametrize("text", [SOFTMAX, RMS], ids=["softmax", "rms"])

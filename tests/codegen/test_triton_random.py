@@ -56,7 +56,7 @@ def test_random_kernels():
         if not hangs_on_identity(kernel) and is_printed(kernel):
             check_triton([Case("random", kernel, inputs_of(kernel, seed))])
 
-    draw(kernels(), 40, use)
+    draw(kernels(), 80, use)
 
 
 def test_every_op():
@@ -66,7 +66,7 @@ def test_every_op():
 
     for name in sorted(EMITTERS):
         if name not in MISSING:
-            draw(one_op(name), 1, use)
+            draw(one_op(name), 3, use)  # the first example of a strategy is its simplest
 
 
 @pytest.mark.slow
@@ -77,7 +77,7 @@ def test_fused_graphs():
                 inputs = inputs_of(step.kernel, seed, 0, 4)
                 check_triton([Case("fused", step.kernel, inputs, error=error_of(step.kernel, inputs))])
 
-    draw(graphs(), 40, use)
+    draw(graphs(), 80, use)
 
 
 def error_of(kernel: Kernel, inputs: dict[str, torch.Tensor]) -> int:
