@@ -20,6 +20,7 @@ from typing import Any
 import kernel_cases
 import reduction_cases
 import torch
+from gpu_packages import plan_packages, summarize_packages
 from harness import Call, geomean, verdict
 from record import OURS, Record, make_parser, say
 from steps import make_step
@@ -475,6 +476,7 @@ SLICES: dict[str, tuple[Plan, Callable[[Mapping[str, Any]], dict[str, Any]]]] = 
     "speed": (plan_speed, summarize_speed),
     "records": (plan_records, summarize_records),
     "modes": (plan_modes, summarize_modes),
+    "packages": (plan_packages, summarize_packages),
 }
 
 

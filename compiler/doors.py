@@ -125,15 +125,15 @@ def _compile_exported(program: ExportedProgram) -> Callable[..., Any]:
     return call
 
 
-def lower_exported(program: ExportedProgram) -> ExportedProgram:
+def lower_exported(program: ExportedProgram, more: Mapping[Any, Callable[..., Any]] | None = None) -> ExportedProgram:
     """The program over the operators that torch.compile hands over.
 
     Composite operators (`linear`, `softmax.int`, `scaled_dot_product_attention`) are taken apart as AOTAutograd does:
-    `run_decompositions` leaves those that its table lacks.
+    `run_decompositions` leaves those that its table lacks. `more` are decompositions that come before all others.
     """
     known = list_decompositions()
     composite = {op: function for op, function in default_decompositions().items() if op not in known}
-    return program.run_decompositions(composite | find_decompositions(open_store()))
+    return program.run_decompositions(composite | find_decompositions(open_store()) | dict(more or {}))
 
 
 def _flatten_inputs(program: ExportedProgram, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Any]:

@@ -30,11 +30,15 @@ from .tuning import Tuning
 
 @dataclass(frozen=True, slots=True)
 class GpuTools:
-    """What kernels for a GPU are made with: a host's toolchain for the launchers, the architecture, the device."""
+    """What kernels for a GPU are made with: a host's toolchain for the launchers, the architecture, the device.
+
+    absent  whether they are made ahead of time, for a machine that has such a GPU
+    """
 
     host: Toolchain
     target: GpuTarget
     device: str
+    absent: bool = False
 
     @property
     def version(self) -> str:

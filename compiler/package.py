@@ -8,43 +8,33 @@ export -> compile for each target -> files in a folder beside the directory -> m
 
 from __future__ import annotations
 
-import json
 import os
-import platform
-import tempfile
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from safetensors.torch import save_file
 from torch import fx, nn
 from torch.export import ExportedProgram
 
-from ..codegen.cpp.isa import ISAS, Isa, detect_isa
-from ..ir.errors import BadInput, StoreError, suggest
+from ..ir.errors import BadInput
 from .doors import lower_exported
-from .driver import collect, compile_fx_graph, find_device_of, open_store
 from .frontend.calls import find_target
+from .package_devices import PORTABLE
 from .package_place import check_place, make_beside, publish
 from .package_signature import WHERE, drop_constants, read_signature
-from .runtime.build import LIBRARY
+from .package_targets import AUTO, choose_targets, plan_target
+from .pipeline import Planned
 from .runtime.executable import read_attribute
-from .runtime.manifest import WEIGHTS, Manifest, Target, describe_file, write_manifest
-from .runtime.plan import plan_to_json
+from .runtime.manifest import CPU, CUDA, WEIGHTS, Manifest, describe_file, write_manifest
+from .runtime.plan import Plan
 from .runtime.signature import WRITTEN
-from .settings import settings
 
-if TYPE_CHECKING:
-    from .pipeline import Compiled
-
-AUTO = "auto"
-TARGETS = (AUTO, *ISAS)
 TORCH_FROM, TORCH_BELOW = "2.11", "2.16"  # as pyproject.toml says; a test compares
-X86 = ("x86_64", "AMD64")
 
 Inputs = Sequence[Any] | Mapping[str, Any] | None
 
@@ -57,7 +47,8 @@ def package(
 
     model           a module or function, exported here as it is (call `eval()` first), or an exported program
     example_inputs  positional arguments, or keywords; None for an exported program, which brings its own
-    targets         "auto": this machine's processor; "avx512", "avx2", "scalar": any processor that has as much.
+    targets         "auto": this machine's processor, or the GPU that the model is on; "avx512", "avx2", "scalar": any
+                    processor that has as much; "sm_80", "sm_90", "sm_100", "sm_120": such a GPU, here or elsewhere.
                     A loader takes the best that runs on its own.
     dynamic_shapes  which sizes may vary, as torch.export takes it
     force           replace a package that is there
@@ -68,12 +59,12 @@ def package(
     """
     place = Path(directory).absolute()
     check_place(place, force=force)
-    isas = choose_targets(targets)
+    choose_targets(targets)  # a wrong name is better known before the model is exported
     program = model if isinstance(model, ExportedProgram) else export(model, example_inputs, dynamic_shapes)
     name = "program" if isinstance(model, ExportedProgram) else getattr(model, "__name__", type(model).__name__)
     place.parent.mkdir(parents=True, exist_ok=True)
     with make_beside(place) as folder:
-        _fill(folder, name, program, isas)
+        _fill(folder, name, program, targets)
         publish(folder, place, force=force)
     return place
 
@@ -99,11 +90,14 @@ def export(model: Callable[..., Any], example_inputs: Inputs, dynamic_shapes: An
         ) from error
 
 
-def lower(program: ExportedProgram) -> ExportedProgram:
-    """Raises BadInput for a program that torch itself cannot make functional."""
+def lower(program: ExportedProgram, *, portable: bool = False) -> ExportedProgram:
+    """The program over operators that every device has, if it is to be `portable`.
+
+    Raises BadInput for a program that torch itself cannot make functional.
+    """
     try:
         with _torch_warns_itself():
-            return lower_exported(program)
+            return lower_exported(program, PORTABLE if portable else None)
     except Exception as error:
         hint = "program.run_decompositions() shows all of it; buffers that share memory are a known cause"
         raise BadInput(f"torch does not lower this program: {_first_line(error)}", where=WHERE, hint=hint) from error
@@ -132,38 +126,25 @@ class _Function(nn.Module):
 # --- what goes into the folder -----------------------------------------------------------------------------------
 
 
-def choose_targets(names: Sequence[str]) -> tuple[tuple[str, Isa], ...]:
-    """The settings' names of the targets and what they are, the best first. Raises BadInput."""
-    if isinstance(names, str) or not names:
-        raise BadInput("no targets", where=WHERE, expected=f"a sequence of {', '.join(TARGETS)}", got=repr(names))
-    found: dict[tuple[str, ...], tuple[str, Isa]] = {}
-    for name in names:
-        if name not in TARGETS:
-            raise BadInput("no such target", where=WHERE, got=name, hint=suggest(name, TARGETS))
-        isa = detect_isa() if name == AUTO else ISAS[name]
-        if isa.needs and platform.machine() not in X86:
-            raise BadInput("no target of this machine", where=WHERE, expected="auto or scalar", got=name)
-        found.setdefault((*isa.needs, *isa.features), (name, isa))
-    ranks = list(ISAS)
-    return tuple(sorted(found.values(), key=lambda row: (ranks.index(row[1].name), -len(row[1].features))))
-
-
-def _fill(folder: Path, name: str, program: ExportedProgram, isas: Sequence[tuple[str, Isa]]) -> None:
-    lowered = lower(program)
-    module = lowered.graph_module
-    device = find_device_of(module)
-    if device != "cpu":
-        raise BadInput("packages are for the CPU today", where=WHERE, got=f"tensors on {device!r}")
-    state = {str(n): t for n, t in _find_state(lowered).items()}
+def _fill(folder: Path, name: str, program: ExportedProgram, targets: Sequence[str]) -> None:
+    home = find_home(program)
+    aims = choose_targets(targets, home)
+    # What stays on its device takes what is best there; the rest is lowered to what every device has, and moved.
+    stays = home.partition(":")[0]
+    lowered = {portable: lower(program, portable=portable) for portable in {aim.kind != stays for aim in aims}}
+    first = next(iter(lowered.values()))
+    state = {str(n): t for n, t in _find_state(first).items()}
     stored = share_names(state)
-    signature = read_signature(lowered, list(getattr(program, "_guards_code", ())), stored)
+    signature = read_signature(first, list(getattr(program, "_guards_code", ())), stored)
     written = {signature.inputs[o.index].name for o in signature.outputs if o.kind == WRITTEN}
     check_overlaps(state, stored, written)
-    drop_constants(lowered)
-    with true_ranges(lowered):
-        compiled = [_compile_target(folder, module, setting, isa) for setting, isa in isas]
-    constants = {c.attribute: f"constant:{c.attribute}" for one, _ in compiled for c in one.executable.plan.constants}
-    tensors = {stored[n]: state[n] for n in state} | {k: read_attribute(module, n) for n, k in constants.items()}
+    for one in lowered.values():
+        drop_constants(one)
+    planned = [plan_target(folder, lowered[aim.kind != stays], aim, moves=aim.kind != stays) for aim in aims]
+    modules = [lowered[aim.kind != stays].graph_module for aim in aims]
+    held = find_constants([(m, one.plan) for m, (one, _) in zip(modules, planned, strict=True)])
+    constants = {name: f"constant:{name}" for name in held}
+    tensors = {stored[n]: state[n] for n in state} | {constants[n]: t for n, t in held.items()}
     save_file(_make_savable(tensors), folder / WEIGHTS, metadata={"format": "pt"})
     files = sorted(p for p in folder.rglob("*") if p.is_file())
     write_manifest(
@@ -173,14 +154,26 @@ def _fill(folder: Path, name: str, program: ExportedProgram, isas: Sequence[tupl
             torch=str(torch.__version__),
             torch_from=TORCH_FROM,
             torch_below=TORCH_BELOW,
-            calls=dict(sorted({k: v for one, _ in compiled for k, v in _list_calls(one).items()}.items())),
+            calls=dict(sorted({k: v for one, _ in planned for k, v in _list_calls(one).items()}.items())),
             signature=signature,
             constants=constants,
-            targets=tuple(target for _, target in compiled),
+            targets=tuple(target for _, target in planned),
             files={p.relative_to(folder).as_posix(): describe_file(p) for p in files},
         ),
         folder,
     )
+
+
+def find_home(program: ExportedProgram) -> str:
+    """The device that a program was exported on. Raises BadInput where there are several."""
+    vals = (node.meta.get("val") for node in program.graph.find_nodes(op="placeholder"))
+    found = dict.fromkeys(str(val.device) for val in vals if isinstance(val, torch.Tensor))
+    if len(found) > 1:
+        raise BadInput("a package runs on one device", where=WHERE, got=f"tensors on {' and '.join(found)}")
+    home = next(iter(found), CPU)
+    if home.partition(":")[0] not in (CPU, CUDA):
+        raise BadInput("packages are for CPUs and CUDA devices", where=WHERE, got=f"tensors on {home!r}")
+    return home
 
 
 def _find_state(program: ExportedProgram) -> dict[str, torch.Tensor]:
@@ -190,59 +183,21 @@ def _find_state(program: ExportedProgram) -> dict[str, torch.Tensor]:
     return {str(s.target): known[s.target] for s in specs if isinstance(known.get(s.target), torch.Tensor)}  # type: ignore[index]
 
 
-@contextmanager
-def true_ranges(program: ExportedProgram) -> Iterator[None]:
-    """Within the block, symbols have the ranges that the program was exported with.
-
-    While torch traces, each size is at least 2; what was exported may be called with 0 and 1 all the same. Kernels must
-    then not rely on it.
-    """
-    nodes = program.graph_module.graph.find_nodes(op="placeholder")
-    vals = [node.meta.get("val") for node in nodes]
-    sizes = [n for val in vals for n in (val.shape if isinstance(val, torch.Tensor) else (val,))]
-    envs = {id(n.node.shape_env): n.node.shape_env for n in sizes if isinstance(n, torch.SymInt)}
-    kept = [(env.var_to_range, dict(env.var_to_range)) for env in envs.values()]
-    for ranges, _ in kept:
-        ranges.update({s: r for s, r in program.range_constraints.items() if s in ranges})
-    try:
-        yield
-    finally:
-        for ranges, before in kept:
-            ranges.update(before)
+def find_constants(planned: Sequence[tuple[fx.GraphModule, Plan]]) -> dict[str, torch.Tensor]:
+    """The tensors of the graphs themselves that plans read, by their names. Raises BadInput where two have one name."""
+    found: dict[str, torch.Tensor] = {}
+    for module, plan in planned:
+        for name in (c.attribute for c in plan.constants):
+            tensor = read_attribute(module, name)
+            if not torch.equal(found.setdefault(name, tensor), tensor):
+                raise BadInput("targets have different constants of one name", where=name, hint="package them apart")
+    return found
 
 
-def _compile_target(folder: Path, module: fx.GraphModule, setting: str, isa: Isa) -> tuple[Compiled, Target]:
-    """Compile into a store of its own: a library of the user's store may hold other models' kernels beside ours."""
-    name = "+".join((isa.name, *isa.features))
-    home = folder / "targets" / name
-    home.mkdir(parents=True)
-    with tempfile.TemporaryDirectory(prefix="treadle-package-") as scratch:
-        options = {"target": setting, "cache_dir": scratch, "cache_size": 0, "fallback": "error", "verify": False}
-        with settings.override(**options), collect() as found:
-            compile_fx_graph(module, "package")
-            store = open_store()
-        [compiled] = found
-        if not compiled.storable:
-            hint = "higher-order operators and Python functions in the graph need the Python that they came from"
-            raise BadInput("the model calls Python objects that no file can hold", where=WHERE, hint=hint)
-        libraries = {}
-        for key in dict.fromkeys(k.library for k in compiled.executable.plan.kernels):
-            data = store.get(LIBRARY, key)
-            if data is None:
-                raise StoreError("a library just made is gone", path=store.root, hint="package the model again")
-            libraries[key] = f"targets/{name}/{key[:16]}.so"
-            (folder / libraries[key]).write_bytes(data)
-    plan = home / "plan.json"
-    plan.write_text(json.dumps(plan_to_json(compiled.executable.plan), indent=1) + "\n", encoding="utf-8")
-    needs = (*isa.needs, *isa.features)
-    relative = plan.relative_to(folder).as_posix()
-    return compiled, Target(name, platform.system(), platform.machine(), needs, relative, libraries)
-
-
-def _list_calls(compiled: Compiled) -> dict[str, str]:
+def _list_calls(planned: Planned) -> dict[str, str]:
     """The operators of torch that a plan calls, with their schemas."""
-    targets = {str(n.attr("target")) for n in compiled.fused.graph.nodes if n.op == "call"}
-    found = {name: find_target(name, compiled.imported.objects) for name in targets}
+    targets = {str(n.attr("target")) for n in planned.fused.graph.nodes if n.op == "call"}
+    found = {name: find_target(name, planned.imported.objects) for name in targets}
     return {name: str(op._schema) for name, op in found.items() if isinstance(op, torch._ops.OpOverload)}
 
 
@@ -274,7 +229,7 @@ def _make_savable(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor
     seen: set[int] = set()
     savable: dict[str, torch.Tensor] = {}
     for name, t in tensors.items():
-        plain = t.detach().contiguous()
+        plain = t.detach().cpu().contiguous()
         memory = plain.untyped_storage()
         whole = memory.nbytes() == plain.numel() * plain.element_size() and memory.data_ptr() not in seen
         savable[name] = plain if whole else plain.clone()

@@ -98,8 +98,6 @@ class _Reader:
     def _read_given(self, node: fx.Node, name: str) -> Input:
         val = node.meta.get("val")
         if isinstance(val, torch.Tensor):
-            if val.device.type != "cpu":
-                raise BadInput("packages are for the CPU today", where=name, got=val.device)
             shape = tuple(self._read_size(n, name) for n in val.shape)
             return Input(TENSOR, name, str(val.dtype).removeprefix("torch."), shape, find_dense_layout(val, name))
         if isinstance(val, torch.SymInt):

@@ -11,7 +11,7 @@ import ctypes
 import logging
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -45,23 +45,27 @@ from .tuning import Tuning
 from .watch import Watch
 
 if TYPE_CHECKING:
+    from .gpu_kernels import GpuTools
     from .report import GraphReport
 
 log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, slots=True)
-class Compiled:
-    """A graph with all that was found out on the way; `storable` where another process can start from its plan.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Planned:
+    """A graph with all that was found out on the way to its plan; nothing of it is loaded.
 
+    values      where the plan has its values
+    storable    whether another process can start from the plan
     cuda_graph  whether it is captured as one, and why not; "" where nobody asked
     """
 
-    executable: Executable
+    plan: Plan
     imported: Imported
     fused: Fused
     kernels: tuple[Built, ...]
     memory: MemoryPlan
+    values: Values
     watch: Watch
     isa: Isa
     storable: bool
@@ -69,7 +73,7 @@ class Compiled:
 
     def report(self) -> GraphReport:
         """What `explain` tells of it."""
-        plan = self.executable.plan
+        plan = self.plan
         show, device = _gpu().describe_gpu(plan) if plan.device != "cpu" else (self._show, GENERIC_CPU)
         report: GraphReport = import_module(".report", __package__).report_graph(
             self.imported, self.fused, self.kernels, self.memory, self.watch, plan.counts, plan.text, show, device,
@@ -82,17 +86,35 @@ class Compiled:
         return schedule, source.text if source is not None else "", problem
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Compiled(Planned):
+    """A planned graph that is loaded."""
+
+    executable: Executable
+
+
 def compile_graph(
     gm: fx.GraphModule, watch: Watch, store: Store, isa: Isa, sources: str, device: str = "cpu"
 ) -> Compiled:  # fmt: skip
-    """Compile an aten graph whose nodes carry fake tensors. Kernels that cannot be made are left to ATen.
+    """Compile an aten graph whose nodes carry fake tensors, and load it; see `plan_graph`."""
+    tools = Toolchain(isa, settings.compiler, store, (sources, settings.cache_key()))
+    gpu = None if device == "cpu" else _gpu().find_gpu(device, tools)
+    planned = plan_graph(gm, watch, tools, gpu)
+    with watch.phase("load"):
+        binder = bind if gpu is None else _gpu().bind_gpu
+        executable = binder(planned.plan, planned.kernels, planned.values, planned.imported, tools)
+    parts = {f.name: getattr(planned, f.name) for f in fields(Planned)}
+    return Compiled(**parts, executable=executable)
 
-    device  where its kernels run: "cpu", or a GPU as "cuda:0"; nodes elsewhere are left to ATen
+
+def plan_graph(gm: fx.GraphModule, watch: Watch, tools: Toolchain, gpu: GpuTools | None = None) -> Planned:
+    """The plan of an aten graph, with its kernels in the store. Kernels that cannot be made are left to ATen.
+
+    gpu  what kernels for a GPU are made with; nodes elsewhere than on its device, or the CPU, are left to ATen
 
     Raises LoweringError for a graph that cannot be taken, CompileError where there is no compiler.
     """
-    tools = Toolchain(isa, settings.compiler, store, (sources, settings.cache_key()))
-    gpu = None if device == "cpu" else _gpu().find_gpu(device, tools)
+    device = "cpu" if gpu is None else gpu.device
     with watch.phase("import"):
         imported = import_graph(gm, watch.name, device, settings.rng)
         graph = with_output_strides(imported.graph)
@@ -106,9 +128,9 @@ def compile_graph(
         launches = [s for s in fused.steps if isinstance(s, Launch)]
         begin = total_stats().cpu_seconds
         distinct = {s.digest: s.kernel for s in launches}
-        tunings = _tune(distinct, tools, gpu) if settings.autotune else {}
-        build = build_kernels if gpu is None else _gpu().build_gpu_kernels
-        kernels = build(distinct, gpu or tools, tunings)
+        tunings = _tune(distinct, tools, gpu) if settings.autotune and not (gpu and gpu.absent) else {}
+        build: Any = build_kernels if gpu is None else _gpu().build_gpu_kernels
+        kernels: list[Built] = build(distinct, gpu or tools, tunings)
         watch.compiler_seconds += total_stats().cpu_seconds - begin
     report_problems(kernels, fused)
     with watch.phase("plan"):
@@ -120,14 +142,11 @@ def compile_graph(
         problem = find_capture_problem(gm, imported, values, device)
         written = write_plan(values, Choices(codes, workspaces, attributes, settings.threads, counts, device, problem))
     watch.show(4, "plan", lambda: written.plan.text, "py")
-    with watch.phase("load"):
-        binder = bind if gpu is None else _gpu().bind_gpu
-        executable = binder(written.plan, kernels, values, imported, tools)
-    storable = not imported.objects and not any(b.problem for b in kernels)
     told = f"no: {problem}" if problem else "captured at the second call, then replayed"
-    return Compiled(
-        executable, imported, fused, tuple(kernels), written.memory, watch, isa, storable,
-        told if settings.cuda_graphs else "",
+    return Planned(
+        plan=written.plan, imported=imported, fused=fused, kernels=tuple(kernels), memory=written.memory, values=values,
+        watch=watch, isa=tools.isa, storable=not imported.objects and not any(b.problem for b in kernels),
+        cuda_graph=told if settings.cuda_graphs else "",
     )  # fmt: skip
 
 
@@ -155,7 +174,7 @@ def with_output_strides(graph: Graph) -> Graph:
     return replace(graph, output_strides=tuple(None if n is None else n.strides for n in nodes))
 
 
-def bind(plan: Plan, kernels: list[Built], values: Values, imported: Imported, tools: Toolchain) -> Executable:
+def bind(plan: Plan, kernels: Sequence[Built], values: Values, imported: Imported, tools: Toolchain) -> Executable:
     """The executable of a plan just made; kernels without a library run through ATen."""
     stash: list[BaseException] = []
     first = {s.digest: s for s in reversed(values.fused.steps) if isinstance(s, Launch)}

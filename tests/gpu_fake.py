@@ -121,6 +121,10 @@ class FakeDevice(device.Device):
     stream_now = 7
     current_now = 0
 
+    @property
+    def torch_device(self) -> torch.device:
+        return torch.device("cpu")
+
     def target(self) -> GpuTarget:
         return TARGETS["sm_90"]
 

@@ -25,9 +25,11 @@ import treadle
 from treadle.codegen.cpp.isa import ISAS, read_cpu_flags
 from treadle.compiler import package as writer
 from treadle.compiler import package_place
+from treadle.compiler import package_targets as targets
 from treadle.compiler.check import compare
 from treadle.compiler.frontend.dims import Dims
 from treadle.compiler.runtime import package as loader
+from treadle.compiler.runtime import package_target
 from treadle.ir.errors import BadInput, CompileError
 
 Tensor = torch.Tensor
@@ -121,7 +123,7 @@ def test_what_the_model_writes_is_written_in_the_loaded_one(made: Path):
 
 @pytest.mark.parametrize("name", [n for n, isa in ISAS.items() if read_cpu_flags().issuperset(isa.needs)])
 def test_the_best_target_that_the_processor_has_is_used(name: str, made: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(loader, "read_flags", lambda: frozenset(ISAS[name].needs))
+    monkeypatch.setattr(package_target, "read_flags", lambda: frozenset(ISAS[name].needs))
     call: Any = treadle.load(made)
     inputs = make_inputs(5)
     assert_right(call(**inputs), make_model()(**inputs))
@@ -207,7 +209,7 @@ def test_kernels_do_not_rely_on_sizes_of_two():
     program = torch.export.export(module, (torch.randn(5),), dynamic_shapes=({0: Dim("n", max=10)},))
     [node] = program.graph.find_nodes(op="placeholder")
     size = node.meta["val"].shape[0]
-    with writer.true_ranges(program):
+    with targets.true_ranges(program):
         assert str(Dims("cpu").to_dim(size)) == f"{size}_2 - 2", "a symbol of at least 2, less 2"
     assert str(Dims("cpu").to_dim(size)) == str(size)
 

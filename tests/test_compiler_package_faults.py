@@ -94,14 +94,15 @@ def test_damage_to_the_manifest(copied: Path):
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        (lambda m: m.update(format=2, treadle="9.9"), r"format 2, made by treadle 9\.9; this treadle reads up to 1"),
+        (lambda m: m.update(format=3, treadle="9.9"), r"format 3, made by treadle 9\.9; this treadle reads up to 2"),
         (lambda m: m.update(torch_from="2.99", torch_below="3.1", torch="2.99.1"), "was made with torch 2.99.1"),
         (lambda m: m["calls"].update({"nolib.op.default": "x"}), "nolib.op.default, which this process does not have"),
         (lambda m: m["calls"].update({"aten.mm.default": "aten::mm(Tensor self) -> Tensor[]"}), "other arguments"),
         (lambda m: [t.update(machine="riscv64") for t in m["targets"]], "avx512 on Linux riscv64.*and this is Linux"),
         (lambda m: [t.update(system="Plan9") for t in m["targets"]], "made for other machines"),
         (lambda m: [t.update(needs=["amx_fp4"]) for t in m["targets"]], "which needs amx_fp4"),
-        (lambda m: [t.update(kind="cuda") for t in m["targets"]], "none that this treadle knows"),
+        (lambda m: [t.update(kind="npu") for t in m["targets"]], "none that this treadle knows"),
+        (lambda m: [t.update(kind="cuda", needs=["sm_90"]) for t in m["targets"]], "which needs sm_90.*, and this is"),
         (lambda m: m["signature"].pop("inputs"), "lacks what it should say: 'inputs'"),
         (lambda m: m["signature"]["guards"].append("exit(1)"), "no arithmetic"),
         (lambda m: m["files"].pop("weights.safetensors"), "has no digest of it"),

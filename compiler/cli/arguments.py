@@ -98,7 +98,8 @@ def _add_package(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-o", "--output", metavar="DIR", required=True, help="the folder to write")
     parser.add_argument(
         "--targets", default="auto", metavar="NAMES",
-        help="processors, separated by commas: auto (this one; the default), avx512, avx2, scalar",
+        help="processors and GPUs, separated by commas: auto (what the model is on; the default), avx512, avx2, scalar,"
+             " sm_80, sm_90, sm_100, sm_120",
     )  # fmt: skip
     parser.add_argument("--force", action="store_true", help="replace a package that is there")
 

@@ -27,7 +27,9 @@ def laid_out(x: Any, layout: Layout) -> Any:
     if isinstance(layout, Order):
         back = sorted(range(len(layout.dims)), key=layout.dims.__getitem__)
         return x.permute(layout.dims).contiguous().permute(back)
-    return x if x.stride() == layout else torch.empty_strided(x.shape, layout, dtype=x.dtype).copy_(x)
+    if x.stride() == layout:
+        return x
+    return torch.empty_strided(x.shape, layout, dtype=x.dtype, device=x.device).copy_(x)
 
 
 def layout_to_json(layout: Layout) -> Any:

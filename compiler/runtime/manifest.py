@@ -3,26 +3,27 @@
     DIR/manifest.json                   this, as JSON, sealed with its own digest
     DIR/weights.safetensors             parameters, buffers and constants
     DIR/targets/<name>/plan.json        what to launch and where its buffers lie, for one kind of processor
-    DIR/targets/<name>/<digest>.so      its kernels
+    DIR/targets/<name>/<digest>.so      its kernels, or for a GPU their launchers
+    DIR/targets/<name>/<digest>.cubin   kernels for a GPU
 
-A target has a kind: "cpu" here. A loader passes over kinds that it does not know, so that others can stand beside.
+A target has a kind, "cpu" or "cuda". A loader passes over kinds that it does not know, so that others can stand beside.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from ...ir.errors import BadInput, StoreError
 from .signature import Signature, signature_from_json, signature_to_json
 
-FORMAT = 1  # of the folder; a loader reads its own and older ones
+FORMAT = 2  # of the folder; a loader reads its own and older ones
 MANIFEST = "manifest.json"
 WEIGHTS = "weights.safetensors"
-CPU = "cpu"  # kinds of targets
+CPU, CUDA = "cpu", "cuda"  # kinds of targets
 AGAIN = "package the model again with this treadle"
 COPY_AGAIN = "copy the package here again, or package the model again"
 
@@ -31,8 +32,9 @@ COPY_AGAIN = "copy the package here again, or package the model again"
 class Target:
     """Code for one kind of processor.
 
-    needs      flags that the processor must have, as /proc/cpuinfo names them
+    needs      what the processor must have, as /proc/cpuinfo names it; the architecture of a GPU: "sm_90"
     libraries  the file of each library that the plan names
+    binaries   the file of each function of a GPU that the plan names
     """
 
     name: str
@@ -42,6 +44,7 @@ class Target:
     plan: str
     libraries: dict[str, str]
     kind: str = CPU
+    binaries: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

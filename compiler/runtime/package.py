@@ -1,6 +1,7 @@
 """Loading a package: a compiled model that needs no compiler, no passes and no code generation of ours.
 
-    call = treadle.load("llama.treadle")
+    call = treadle.load("llama.treadle")                     # the best that it has for this machine
+    call = treadle.load("llama.treadle", device="cuda:1")
     logits = call(input_ids=ids)
 
 A package holds machine code and a Python text that is run: load those alone whose source you trust.
@@ -9,9 +10,10 @@ A package holds machine code and a Python text that is run: load those alone who
 from __future__ import annotations
 
 import json
-import platform
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
+from importlib import import_module
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -22,52 +24,75 @@ from safetensors.torch import load_file
 from torch.utils import _pytree as pytree
 
 from ...ir.errors import BadInput, CompileError, StoreError
-from .build import load_library
-from .cpu import read_cpuinfo
+from .build import LIBRARY, load_library
 from .executable import Executable, address_of
 from .layouts import Layout, laid_out
-from .manifest import AGAIN, CPU, WEIGHTS, Manifest, Target, check_file, read_manifest
-from .plan import Plan, plan_from_json
+from .manifest import AGAIN, WEIGHTS, Manifest, Target, check_file, read_manifest
+from .package_target import PackageFiles, choose_target, is_gpu
+from .plan import Plan, move_plan, plan_from_json
 from .runner import bind_runner
 from .signature import CONSTANT, SIZE, STATE, WRITTEN, Checker, Signature, show_shape
 
 DIGEST_SHOWN = 16
+CAPTURED = "captured as CUDA graphs"
 
 
-def load(directory: str | PathLike[str]) -> LoadedModel:
-    """The model of a package, for this processor; see `LoadedModel`.
+def load(
+    directory: str | PathLike[str], device: str | torch.device | None = None, *, cuda_graphs: bool = False
+) -> LoadedModel:  # fmt: skip
+    """The model of a package, for this machine; see `LoadedModel`.
 
-    Raises BadInput where the directory is no package; StoreError where it is damaged, was made for another machine,
-    torch or treadle, or calls an operator that this process does not have. Its text says which, and what to do.
+    device       where it is to run: "cpu", "cuda", "cuda:1". None: the current GPU if the package has code for it
+    cuda_graphs  capture its calls on a GPU as CUDA graphs, where its plan may be
+
+    Raises BadInput where the directory is no package, or the device is not here; StoreError where the package is
+    damaged, was made for another machine, torch or treadle, or calls an operator that this process does not have;
+    DeviceError where the driver refuses its binaries. Its text says which, and what to do.
     """
     path = Path(directory)
     manifest = read_manifest(path)
-    target = choose_target(manifest, path)
+    target, place = choose_target(manifest, path, device)
     check_torch(manifest, path)
     signature = manifest.signature
     trees = tuple(_read_tree(text, path) for text in (signature.tree_in, signature.tree_out))
-    weights = _load_weights(path, manifest)
-    executable = _bind(path, manifest, target, weights)
-    return LoadedModel(path, manifest, target, executable, weights, trees)
+    held = torch.device(place)
+    if is_gpu(place):
+        held = import_module(".gpu.device", __package__).find_device(held.index).torch_device
+    weights = _load_weights(path, manifest, held)
+    plan = _read_plan(check_file(path, target.plan, manifest))
+    bind = partial(_bind_gpu, move_plan(plan, place), cuda_graphs) if is_gpu(place) else partial(_bind, plan)
+    constants = [weights[manifest.constants[c.attribute]] for c in plan.constants]
+    try:
+        executable = bind(PackageFiles(path, manifest, target), constants)
+    except (CompileError, AttributeError, KeyError) as error:
+        problem = f"the kernels do not load here: {error}"
+        raise StoreError(problem, path=path, hint="package the model on a system like this one") from None
+    model = LoadedModel(path, manifest, target, held, executable, weights, trees)
+    if cuda_graphs:
+        model.capture = f"not captured as CUDA graphs: {plan.uncapturable}" if plan.uncapturable else CAPTURED
+    return model
 
 
 class LoadedModel:
     """A packaged model. Called with arguments like those it was exported with, it returns what the model returns.
 
-    state  its parameters and buffers by name; a buffer that the model writes is written here
+    state   its parameters and buffers by name; a buffer that the model writes is written here
+    device  where they are, and where its tensors must be
+    capture  whether its calls are captured as CUDA graphs, in words; "" where nobody asked
 
     A call raises BadInput for arguments of another structure, type or size than were exported. No gradients.
     """
 
     def __init__(
-        self, path: Path, manifest: Manifest, target: Target, executable: Executable,
+        self, path: Path, manifest: Manifest, target: Target, device: torch.device, executable: Executable,
         weights: Mapping[str, torch.Tensor], trees: tuple[pytree.TreeSpec, ...],
     ) -> None:  # fmt: skip
-        self.path, self.manifest, self.target = path, manifest, target
+        self.path, self.manifest, self.target, self.device = path, manifest, target, device
+        self.capture = ""
         self._run = executable.call
         self._tree_in, self._tree_out = trees
         signature = manifest.signature
-        self._checker = Checker(signature)
+        self._checker = Checker(signature, device)
         held = _place_state(signature, weights)
         self.state = {i.name: held[k] for k, i in enumerate(signature.inputs) if i.kind == STATE}
         # Inputs as the graph takes them, state filled in; the caller's go to the places in `_given`.
@@ -104,7 +129,7 @@ class LoadedModel:
         for name, (low, high) in signature.symbols.items():
             lines.append(f"  size    {name}: {low} to {'any' if high is None else high}")
         for t in m.targets:
-            mark = " (in use)" if t == self.target else ""
+            mark = f" (in use{', ' * bool(self.capture)}{self.capture})" if t == self.target else ""
             needs = f"needs {' '.join(t.needs) or 'nothing more'}{mark}"
             lines.append(f"  target  {t.kind} {t.name}, {t.system} {t.machine}, {needs}")
         for name, f in sorted(m.files.items()):
@@ -123,28 +148,6 @@ class LoadedModel:
             raise BadInput("arguments of another structure than were exported", where=self.manifest.name,
                            expected=self._tree_in, got=tree)  # fmt: skip
         return leaves
-
-
-def choose_target(manifest: Manifest, path: Path) -> Target:
-    """The first target that runs here. Raises StoreError, which says what is lacking."""
-    flags = read_flags()
-    here = (platform.system(), platform.machine())
-    known = [t for t in manifest.targets if t.kind == CPU]
-    for target in known:
-        if (target.system, target.machine) == here and flags.issuperset(target.needs):
-            return target
-    made = "; ".join(
-        f"{t.name} on {t.system} {t.machine}" + (f", which needs {' '.join(lack)}" if lack else "")
-        for t in known for lack in [sorted(set(t.needs) - flags)]
-    )  # fmt: skip
-    hint = "package it with targets=('avx512', 'avx2', 'scalar') on a machine of this architecture"
-    raise StoreError(f"the package was made for other machines ({made or 'none that this treadle knows'}), and this is "
-                     f"{' '.join(here)}", path=path, hint=hint)  # fmt: skip
-
-
-def read_flags() -> frozenset[str]:
-    """The instruction sets of this processor, as the system reports them."""
-    return frozenset(read_cpuinfo().get("flags", "").split())
 
 
 def check_torch(manifest: Manifest, path: Path) -> None:
@@ -187,28 +190,33 @@ def _read_tree(text: str, path: Path) -> pytree.TreeSpec:
                          hint=hint) from None  # fmt: skip
 
 
-def _load_weights(path: Path, manifest: Manifest) -> dict[str, torch.Tensor]:
-    """Mapped from the file, not read: processes share its pages."""
+def _load_weights(path: Path, manifest: Manifest, device: torch.device) -> dict[str, torch.Tensor]:
+    """On the CPU mapped from the file, not read: processes share its pages."""
     file = check_file(path, WEIGHTS, manifest)
     try:
-        return load_file(file)
+        return load_file(file, device=str(device))
     except (SafetensorError, OSError) as error:
         raise StoreError(f"the weights cannot be read: {error}", path=file, hint=AGAIN) from None
 
 
-def _bind(path: Path, manifest: Manifest, target: Target, weights: Mapping[str, torch.Tensor]) -> Executable:
-    plan = _read_plan(check_file(path, target.plan, manifest))
-    try:
-        libraries = {
-            name: load_library(check_file(path, file, manifest).absolute()) for name, file in target.libraries.items()
-        }
-        functions = [address_of(getattr(libraries[k.library], k.symbol)) for k in plan.kernels]
-    except (CompileError, AttributeError, KeyError) as error:
-        problem = f"the kernels do not load here: {error}"
-        raise StoreError(problem, path=path, hint="package the model on a system like this one") from None
+def _bind(plan: Plan, files: PackageFiles, constants: Sequence[torch.Tensor]) -> Executable:
+    libraries = {name: load_library(_find_library(files, name)) for name in files.target.libraries}
+    functions = [address_of(getattr(libraries[k.library], k.symbol)) for k in plan.kernels]
     runner = bind_runner(next(iter(libraries.values()))) if libraries else None
-    constants = _pick(weights, (manifest.constants[c.attribute] for c in plan.constants))
     return Executable(plan, functions, runner, constants, keep_alive=tuple(libraries.values()))
+
+
+def _bind_gpu(plan: Plan, cuda_graphs: bool, files: PackageFiles, constants: Sequence[torch.Tensor]) -> Executable:
+    executable: Executable = import_module(".gpu.executable", __package__).bind_gpu_plan(
+        plan, files, constants, replays=cuda_graphs
+    )
+    return executable
+
+
+def _find_library(files: PackageFiles, name: str) -> Path:
+    found = files.path(LIBRARY, name)
+    assert found is not None, "one of the target's own names"
+    return found
 
 
 def _read_plan(file: Path) -> Plan:
@@ -216,10 +224,6 @@ def _read_plan(file: Path) -> Plan:
     if plan is None:
         raise StoreError("the plan has a form that this treadle does not read", path=file, hint=AGAIN)
     return plan
-
-
-def _pick(weights: Mapping[str, torch.Tensor], names: Iterable[str]) -> list[torch.Tensor]:
-    return [weights[name] for name in names]
 
 
 def _place_state(signature: Signature, weights: Mapping[str, torch.Tensor]) -> dict[int, torch.Tensor]:

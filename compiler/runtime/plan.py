@@ -16,7 +16,7 @@ Kernels find their operands through a table of machine words. A launch names the
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 FORMAT = 4  # of the stored form
@@ -132,6 +132,13 @@ def plan_from_json(data: Any) -> Plan | None:
         written=tuple(data["written"]),
         uncapturable=data["uncapturable"],
     )
+
+
+def move_plan(plan: Plan, device: str) -> Plan:
+    """A GPU's plan for another GPU of the same kind. The text names the device where it calls torch, and only there."""
+    if device == plan.device:
+        return plan
+    return replace(plan, device=device, text=plan.text.replace(repr(plan.device), repr(device)))
 
 
 def encode_segment(launches: tuple[LaunchCode, ...], functions: list[int]) -> list[int]:

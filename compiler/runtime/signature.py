@@ -150,9 +150,10 @@ def compile_guard(text: str) -> CodeType:
 
 @dataclass
 class Checker:
-    """Says whether a call fits a signature. What fitted once is known by its sizes."""
+    """Says whether a call fits a signature, on a device. What fitted once is known by its sizes."""
 
     signature: Signature
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     _seen: set[tuple[Any, ...]] = field(default_factory=set)
 
     def __post_init__(self) -> None:
@@ -162,7 +163,9 @@ class Checker:
 
     def check(self, leaves: Sequence[Any]) -> None:
         """Raises BadInput where a value is not what was exported; `leaves` are the caller's alone."""
-        sizes = tuple(_check_kind(x, i, dtype) for x, (_, i, dtype) in zip(leaves, self._given, strict=True))
+        sizes = tuple(
+            _check_kind(x, i, dtype, self.device) for x, (_, i, dtype) in zip(leaves, self._given, strict=True)
+        )
         if sizes in self._seen:
             return
         self._check_sizes(sizes)
@@ -191,7 +194,7 @@ class Checker:
         return found.name if found.kind == SIZE else f"{found.name}.shape[{d}]"
 
 
-def _check_kind(x: Any, wanted: Input, dtype: Any) -> tuple[int, ...]:
+def _check_kind(x: Any, wanted: Input, dtype: Any, device: torch.device) -> tuple[int, ...]:
     """The sizes of a value that has the type that was exported."""
     if wanted.kind == CONSTANT:
         same = type(x) is type(wanted.value) and (x == wanted.value or (x != x and wanted.value != wanted.value))
@@ -203,9 +206,10 @@ def _check_kind(x: Any, wanted: Input, dtype: Any) -> tuple[int, ...]:
         if type(x) is not int:
             raise BadInput("not an integer", where=wanted.name, expected="int", got=type(x).__name__)
         return (x,)
-    plain = type(x) in PLAIN and x.device.type == "cpu" and x.layout is torch.strided and not x.is_neg()
+    plain = type(x) in PLAIN and x.device == device and x.layout is torch.strided and not x.is_neg()
     if not plain or x.dtype is not dtype:
-        expected = f"a plain tensor of {wanted.dtype}{show_shape(wanted.shape)} on the CPU"
+        place = "the CPU" if device.type == "cpu" else device
+        expected = f"a plain tensor of {wanted.dtype}{show_shape(wanted.shape)} on {place}"
         got = f"{x.dtype}{list(x.shape)} on {x.device}" if isinstance(x, torch.Tensor) else type(x).__name__
         raise BadInput("not like the exported input", where=wanted.name, expected=expected, got=got)
     return tuple(x.shape)

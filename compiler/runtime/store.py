@@ -38,7 +38,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from ...ir.errors import StoreError
 
@@ -66,6 +66,16 @@ class Entry:
     size: int
     modified: float
     used: float
+
+
+class Entries(Protocol):
+    """Where plans find their libraries and binaries: a store, or a package."""
+
+    def path(self, kind: str, key: str) -> Path | None:
+        """The file of an entry; None where there is none."""
+
+    def get(self, kind: str, key: str) -> bytes | None:
+        """An entry's content; None where there is none."""
 
 
 class Store:

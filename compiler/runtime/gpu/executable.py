@@ -17,7 +17,7 @@ from ..build import LIBRARY, load_library
 from ..executable import Executable, address_of, make_error, read_attribute
 from ..plan import KernelCode, Plan
 from ..runner import bind_runner
-from ..store import Store
+from ..store import Entries, Store
 from .device import Device, DeviceArena, find_arenas, find_device
 from .driver import Driver, Function, open_driver
 from .graphs import Recorder
@@ -125,7 +125,7 @@ _functions: dict[tuple[Device, str], Function] = {}  # what this process has loa
 
 
 def bind_kernels(
-    kernels: Sequence[KernelCode], store: Store, device: Device, cells: torch.Tensor,
+    kernels: Sequence[KernelCode], store: Entries, device: Device, cells: torch.Tensor,
     stand_in: StandIn | None = None,
 ) -> tuple[list[int], list[Any]]:  # fmt: skip
     """The launchers' addresses, and the libraries that they are in, with the device's functions in their handles.
@@ -158,7 +158,7 @@ def bind_kernels(
 
 
 def _fill_handles(
-    kernel: KernelCode, library: ctypes.CDLL, store: Store, device: Device, driver: Driver, cell: int
+    kernel: KernelCode, library: ctypes.CDLL, store: Entries, device: Device, driver: Driver, cell: int
 ) -> None:
     count = 2 * len(kernel.functions) + 2
     handles = (ctypes.c_long * count).in_dll(library, f"{kernel.symbol}_handles")
@@ -175,7 +175,7 @@ def _fill_handles(
 
 
 def bind_gpu_plan(
-    plan: Plan, store: Store, constants: Sequence[torch.Tensor], objects: Mapping[str, Any] | None = None, *,
+    plan: Plan, store: Entries, constants: Sequence[torch.Tensor], objects: Mapping[str, Any] | None = None, *,
     replays: bool = False, stand_in: StandIn | None = None, runner_path: Callable[[], Path] | None = None,
     stash: list[BaseException] | None = None,
 ) -> GpuExecutable:  # fmt: skip
