@@ -366,8 +366,6 @@ class NestBuilder:
             old = self._read(r)
             lifted = STATES[e.state].lift(args)
             new = add_exactly(old, lifted[0]) if len(r.names) > len(lifted) else r.row.combine(old, lifted)
-            if e.reverse and len(r.names) == len(lifted):
-                new = r.row.combine(lifted, old) if e.state not in ("argmax_last", "argmin_last") else new
             shown = new if e.scan == "inclusive" else old
             out = (op("add", *shown),) if len(r.names) > len(lifted) else r.row.project(shown)
             done += [Let(n, v) for n, v in zip(e.names, out, strict=False) if n != "_"]

@@ -118,7 +118,8 @@ def print_kernel_source(
     try:
         schedule = schedule or default_schedule(kernel, isa)
         check = import_module("..ir.verify", __package__).verify_program if settings.verify else None
-        return schedule, emit_kernel(kernel, schedule, isa, f"k{digest[:16]}", check), ""
+        strict = settings.numerics == "strict"
+        return schedule, emit_kernel(kernel, schedule, isa, f"k{digest[:16]}", check, strict=strict), ""
     except Exception as error:  # noqa: BLE001 - whatever goes wrong here, ATen computes the region instead
         return None, None, describe(error)
 

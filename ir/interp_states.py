@@ -67,7 +67,7 @@ class StateArithmetic:
         return [tuple(p.squeeze(-1) for p in c) for c in flat]
 
     def scan(self, components: list[Planes], dim: int, kind: str = "inclusive", reverse: bool = False) -> list[Planes]:
-        """Running states along `dim`, inclusive or exclusive."""
+        """Running states along `dim`, inclusive or exclusive; in reverse, those of the flipped operands, flipped back."""
         n = components[0][0].shape[dim]
         if n:
             components = self._inclusive(components, dim, reverse)
@@ -85,16 +85,14 @@ class StateArithmetic:
         if short is not None:
             return [_flip(short, dim) if reverse else short]
         n, reach = components[0][0].shape[dim], 1
+        components = [_flip(c, dim) for c in components] if reverse else components
         while reach < n:
             low = [_narrow(c, dim, 0, n - reach) for c in components]
             high = [_narrow(c, dim, reach, n - reach) for c in components]
-            inner = self.combine(low, high)
-            start = n - reach if reverse else 0
-            edge = [_narrow(c, dim, start, reach) for c in components]
-            pairs = zip(inner, edge, strict=True)
-            components = [joined(j, e, dim) if reverse else joined(e, j, dim) for j, e in pairs]
+            edge = [_narrow(c, dim, 0, reach) for c in components]
+            components = [joined(e, j, dim) for j, e in zip(self.combine(low, high), edge, strict=True)]
             reach *= 2
-        return components
+        return [_flip(c, dim) for c in components] if reverse else components
 
     def finish(self, components: list[Planes], dtypes: tuple[DType, ...]) -> tuple[Planes, ...]:
         projected = self._apply(self.row.project(self.left), (self.left, components))

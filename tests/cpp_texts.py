@@ -96,6 +96,14 @@ kernel scan(x: {d}[{T}, {C}]) -> (y: {d}[{T}, {C}], z: f32[{T}, {C}])
   y[t, c] <- ‹(a[t, c] * 0.5)›
   z[t, c] <- b[t, c]
 """
+LATEST = """
+kernel latest(x: i64[{T}, {C}]) -> (y: i64[{T}, {C}], z: i64[{T}, {C}])
+  axes t:{T}, c:{C}
+  (m[t, c]: i64, k[t, c]: i64) = scan argmax_last(c) inclusive reverse x[t, c], #(c)
+  (n[t, c]: i64, l[t, c]: i64) = scan argmin_last(t) inclusive reverse x[t, c], #(t)
+  y[t, c] <- (m[t, c] * k[t, c])
+  z[t, c] <- (n[t, c] - l[t, c])
+"""
 SCANS = """
 kernel scans(x: {d}[{T}, {C}]) -> (y: f32[{T}, {C}], z: i64[{T}, {C}], r: f32[{T}, {C}], q: f32[{T}, {C}])
   axes t:{T}, c:{C}

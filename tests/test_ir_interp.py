@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from cpp_texts import LATEST, kernel_of
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from lowering import kernel_of_graph, run_reference
@@ -307,6 +308,16 @@ def test_the_bound_is_exact_where_nothing_rounds():
     """
     bound = error_bound(parse_kernel(text), {"x": torch.randn(9)})
     assert all(bool((b == 0).all()) for b in bound.values())
+
+
+def test_a_reverse_scan_is_the_scan_of_what_is_flipped():
+    """Among equal values the one that comes last wins: in reverse, the one that stands first."""
+    x = torch.randint(0, 3, (6, 40))
+    found = run_kernel(kernel_of(LATEST, "f32", 6, 40), {"x": x})
+    m, k = x.flip(1).cummax(1)
+    n, at = x.flip(0).cummin(0)
+    assert torch.equal(found["y"], (m * (39 - k)).flip(1))
+    assert torch.equal(found["z"], (n - (5 - at)).flip(0))
 
 
 @settings(max_examples=40)

@@ -99,17 +99,19 @@ def tile_kernel(kernel: Kernel, schedule: Schedule, isa: Isa) -> Tiled:
 
 
 def emit_kernel(
-    kernel: Kernel, schedule: Schedule, isa: Isa, symbol: str, check: Callable[[Program], object] | None = None
-) -> KernelSource:
+    kernel: Kernel, schedule: Schedule, isa: Isa, symbol: str, check: Callable[[Program], object] | None = None,
+    *, strict: bool = False,
+) -> KernelSource:  # fmt: skip
     """The C++ of a kernel under a schedule. Raises ScheduleError where the schedule does not apply.
 
-    `check` is shown the tile program first: `ir.verify.verify_program`, where somebody asks for that.
+    check   is shown the tile program first: `ir.verify.verify_program`, where somebody asks for that
+    strict  numerics="strict"
     """
     tiled = tile_kernel(kernel, schedule, isa)
     if check is not None:
         check(tiled.program)
     ahead = bool(schedule.get(AHEAD))
-    return _Emitter(kernel, tiled.planned, tiled.program, tiled.lanes, symbol, ahead).emit()
+    return _Emitter(kernel, tiled, symbol, ahead=ahead, strict=strict).emit()
 
 
 def emit_unit(sources: Sequence[KernelSource], isa: Isa) -> str:
@@ -125,15 +127,13 @@ def emit_unit(sources: Sequence[KernelSource], isa: Isa) -> str:
 class _Emitter:
     """Wraps the printed program in its functions."""
 
-    def __init__(
-        self, kernel: Kernel, planned: Planned, program: Program, lanes: int, symbol: str, ahead: bool
-    ) -> None:
+    def __init__(self, kernel: Kernel, tiled: Tiled, symbol: str, *, ahead: bool, strict: bool) -> None:
         self.kernel = kernel
-        self.planned = planned
-        self.program = program
+        self.planned = tiled.planned
+        self.program = program = tiled.program
         self.symbol = symbol
-        self.lanes = lanes
-        self.printer = Printer(program, lanes, kernel.symbols, self._streaming(), ahead)
+        self.lanes = tiled.lanes
+        self.printer = Printer(program, tiled.lanes, kernel.symbols, self._streaming(), ahead, strict=strict)
         order: dict[str, Buffer] = {b.name: b for b in (*kernel.inputs, *kernel.outputs)}
         self.buffers = tuple(order.values())
         self.stack_arrays, self.offsets, self.workspace = _lay_out(program.scratch)

@@ -82,6 +82,13 @@ F scale2_F(F p, F n) {
   I e = __builtin_convertvector(n, I), h = e >> 1;
   return p * (F)((h + 127) << 23) * (F)((e - h + 127) << 23);
 }
+// x86 order: b where a or b is NaN
+F vmin_F(F a, F b) { return a < b ? a : b; }
+F vmax_F(F a, F b) { return a > b ? a : b; }
+// the upper halves of v, a NaN's where x is one
+I top_half_I(F x, U v) { return sel_I(x != x, sp_I(0x7fc0), (I)(v >> 16)); }
+// a + b unless x < least, else 0
+F add_unless_below_F(F x, F least, F a, F b) { return (F)(~(x < least) & (I)(a + b)); }
 """
 
 _PACK = {

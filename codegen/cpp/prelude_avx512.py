@@ -69,6 +69,18 @@ F dec_f16(H v) { return $ph2ps; }
 H enc_f16(F x) { return (H)$ps2ph; }
 // p * 2^n for integral n, correct into overflow and denormals
 F scale2_F(F p, F n) { return __builtin_ia32_scalefps${b}_mask(p, n, F{}, -1$r); }
+// x86 order: b where a or b is NaN. As a choice between them the compiler takes twice the instructions
+F vmin_F(F a, F b) { return __builtin_ia32_minps$clamp; }
+F vmax_F(F a, F b) { return __builtin_ia32_maxps$clamp; }
+// the upper halves of v, a NaN's where x is one
+I top_half_I(F x, U v) {
+  return __builtin_ia32_psrldi${b}_mask((I)v, 16, sp_I(0x7fc0), __builtin_ia32_cmpps${b}_mask(x, x, 7, -1$r));
+}
+// a + b unless x < least, else 0
+F add_unless_below_F(F x, F least, F a, F b) {
+  M m = __builtin_ia32_cmpps${b}_mask(x, least, 21, -1$r);
+  return __builtin_ia32_addps${b}_mask(a, b, F{}, m$r);
+}
 """
 
 _FLOAT = {"eq": 0, "lt": 17, "le": 18}
@@ -92,7 +104,14 @@ def avx512_text(shape: Shape) -> str:
     sized = "512_mask((%s)v, I{}, -1)" if bits == 512 else f"{bits}((%s)v)"
     ph2ps, ps2ph = HALF_CONVERSIONS[bits]
     text += shape.fill(
-        _NARROW, bd=sized % "Bc", wd=sized % "Hs", h=max(128, 16 * n), ph2ps=ph2ps, ps2ph=ps2ph, r=_rounding(bits)
+        _NARROW,
+        bd=sized % "Bc",
+        wd=sized % "Hs",
+        h=max(128, 16 * n),
+        ph2ps=ph2ps,
+        ps2ph=ps2ph,
+        r=_rounding(bits),
+        clamp={512: "512_mask(a, b, F{}, -1, 4)", 256: "256(a, b)", 128: "(a, b)"}[bits],
     )
     if shape.has_wide:
         text += "".join(_compares(shape, shape.wide_bits, row) for row in _64_BIT) + _wide(shape)

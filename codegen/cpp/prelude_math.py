@@ -51,16 +51,23 @@ _POLYNOMIALS = {
     "sinh": horner("s", (0.1666666716337204, 0.00833331048488617, 0.00019842895562760532, 2.7822131869470468e-06)),
 }  # fmt: skip
 
-_EXPONENTIAL = """
-// exp(x) * 2^k. $exp_ulp ulp. Where exp(x) is 0, so is p: a scale that underflows costs a hundred cycles.
-F exp_scaled_F(F x, F k) {
+# exp(x) = p 2^n. Adding 3 * 2^22 rounds to an integer; where exp(x) is 0, so is p: a scale that underflows costs a
+# hundred cycles.
+_PARTS_OF_EXPONENTIAL = f"""
   x = vmin_F(sp_F(90.0f), vmax_F(sp_F(-105.0f), x));
-  F n = round_even_F(x * 1.44269504f);
+  F n = fma_F(x, sp_F(1.44269504f), sp_F(0x1.8p23f)) - 0x1.8p23f;
   F r = fma_F(n, sp_F(1.9046542e-9f), fma_F(n, sp_F(-0.6931471825f), x));
-  F p = fma_F(r * r, $exp, r) + 1.0f;
-  return scale2_F(sel_F(lt_F(x, sp_F(-104.0f)), F{}, p), n + k);
+  F p = add_unless_below_F(x, sp_F(-104.0f), fma_F(r * r, {_POLYNOMIALS["exp"]}, r), sp_F(1.0f));"""
+
+_EXPONENTIAL = """
+// exp(x) * 2^k. $exp_ulp ulp
+F exp_scaled_F(F x, F k) {$exponential
+  return scale2_F(p, n + k);
 }
-F exp_F(F x) { return exp_scaled_F(x, F{}); }
+// $exp_ulp ulp
+F exp_F(F x) {$exponential
+  return scale2_F(p, n);
+}
 // $exp2_ulp ulp
 F exp2_F(F x) {
   x = vmin_F(sp_F(129.0f), vmax_F(sp_F(-151.0f), x));
@@ -168,5 +175,7 @@ ULP: dict[str, float] = {
 
 def math_text(shape: Shape) -> str:
     """Definitions for an instruction set with fused multiply-add."""
+    if not shape.has_fma:
+        return ""
     ulps = {f"{name}_ulp": ulp for name, ulp in ULP.items()}
-    return shape.fill(_EXPONENTIAL + _LOGARITHM, **_POLYNOMIALS, **ulps) if shape.has_fma else ""
+    return shape.fill(_EXPONENTIAL + _LOGARITHM, exponential=_PARTS_OF_EXPONENTIAL, **_POLYNOMIALS, **ulps)

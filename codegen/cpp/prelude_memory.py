@@ -48,7 +48,7 @@ F dec_bf16(H v) { return (F)(low_u16(v) << 16); }
 // to nearest even; NaN stays NaN
 H enc_bf16(F x) {
   U u = (U)x;
-  return pack_H(sel_I(ne_F(x, x), sp_I(0x7fc0), (I)((u + 0x7fff + (u >> 16 & 1)) >> 16)));
+  return pack_H(top_half_I(x, u + 0x7fff + (u >> 16 & 1)));
 }
 F rnd_bf16(F x) {
   U u = (U)x;

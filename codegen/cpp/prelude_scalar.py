@@ -68,6 +68,7 @@ $e last_$A($A x) { return x; }
 _FLOAT = """
 $A vmin_$A($A a, $A b) { return a < b ? a : b; }
 $A vmax_$A($A a, $A b) { return a > b ? a : b; }
+$A add_unless_below_$A($A x, $A least, $A a, $A b) { return x < least ? 0 : a + b; }
 $A floor_$A($A x) { return __builtin_floor$f(x); }
 $A ceil_$A($A x) { return __builtin_ceil$f(x); }
 $A trunc_$A($A x) { return __builtin_trunc$f(x); }

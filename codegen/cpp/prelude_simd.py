@@ -25,9 +25,6 @@ I sp_I(i32 x) { return x - I{}; }
 I iota_I() { return I{$iota}; }
 I bits_F(F x) { return (I)x; }
 F float_I(I x) { return (F)x; }
-// x86 order: b where a or b is NaN
-F vmin_F(F a, F b) { return a < b ? a : b; }
-F vmax_F(F a, F b) { return a > b ? a : b; }
 I min_I(I a, I b) { return a < b ? a : b; }
 I max_I(I a, I b) { return a > b ? a : b; }
 I abs_I(I x) { return x < 0 ? -x : x; }

@@ -24,16 +24,17 @@ STAGE_AHEAD = 128  # bytes along each row of a block that are asked for while it
 
 
 class Printer:
-    """Prints one program for packs of `lanes`; `ahead` as the knob of that name."""
+    """Prints one program for packs of `lanes`; `ahead` as the knob of that name, `strict` as `Values` has it."""
 
     def __init__(
-        self, program: Program, lanes: int, symbols: Sequence[str] = (), streaming: str = "true", ahead: bool = False
-    ) -> None:
+        self, program: Program, lanes: int, symbols: Sequence[str] = (), streaming: str = "true", ahead: bool = False,
+        *, strict: bool = False,
+    ) -> None:  # fmt: skip
         self.program = program
         self.lanes = lanes
         self.stack = Stack()
         self.stack.taken.update(symbols)
-        self.values = Values(self.stack, lanes)
+        self.values = Values(self.stack, lanes, strict=strict)
         self.memory = self.values.memory = Memory(program, self.stack, self.values)
         self.states: dict[str, State] = {}
         self.slots: dict[str, str] = {}  # C names of states that are tiles of several packs
@@ -215,11 +216,13 @@ class Printer:
     def _put(self, s: Put) -> None:
         value, pack = s.value, PACKS[s.value.dtype.name]
         storage = self.memory.places[s.target].storage
+        found: Val | None = None
         if isinstance(value, Op) and value.name == "cast" and value.dtype.name == storage:
             inner = value.args[0]
-            value = inner if PACKS[inner.dtype.name] == pack else value  # the store rounds
+            if PACKS[inner.dtype.name] == pack:  # the store rounds
+                found = self.values.value_to_round(inner, value.dtype)
         flag = self.stack.lanes.streams.get(id(s)) if self.stack.lanes is not None else None
-        self.memory.put(s, self.values.value(value), flag)
+        self.memory.put(s, found or self.values.value(value), flag)
 
     def _stage(self, s: Stage) -> None:
         """Reads a square block along its rows, turns it in registers, and writes it to its array."""

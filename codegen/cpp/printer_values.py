@@ -6,7 +6,7 @@ from collections import Counter
 
 from ...ir.expr import Const, Expr, Iota, Load, Op
 from ...ir.index import Axis, Data, Div, Index, Mod, axis_coefficient, bounds
-from ...ir.types import BOOL, F32, I64, DType, is_nonnegative
+from ...ir.types import BF16, BOOL, F16, F32, I64, DType, is_nonnegative
 from ..dims import print_dim
 from ..ranges import index_fits_32
 from ..text import strip
@@ -21,11 +21,15 @@ NARROW = ("bf16", "f16", "i8", "u8", "i16")
 
 
 class Values:
-    """Prints expressions; `needs` collects (lanes, name) of the prelude's functions."""
+    """Prints expressions; `needs` collects (lanes, name) of the prelude's functions.
 
-    def __init__(self, stack: Stack, lanes: int) -> None:
+    strict  each operation rounds as IEEE arithmetic says, also before its result is rounded to fewer bits
+    """
+
+    def __init__(self, stack: Stack, lanes: int, *, strict: bool = False) -> None:
         self.stack = stack
         self.lanes = lanes
+        self.strict = strict
         self.needs: set[tuple[int, str]] = set()
         self.uses: Counter[Expr] = Counter()
         self._here = 1 << 30
@@ -135,7 +139,7 @@ class Values:
         single = all(v.single for v in vals)
         result = "M" if e.dtype is BOOL else PACKS[e.dtype.name] if single else pack_of(e)
         if e.name == "div" and vals[1].single and not single and vals[1].text.isidentifier():
-            return self._divide(e, vals[0], vals[1])
+            return self._divide(e, vals[0], vals[1], "divide")
         values = vals[1:] if e.name == "where" else vals
         pack = self._common(e, values, single)
         if e.name == "where" and vals[0].single and not single:
@@ -155,14 +159,23 @@ class Values:
             text = self._rounded(text, result, e.dtype, single)
         return Val(text, result if e.name not in COMPARE else "M", single)
 
-    def _divide(self, e: Op, x: Val, y: Val) -> Val:
+    def _divide(self, e: Op, x: Val, y: Val, function: str) -> Val:
         """A pack by one value: times the reciprocal, corrected by the remainder, which rounds as division does."""
         level, key = self.stack.level_of(e.args[1]), ("reciprocal", e.args[1])
         found = self.stack.find(key, level)
         if found is None:
             found = self.name(Val(f"1 / {y.text}", y.pack), "inverse", level)
             self.stack.keep(key, found, level, names_in(e.args[1]))
-        return Val(f"{self.need(f'divide_{y.pack}')}({strip(x.text)}, {y.text}, {found.text})", y.pack, False)
+        return Val(f"{self.need(f'{function}_{y.pack}')}({strip(x.text)}, {y.text}, {found.text})", y.pack, False)
+
+    def value_to_round(self, e: Expr, dtype: DType) -> Val:
+        """A value that is rounded to `dtype` at once: to 16 bits, a quotient needs no correction."""
+        near = not self.strict and dtype in (BF16, F16) and e.dtype is F32 and self.uses[e] == 1
+        if near and isinstance(e, Op) and e.name == "div":
+            x, y = (self.value(a) for a in e.args)
+            if not x.single and y.single and y.text.isidentifier():
+                return self._divide(e, x, y, "quotient")
+        return self.value(e)
 
     def _common(self, e: Op, values: list[Val], single: bool) -> str:
         """The type that the operands of an op are computed in."""
@@ -182,7 +195,7 @@ class Values:
 
     def _cast(self, e: Op) -> Val:
         inner = e.args[0]
-        val = self.value(inner)
+        val = self.value_to_round(inner, e.dtype)
         target = PACKS[e.dtype.name] if val.single else pack_of(e)
         exact = inner.dtype is BOOL or inner.dtype is e.dtype
         dtype = F32 if exact and e.dtype.is_float else e.dtype if not exact else I64

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from cpp_run import HERE, Case, check_cases
-from cpp_texts import kernel_of
+from cpp_texts import LATEST, kernel_of
 
 from treadle.codegen.cpp.ahead import find_asks
 from treadle.codegen.cpp.emit import default_schedule, emit_kernel, tile_kernel
@@ -155,3 +157,35 @@ def test_a_short_reduction_takes_pointwise_values_along():
     assert not [s for s in prepared.body if isinstance(s, Equation) and s.reduce]
     assert not any("k" in {a.name for a in s.domain} for s in prepared.body)
     run(kernel)
+
+
+@pytest.mark.parametrize("isa", HERE)
+def test_the_latest_of_equal_values_in_reverse(isa: str):
+    kernel = kernel_of(LATEST, "f32", 6, 40)
+    check_cases([Case("latest", kernel, {"x": torch.randint(0, 3, (6, 40))})], ISAS[isa])
+
+
+QUOTIENT = """
+kernel quotient(x: f32[{T}, {C}], s: f32[{T}]) -> (y: bf16[{T}, {C}], z: f32[{T}, {C}])
+  axes t:{T}, c:{C}
+  y[t, c] <- bf16((x[t, c] / s[t]))
+  z[t, c] <- (x[t, c] / s[t])
+"""
+
+
+@pytest.mark.parametrize("isa", [n for n in HERE if n != "scalar"])
+def test_a_quotient_that_is_rounded_to_16_bits_is_not_corrected(isa: str):
+    both = kernel_of(QUOTIENT, "f32", 64, 40)
+    alone = replace(both, outputs=both.outputs[:1], body=both.body[:1])
+
+    def calls(kernel: Kernel, **more: bool) -> str:
+        return emit_kernel(kernel, default_schedule(kernel, ISAS[isa]), ISAS[isa], "quotient", **more).text
+
+    assert "quotient_F(" in calls(alone) and "divide_F(" not in calls(alone)
+    assert "quotient_F(" not in calls(both), "the quotient is a result too: it is there already"
+    assert "quotient_F(" not in calls(alone, strict=True)
+    x = torch.randn(64, 40)
+    x[:, 0], x[:, 1], x[:, 2] = 0.0, float("inf"), float("nan")
+    s = torch.exp(torch.randn(64))
+    s[:6] = torch.tensor([0.0, float("inf"), float("nan"), 1e-40, 3e38, -1e-38])
+    check_cases([Case("quotient", alone, {"x": x, "s": s})], ISAS[isa])

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import pytest
+import torch
 from cpp_run import Case
-from cpp_texts import EVERYWHERE, RMS, SCATTER, SOFTMAX, inputs_of, kernel_of
+from cpp_texts import EVERYWHERE, LATEST, RMS, SCATTER, SOFTMAX, inputs_of, kernel_of
 from triton_run import check_triton, emit_case
 
 from treadle.codegen.triton.emit import candidates, default_schedule
@@ -46,6 +47,11 @@ def test_dynamic_sizes(name: str):
 def test_every_type(dtype: str):
     names = ("turn", "in_place", "embed", "gather", "pad", "swiglu", "softmax")
     check_triton([case_of(f"{n} {dtype}", kernel_of(EVERYWHERE[n], dtype, 7, 35)) for n in names])
+
+
+def test_the_latest_of_equal_values_in_reverse():
+    kernel = kernel_of(LATEST, "f32", 6, 40)
+    check_triton([Case("latest", kernel, {"x": torch.randint(0, 3, (6, 40))})])
 
 
 def test_every_cast():
