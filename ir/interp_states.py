@@ -67,7 +67,7 @@ class StateArithmetic:
         return [tuple(p.squeeze(-1) for p in c) for c in flat]
 
     def scan(self, components: list[Planes], dim: int, kind: str = "inclusive", reverse: bool = False) -> list[Planes]:
-        """Running states along `dim`, inclusive or exclusive; in reverse, those of the flipped operands, flipped back."""
+        """Running states along `dim`, inclusive or exclusive; in reverse, those of what is flipped, flipped back."""
         n = components[0][0].shape[dim]
         if n:
             components = self._inclusive(components, dim, reverse)

@@ -222,11 +222,11 @@ def break_printing(monkeypatch: pytest.MonkeyPatch, which: int) -> None:
     """Let one of the kernels fail in code generation."""
     emit, seen = kernels.emit_kernel, []
 
-    def emit_or_fail(*args: Any) -> Any:
+    def emit_or_fail(*args: Any, **more: Any) -> Any:
         seen.append(args)
         if len(seen) == which:
             raise LoweringError("a test breaks it")
-        return emit(*args)
+        return emit(*args, **more)
 
     monkeypatch.setattr(kernels, "emit_kernel", emit_or_fail)
 
