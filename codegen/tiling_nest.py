@@ -56,12 +56,16 @@ class Level:
 
 @dataclass(frozen=True, slots=True)
 class Running:
-    """The running values of a reduction: states (rows: `lanes` is None or reduced) or scratch rows (columns)."""
+    """The running values of a reduction: states (rows: `lanes` is None or reduced) or scratch rows (columns).
+
+    wide  a float sum point by point, which runs in f64: that costs nothing where there is one addition at a time
+    """
 
     equation: Equation
     names: tuple[str, ...]
     dtypes: tuple[DType, ...]
     column: bool
+    wide: bool = False
 
     @property
     def row(self) -> StateRow:
@@ -114,6 +118,8 @@ class NestBuilder:
         names = tuple(
             s.names[k] if k < len(s.names) and s.names[k] != "_" else f"{known}_{k}" for k in range(len(lifted))
         )
+        if self.lanes is None and s.state == "sum" and dtypes[0] is F32 and self.b.choices.blocks:
+            return Running(s, (f"{known}_wide",), (F64,), False, wide=True)
         return Running(s, names, dtypes, self.lanes is not None and self.lanes in s.axes)
 
     def _column_axes(self, r: Running) -> tuple[Axis, ...]:
@@ -165,6 +171,10 @@ class NestBuilder:
         """Folds lanes; stores what loops outside this one's will read."""
         if r.column:
             return []
+        if r.wide:
+            name = r.equation.names[0]
+            rounded = Let(name, cast(self._read(r)[0], F32))
+            return [rounded, self.b.keep(r.equation, name, F32)] if self.b.is_stored(name) else [rounded]
         folded: list[Statement] = [Fold(r.names, r.equation.state)] if self.lanes in r.equation.reduce else []
         for k, n in enumerate(r.names):
             if self.b.is_stored(n):
@@ -316,7 +326,8 @@ class NestBuilder:
                 done += self._scan(s)
             else:
                 r = by_equation[id(s)]
-                done += self._combine(r, r.row.lift(tuple(self.b.local(a, self.nest) for a in s.args)))
+                args = tuple(self.b.local(a, self.nest) for a in s.args)
+                done += self._combine(r, r.row.lift(tuple(cast(a, F64) for a in args) if r.wide else args))
         return done
 
     def _let(self, s: Equation) -> list[Statement]:

@@ -89,3 +89,31 @@ def test_sums_are_as_exact_as_eager(isa: str, dynamic: bool):
             scale = max(exact.abs().max().item(), 2 * x.numel() ** 0.5 if exact.numel() == 1 else 0.0)
             ulp = scale * 2.0**-23
             assert ours <= max(1.5 * theirs, 2 * ulp), f"{name} on {isa}: {ours} against {theirs}"
+
+
+PEAKS = """
+kernel peaks(x: f32[{T}, {C}], d: i64[{T}]) -> (y: f32[1])
+  axes t:{T}, c:{C}
+  m[t]: f32 = max(c) x[t, c]
+  s[]: f32 = sum(t) (m[t] - x[t, at(d[t], {C})])
+  y[0] <- s[] for ()
+"""
+
+
+def test_a_sum_of_one_number_at_a_time_is_rounded_once():
+    """It may as well run in f64."""
+    isa = "scalar"
+    kernel = kernel_of(PEAKS, "f32", 20_000, 40)
+    source = emit_kernel(kernel, default_schedule(kernel, ISAS[isa]), ISAS[isa], "peaks")
+    x = torch.randn(20_000, 40, generator=torch.Generator().manual_seed(1))
+    d = torch.randint(0, 40, (20_000,), generator=torch.Generator().manual_seed(2))
+    y = torch.full((1,), float("nan"))
+    function = getattr(compile_unit([source], ISAS[isa]), source.symbol)
+    function.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_long]
+    work = torch.empty(evaluate(source.workspace, {}) + 64, dtype=torch.uint8)
+    assert "f64 s_wide" in source.text
+    named = {"x": x, "d": d, "y": y}
+    args = (ctypes.c_void_p * 3)(*[named[n].data_ptr() for n in source.buffers])
+    assert function(args, None, -(-work.data_ptr() // 64) * 64, 1) == 0
+    rows = x.amax(1) - x.gather(1, d[:, None])[:, 0]  # rounded as the kernel rounds them
+    assert y.item() == rows.double().sum().float().item()
