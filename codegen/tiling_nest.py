@@ -147,7 +147,8 @@ class NestBuilder:
 
     def _over_lanes(self, body: Sequence[Statement]) -> Loop:
         assert self.lanes is not None
-        return Loop("lanes", self.lanes, tuple(body), self.b.choices.lanes, self.begin, self.end)
+        tile = self.b.choices.lanes if self.b.choices.blocks else self.tile  # on a GPU a step is a tile of a program
+        return Loop("lanes", self.lanes, tuple(body), tile, self.begin, self.end)
 
     def _assign(self, r: Running, values: Values) -> list[Statement]:
         if not r.column:

@@ -110,7 +110,11 @@ class Stack:
         return level
 
     def find(self, key: object, level: int) -> Val | None:
-        for k in range(level, -1, -1):
+        """What a value is named in the scope of a level or around it, as far out as its axes are the same loops': one
+        that was a tile before may be a loop's variable now.
+        """
+        least = max((self.level_of_axis(a) for a in key.axes), default=0) if isinstance(key, Expr) else 0
+        for k in range(level, least - 1, -1):
             if key in self.scopes[k].known:
                 return self.scopes[k].known[key]
         return None

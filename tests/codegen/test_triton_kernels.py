@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from cpp_run import Case
@@ -10,7 +12,7 @@ from triton_run import check_triton, emit_case
 
 from treadle.codegen.triton.emit import candidates, default_schedule
 from treadle.ir.errors import ScheduleError
-from treadle.ir.loops import Kernel
+from treadle.ir.loops import Kernel, Store
 from treadle.ir.schedule import Schedule
 from treadle.ir.text import parse_kernel
 from treadle.ir.types import DTYPES
@@ -52,6 +54,30 @@ def test_every_type(dtype: str):
 def test_the_latest_of_equal_values_in_reverse():
     kernel = kernel_of(LATEST, "f32", 6, 40)
     check_triton([Case("latest", kernel, {"x": torch.randint(0, 3, (6, 40))})])
+
+
+MIXED = """
+kernel mixed(x: f32[4, 4], w: f32[{T}, 4, {C}]) -> (y: f32[{T}, 4, {C}], z: f32[4, 4])
+  axes t:{T}, a:4, b:4, c:{C}
+  m[a]: f32 = max(b) x[a, b]
+  l[a]: f32 = sum(b) exp((x[a, b] - m[a]))
+  s[t, a, c]: f32 = sum(b) ((exp((x[a, b] - m[a])) * w[t, b, c]) / l[a])
+  d[a, b]: f32 = sum(t, c) (w[t, a, c] * w[t, b, c])
+  y[t, a, c] <- s[t, a, c]
+  z[a, b] <- (d[a, b] * (exp((x[a, b] - m[a])) / l[a]))
+"""
+
+
+@pytest.mark.parametrize("parts", [(0, 1, 2, 4), (0, 1, 3, 5), (0, 1, 2, 3, 4, 5)], ids=["mix", "gradient", "both"])
+def test_an_axis_that_is_a_tile_first_and_a_loop_then(parts: tuple[int, ...]):
+    """What was named for the tile is not what the loop's points have."""
+    whole = kernel_of(MIXED, "f32", 5, 37)
+    body = tuple(whole.body[k] for k in parts)
+    written = {s.buffer for s in body if isinstance(s, Store)}
+    kernel = replace(whole, body=body, outputs=tuple(b for b in whole.outputs if b.name in written))
+    case = case_of("mixed", kernel)
+    assert "range(0, 37, 1)" not in emit_case(case).text
+    check_triton([case])
 
 
 def test_every_cast():
