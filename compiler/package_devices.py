@@ -14,6 +14,7 @@ from torch.fx.experimental.symbolic_shapes import free_unbacked_symbols
 from torch.utils import _pytree as pytree
 
 from ..ir.errors import BadInput
+from .package_signature import WHERE
 
 Tensor = torch.Tensor
 SUFFIX = "_for_cpu"  # of operators that no other device has
@@ -32,7 +33,7 @@ def move_module(module: fx.GraphModule, device: str) -> fx.GraphModule:
     target = torch.device(device)
     for node in graph.nodes:
         if node.op == "call_function" and str(node.target).partition(".")[2].partition(".")[0].endswith(SUFFIX):
-            raise BadInput("an operator that the CPU alone has", where="treadle.package", got=node.target,
+            raise BadInput("an operator that the CPU alone has", where=WHERE, got=node.target,
                            hint="export the model on the GPU")  # fmt: skip
         node.args, node.kwargs = pytree.tree_map_only(torch.device, lambda _: target, (node.args, node.kwargs))
         if mode is not None and "val" in node.meta:
@@ -51,10 +52,11 @@ def _evaluate(node: fx.Node, mode: FakeTensorMode, device: torch.device) -> Any:
     """What a node gives on the device. Layouts of what torch computes may be other ones there."""
     before = node.meta["val"]
     if node.op == "call_function" and not free_unbacked_symbols(before):
+        target: Any = node.target
         args, kwargs = fx.map_arg((node.args, node.kwargs), lambda n: n.meta["val"])
         try:
             with mode, torch.no_grad():
-                return node.target(*args, **kwargs)  # type: ignore[operator]
+                return target(*args, **kwargs)
         except RuntimeError as error:
             # A torch without CUDA cannot trace a few operators there; those are of our own, whose layouts are the same.
             if "not linked with support" not in str(error):

@@ -80,19 +80,19 @@ class StateArithmetic:
         return [joined(e, _narrow(c, dim, 0, n - 1), dim) for c, e in zip(components, edge, strict=True)]
 
     def _inclusive(self, components: list[Planes], dim: int, reverse: bool) -> list[Planes]:
-        flipped = _flip(components[0], dim) if reverse else components[0]
-        short = self.numbers.scan(self.row.name, flipped, dim, self.declared[0])
+        if reverse:
+            return [_flip(c, dim) for c in self._inclusive([_flip(c, dim) for c in components], dim, False)]
+        short = self.numbers.scan(self.row.name, components[0], dim, self.declared[0])
         if short is not None:
-            return [_flip(short, dim) if reverse else short]
+            return [short]
         n, reach = components[0][0].shape[dim], 1
-        components = [_flip(c, dim) for c in components] if reverse else components
         while reach < n:
             low = [_narrow(c, dim, 0, n - reach) for c in components]
             high = [_narrow(c, dim, reach, n - reach) for c in components]
             edge = [_narrow(c, dim, 0, reach) for c in components]
             components = [joined(e, j, dim) for j, e in zip(self.combine(low, high), edge, strict=True)]
             reach *= 2
-        return [_flip(c, dim) for c in components] if reverse else components
+        return components
 
     def finish(self, components: list[Planes], dtypes: tuple[DType, ...]) -> tuple[Planes, ...]:
         projected = self._apply(self.row.project(self.left), (self.left, components))

@@ -154,11 +154,16 @@ def test_inputs_on_another_device_are_refused(made: Path, gpu: FakeGpu):
         treadle.load(made)(x=torch.empty(3, 6, 16, device="meta"))
 
 
-def test_a_plan_is_moved_with_the_devices_that_its_calls_name(made: Path):
+def test_a_plan_is_moved_with_the_devices_that_its_calls_name(gpu: FakeGpu, tmp_path: Path):
+    def shuffle(x: Tensor) -> Tensor:
+        return torch.exp(x[torch.randperm(6, device=x.device)])
+
+    made = treadle.package(shuffle, (torch.randn(6, 5),), tmp_path / "made", targets=("sm_90",))
     plan = plan_from_json(json.loads((made / "targets/sm_90/plan.json").read_text()))
-    assert plan is not None and plan.device == "cuda:0"
+    assert plan is not None and plan.device == "cuda:0" and plan.text.count("torch.device('cuda:0')") == 1
     moved = move_plan(plan, "cuda:1")
-    assert moved.device == "cuda:1" and "cuda:0" not in moved.text
+    assert moved.device == "cuda:1" and "cuda:0" not in moved.text and "torch.device('cuda:1')" in moved.text
+    assert move_plan(plan, "cuda:0") is plan
 
 
 def test_names_of_targets():

@@ -33,10 +33,13 @@ $A divide_$A($A x, $e y, $e r) {
 
 _PLAIN_DIVIDE = "$A divide_$A($A x, $e y, $e r) { return x / y; }\n"
 
+# of |1 / y|, within which x * (1 / y) neither overflows nor loses bits for other reasons than x / y does
+_RANGE = {"least": "0x1p-100f", "most": "0x1p100f"}
+
 _QUOTIENT = """
 // x / y to 1.5 ulp with r = 1 / y, for what is rounded to 16 bits at once
 F quotient_F(F x, f32 y, f32 r) {
-  if (!(__builtin_fabsf(r) >= 0x1p-100f && __builtin_fabsf(r) <= 0x1p100f)) return x / y;
+  if (!(__builtin_fabsf(r) >= $least && __builtin_fabsf(r) <= $most)) return x / y;
   return x * r;
 }
 """
@@ -78,8 +81,7 @@ def common_text(shape: Shape) -> str:
     """Definitions of elementwise functions on all packs of `shape`."""
     text = shape.fill(_FLOAT, A="F", B="I", magnitude="0x7fffffff")
     divide = _DIVIDE if shape.has_fma else _PLAIN_DIVIDE
-    text += shape.fill(divide, A="F", e="f32", f="f", least="0x1p-100f", most="0x1p100f")
-    text += _QUOTIENT
+    text += shape.fill(divide, A="F", e="f32", f="f", **_RANGE) + shape.fill(_QUOTIENT, **_RANGE)
     text += shape.fill(_INTEGER, A="I", top=31, shr="sar_I") + _MASK_COMPARES + _SHIFTS
     if shape.has_wide:
         text += shape.fill(_FLOAT, A="D", B="L", magnitude="0x7fffffffffffffff")

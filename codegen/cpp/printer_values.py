@@ -160,7 +160,9 @@ class Values:
         return Val(text, result if e.name not in COMPARE else "M", single)
 
     def _divide(self, e: Op, x: Val, y: Val, function: str) -> Val:
-        """A pack by one value: times the reciprocal, corrected by the remainder, which rounds as division does."""
+        """A pack by one value: times the reciprocal. `divide` corrects it by the remainder, which rounds as division
+        does; `quotient` does not.
+        """
         level, key = self.stack.level_of(e.args[1]), ("reciprocal", e.args[1])
         found = self.stack.find(key, level)
         if found is None:
