@@ -19,9 +19,10 @@ from record import OURS, Record, make_parser, say
 from steps import bind_step, draw_gradients, make_step
 from targets import DTYPES
 
-from treadle.codegen.triton.emit import default_schedule, emit_kernel, emit_module
+from treadle.codegen.triton.emit import emit_module
 from treadle.codegen.triton.targets import TARGETS
 from treadle.compiler.driver import collect
+from treadle.compiler.gpu_kernels import print_gpu_kernel
 from treadle.compiler.runtime.gpu.cross import Failed, Request, compile_launches, describe
 from treadle.ir.errors import TreadleError
 from treadle.ir.loops import Kernel
@@ -94,7 +95,7 @@ def compile_all(kernels: dict[str, dict[str, Kernel]]) -> dict[str, dict[str, An
     for name, found in kernels.items():
         for digest, kernel in found.items():
             try:
-                source = emit_kernel(kernel, default_schedule(kernel), f"k{digest[:16]}")
+                source = print_gpu_kernel(kernel, digest)
             except TreadleError as error:
                 rows[name]["unprinted"][digest] = str(error)
                 continue

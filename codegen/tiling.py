@@ -57,19 +57,22 @@ class Planned:
     maths: tuple[str, ...]
 
 
-def plan_kernel(kernel: Kernel, keep: str = "auto", shares_lanes: bool = True, resident: int | None = None) -> Planned:
+def plan_kernel(
+    kernel: Kernel, keep: str = "auto", shares_lanes: bool = True, resident: int | None = None,
+    apart: frozenset[str] = frozenset(),
+) -> Planned:  # fmt: skip
     """`keep` is "all", "none", or "auto": which pointwise values are kept for other passes, not computed again.
 
-    `shares_lanes` as for `make_plan`, `resident` as for `prepare`.
+    `shares_lanes` and `apart` as for `make_plan`, `resident` as for `prepare`.
     """
     prepared = prepare(kernel, resident)
-    parts = make_plan(prepared, shares_lanes)
+    parts = make_plan(prepared, shares_lanes, apart)
     if keep != "all" and any(isinstance(s, Equation) and s.is_pointwise for s in prepared.body):
         builder = Builder(prepared, parts, Choices(1))
         again = [e for e in prepared.body if isinstance(e, Equation) and builder.is_computed_again(e, keep)]
         if again:
             prepared = recompute(prepared, lambda e: any(e.names == a.names for a in again))
-            parts = make_plan(prepared, shares_lanes)
+            parts = make_plan(prepared, shares_lanes, apart)
     return Planned(prepared, parts, tuple(describe(s) for s in kernel.body))
 
 

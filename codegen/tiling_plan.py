@@ -53,14 +53,14 @@ class Block:
 Part = Block | Nest
 
 
-def make_plan(kernel: Kernel, shares_lanes: bool = True) -> tuple[Part, ...]:
-    """The loop structure of a prepared kernel.
+def make_plan(kernel: Kernel, shares_lanes: bool = True, apart: frozenset[str] = frozenset()) -> tuple[Part, ...]:
+    """The loop structure of a prepared kernel. Statements along an axis named in `apart` do not join others.
 
     `shares_lanes`: statements that keep a dense axis run over it innermost, as packs of one worker; else every axis
     that is kept by all is one of the loops around them, whose points a GPU spreads over programs and their threads.
     """
     facts = [_Facts(kernel, s) for s in kernel.body]
-    return _Planner(kernel, facts, shares_lanes).split(tuple(range(len(facts))), frozenset(), None)
+    return _Planner(kernel, facts, shares_lanes, apart).split(tuple(range(len(facts))), frozenset(), None)
 
 
 def nests_of(parts: Iterable[Part]) -> list[Nest]:
@@ -70,6 +70,14 @@ def nests_of(parts: Iterable[Part]) -> list[Nest]:
 def statement_cost(s: Statement) -> float:
     """A rough count of vector cycles at one point."""
     return expression_cost(*statement_expressions(s))
+
+
+def statement_traffic(kernel: Kernel, s: Statement) -> int:
+    """Bytes of buffers that each point of a statement touches for itself."""
+    axes = frozenset(s.domain)
+    loads = dict.fromkeys(e for e in loads_in(*statement_expressions(s)) if e.name in kernel.buffers)
+    total = sum(e.dtype.itemsize for e in loads if e.axes >= axes)
+    return total + (kernel.buffers[s.buffer].dtype.itemsize if isinstance(s, Store) else 0)
 
 
 def expression_cost(*roots: Expr) -> float:
@@ -132,8 +140,11 @@ def digit(index: Index, axis: Axis) -> tuple[Dim, Dim] | None:
 
 
 class _Planner:
-    def __init__(self, kernel: Kernel, facts: Sequence[_Facts], shares_lanes: bool) -> None:
+    def __init__(
+        self, kernel: Kernel, facts: Sequence[_Facts], shares_lanes: bool, apart: frozenset[str] = frozenset()
+    ) -> None:
         self.kernel = kernel
+        self.apart = [frozenset(a for a in f.kept if a.name in apart) for f in facts]
         self.facts = facts
         self.shares_lanes = shares_lanes
         self.position = {a: k for k, a in enumerate(kernel.axes)}
@@ -205,6 +216,8 @@ class _Planner:
     def _joins(self, k: int, group: list[int], bound: frozenset[Axis], lanes: Axis | None) -> bool:
         """True when k may run in the same loops as the group: around shared axes, or in one nest over equal axes."""
         grown = [*group, k]
+        if self.apart[k] - bound != self.apart[group[0]] - bound:
+            return False
         if lanes is None and self.shares_lanes and self._differ_in_lanes(k, group, bound):
             return False
         shared = self._shared(grown, bound, lanes)

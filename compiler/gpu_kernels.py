@@ -12,11 +12,13 @@ from importlib import import_module, metadata
 
 from ..codegen.triton.emit import TritonSource, default_schedule, emit_kernel, emit_module
 from ..codegen.triton.launcher import HEAD, Shape, emit_launcher
+from ..codegen.triton.space import cuts_under
 from ..codegen.triton.targets import GpuTarget
 from ..ir.errors import CompileError
 from ..ir.loops import Kernel
 from ..ir.schedule import Schedule
 from ..ir.text import parse_dim
+from .cutting import cut_reductions
 from .kernels import KIND, Built, Toolchain, describe, with_tuning
 from .runtime.build import LIBRARY, build_many
 from .runtime.gpu.cross import Binary, Failed, Request, compile_launches
@@ -88,7 +90,9 @@ def print_gpu_kernel(kernel: Kernel, digest: str, schedule: Schedule | None = No
     Raises ScheduleError where there is none.
     """
     check = import_module("..ir.verify", __package__).verify_program if settings.verify else None
-    return emit_kernel(kernel, schedule or default_schedule(kernel), f"k{digest[:16]}", check)
+    schedule = schedule or default_schedule(kernel)
+    cut, apart = cut_reductions(kernel, cuts_under(kernel, schedule))
+    return emit_kernel(cut, schedule, f"k{digest[:16]}", check, apart)
 
 
 def compile_gpu_sources(

@@ -11,14 +11,16 @@ import torch
 from torch._dynamo.utils import counters
 
 from ..codegen.triton.emit import default_schedule
+from ..codegen.triton.space import cuts_under
 from ..costmodel.roofline import Device
 from ..costmodel.roofline import find_device as price_of
 from ..ir.errors import DeviceError, TreadleError
-from ..ir.schedule import Schedule
+from ..ir.loops import Kernel
 from ..passes.fuse import Launch
+from .cutting import describe_cuts
 from .frontend.importer import Imported
 from .gpu_kernels import GpuTools, build_gpu_kernels, print_gpu_kernel, require_triton
-from .kernels import Built, Show, Toolchain, build_runner, describe
+from .kernels import Built, Show, Shown, Toolchain, build_runner, describe
 from .places import describe_place
 from .runtime.gpu.device import find_device
 from .runtime.gpu.executable import GpuExecutable, bind_gpu_plan, device_of
@@ -41,12 +43,13 @@ def find_gpu(device: str, host: Toolchain) -> GpuTools:
 def describe_gpu(plan: Plan) -> tuple[Show, Device]:
     """What a report prints kernels with, and the row that prices them."""
 
-    def show(built: Built) -> tuple[Schedule | None, str, str]:
+    def show(built: Built, original: Kernel) -> Shown:
         try:
             schedule = built.wanted or default_schedule(built.kernel)
-            return schedule, print_gpu_kernel(built.kernel, built.digest, schedule).text, ""
+            source = print_gpu_kernel(built.kernel, built.digest, schedule).text
+            return Shown(schedule, describe_cuts(original, cuts_under(original, schedule)), source)
         except TreadleError as error:
-            return None, "", str(error)
+            return Shown(None, problem=str(error))
 
     return show, price_of(device_of(plan).target().name)
 

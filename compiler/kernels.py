@@ -14,11 +14,13 @@ from pathlib import Path
 
 from ..codegen.cpp.emit import KernelSource, default_schedule, emit_kernel, emit_unit
 from ..codegen.cpp.isa import LINK_LIBRARIES, Isa
+from ..codegen.cpp.space import cuts_under
 from ..ir.errors import CompileError, TreadleError
 from ..ir.loops import Kernel
 from ..ir.schedule import Schedule
 from ..ir.text import parse_dim
 from ..ir.types import Dim
+from .cutting import cut_reductions
 from .runtime.build import LIBRARY, build_many, find_compiler
 from .runtime.cpu import count_cores
 from .runtime.plan import DeviceCode
@@ -71,7 +73,17 @@ class Built:
         return None if self.tuning is None else self.tuning.chosen
 
 
-Show = Callable[[Built], tuple[Schedule | None, str, str]]  # -> schedule, source, problem
+@dataclass(frozen=True, slots=True)
+class Shown:
+    """How a kernel is run, for reports: its schedule, the cuts that this makes of it, its source, or the problem."""
+
+    schedule: Schedule | None
+    cuts: tuple[str, ...] = ()
+    source: str = ""
+    problem: str = ""
+
+
+Show = Callable[[Built, Kernel], Shown]  # of a kernel, and the same one with the names that its graph has
 
 
 def build_kernels(
@@ -119,7 +131,8 @@ def print_kernel_source(
         schedule = schedule or default_schedule(kernel, isa)
         check = import_module("..ir.verify", __package__).verify_program if settings.verify else None
         strict = settings.numerics == "strict"
-        return schedule, emit_kernel(kernel, schedule, isa, f"k{digest[:16]}", check, strict=strict), ""
+        cut, apart = cut_reductions(kernel, cuts_under(kernel, schedule))
+        return schedule, emit_kernel(cut, schedule, isa, f"k{digest[:16]}", check, strict=strict, apart=apart), ""
     except Exception as error:  # noqa: BLE001 - whatever goes wrong here, ATen computes the region instead
         return None, None, describe(error)
 

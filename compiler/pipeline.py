@@ -19,19 +19,20 @@ import torch
 from torch import fx
 
 from ..codegen.cpp.isa import Isa
+from ..codegen.cpp.space import cuts_under
 from ..costmodel.roofline import GENERIC_CPU, estimate, find_device
 from ..ir.errors import LoweringError, StoreError
 from ..ir.graph import Graph
 from ..ir.loops import Kernel
-from ..ir.schedule import Schedule
 from ..ir.text import print_graph
 from ..passes.fuse import Call, Fused, Launch, fuse_graph
 from ..passes.memory import MemoryPlan
 from .capture import find_capture_problem
+from .cutting import describe_cuts
 from .frontend.calls import find_target
 from .frontend.importer import Imported, import_graph
 from .frontend.results import UNSAFE_VIEW
-from .kernels import Built, Toolchain, build_kernels, build_runner, print_kernel_source
+from .kernels import Built, Shown, Toolchain, build_kernels, build_runner, print_kernel_source
 from .places import cut_out, describe_place
 from .runtime.build import LIBRARY, load_library, total_stats
 from .runtime.executable import Executable, address_of, read_attribute
@@ -81,9 +82,11 @@ class Planned:
         )  # fmt: skip
         return report
 
-    def _show(self, built: Built) -> tuple[Schedule | None, str, str]:
+    def _show(self, built: Built, original: Kernel) -> Shown:
         schedule, source, problem = print_kernel_source(built.kernel, built.digest, self.isa, built.wanted)
-        return schedule, source.text if source is not None else "", problem
+        if schedule is None or source is None:
+            return Shown(schedule, problem=problem)
+        return Shown(schedule, describe_cuts(original, cuts_under(original, schedule)), source.text)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

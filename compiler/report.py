@@ -166,7 +166,7 @@ def _report_kernel(built: Built, fused: Fused, refusals: Refusals, show: Show, d
     places = {k: s for k, s in enumerate(fused.steps) if isinstance(s, Launch) and s.digest == built.digest}
     same = list(places.values())
     reasons = report_stores(fused, refusals)
-    schedule, source, problem = show(built)
+    shown = show(built, same[0].original)
     cost = estimate(built.kernel, device)
     sources = dict.fromkeys(n.source for launch in same for n in cut_out(fused.graph, launch).nodes if n.source)
     return KernelReport(
@@ -174,16 +174,16 @@ def _report_kernel(built: Built, fused: Fused, refusals: Refusals, show: Show, d
         launches=len(same),
         equations=print_kernel(same[0].original),
         sources=tuple(sources),
-        notes=tuple(dict.fromkeys((*same[0].original.notes, *built.kernel.notes))),
+        notes=tuple(dict.fromkeys((*same[0].original.notes, *built.kernel.notes, *shown.cuts))),
         laws=report_laws(fused, refusals, next(iter(places))),
         stores=tuple((n, reasons.get(n, "")) for n in same[0].writes),
         read=cost.read,
         written=cost.written,
         operations=count_operations(built.kernel),
         seconds=cost.seconds,
-        schedule=str(schedule) if schedule is not None else "",
-        source=source,
-        problem=built.problem or problem,
+        schedule=str(shown.schedule) if shown.schedule is not None else "",
+        source=shown.source,
+        problem=built.problem or shown.problem,
         tuning=built.tuning,
     )
 

@@ -38,8 +38,9 @@ from .reasons import Reason
 def split(kernel: Kernel, what: Axis | Equation | str, parts: int) -> Kernel:
     """The kernel in which the reductions over an axis, or one reduction, are cut into `parts`.
 
-    Of an equation (or the name of one of its results) the longest reduced axis is cut. Raises ScheduleError where
-    `may_split` has a reason against it.
+    Reductions over one axis share the axes of their parts, so that they still make one pass. Of an equation (or the
+    name of one of its results) the longest reduced axis is cut. Raises ScheduleError where `may_split` has a reason
+    against it.
     """
     if isinstance(what, Axis):
         chosen = [s for s in kernel.body if isinstance(s, Equation) and what in s.reduce]
@@ -49,11 +50,12 @@ def split(kernel: Kernel, what: Axis | Equation | str, parts: int) -> Kernel:
     else:
         chosen = [kernel.equations[what] if isinstance(what, str) else what]
         axis = _longest(chosen[0])
+    shared: dict[int, tuple[Axis, Axis]] = {}
     for equation in chosen:
         reason = may_split(kernel, equation, axis, parts)
         if reason is not None:
             raise _refusal(reason, equation.names[-1])
-        kernel = _split(kernel, equation, axis, parts)
+        kernel = _split(kernel, equation, axis, parts, shared)
     return kernel
 
 
@@ -87,13 +89,24 @@ def _longest(equation: Equation) -> Axis:
 
 @dataclass(frozen=True, slots=True)
 class _Cut:
-    """An axis of `extent` points as `parts` of `length`; what a part has beyond the end does not count."""
+    """An axis of `extent` points as `parts` of `length`; what a part has beyond the end does not count.
+
+    `shared` are the axes of earlier cuts of the same axis into as many parts, by the length of a part.
+    """
 
     kernel: Kernel
     equation: Equation
     axis: Axis
     extent: int
     parts: int
+    shared: dict[int, tuple[Axis, Axis]]
+
+    def axes(self, length: int) -> tuple[Axis, Axis]:
+        """The axis of the parts, and the one of the points of a part."""
+        if length not in self.shared:
+            block, at = self.fresh(f"{self.axis.name}_block"), self.fresh(f"{self.axis.name}_at")
+            self.shared[length] = Axis(block, self.parts), Axis(at, length)
+        return self.shared[length]
 
     def fresh(self, wish: str) -> str:
         return fresh_name(self.kernel, wish)
@@ -115,9 +128,11 @@ class _Cut:
         return replace(e, names=names, axes=(*axes, *e.axes), args=args, reduce=reduce)
 
 
-def _split(kernel: Kernel, equation: Equation, axis: Axis, parts: int) -> Kernel:
+def _split(
+    kernel: Kernel, equation: Equation, axis: Axis, parts: int, shared: dict[int, tuple[Axis, Axis]]
+) -> Kernel:  # fmt: skip
     assert isinstance(axis.extent, int)
-    cut = _Cut(kernel, equation, axis, axis.extent, parts)
+    cut = _Cut(kernel, equation, axis, axis.extent, parts, shared)
     made = _split_moments(cut) if equation.state == "moments" else _split_even(cut)
     note = f"split: {equation.names[-1]} in {parts} parts of {axis.name}"
     return replace(kernel, body=replaced(kernel.body, {equation: made}), notes=(*kernel.notes, note))
@@ -126,7 +141,7 @@ def _split(kernel: Kernel, equation: Equation, axis: Axis, parts: int) -> Kernel
 def _split_even(cut: _Cut) -> tuple[Statement, ...]:
     """Parts of equal length, the last of them guarded where the length does not divide the extent."""
     length = -(-cut.extent // cut.parts)
-    k, d = Axis(cut.fresh(f"{cut.axis.name}_block"), cut.parts), Axis(cut.fresh(f"{cut.axis.name}_at"), length)
+    k, d = cut.axes(length)
     moved = add(scale(of_atom(k), length), of_atom(d))
     guard = None if length * cut.parts == cut.extent else make("lt", iota(moved), iota(cut.extent))
     partial = cut.part("part", moved, (k,), d, guard)
@@ -173,7 +188,7 @@ def _combined(cut: _Cut, partial: Equation, k: Axis) -> tuple[Statement, ...]:
 
 def _split_moments(cut: _Cut) -> tuple[Statement, ...]:
     length, e = cut.extent // cut.parts, cut.equation
-    k, d = Axis(cut.fresh(f"{cut.axis.name}_block"), cut.parts), Axis(cut.fresh(f"{cut.axis.name}_at"), length)
+    k, d = cut.axes(length)
     partial = cut.part("part", add(scale(of_atom(k), length), of_atom(d)), (k,), d, None)
     rest_length = cut.extent - length * cut.parts
     pieces: list[tuple[Equation, int]] = [(partial, length)]

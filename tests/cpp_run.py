@@ -20,6 +20,8 @@ import torch
 
 from treadle.codegen.cpp.emit import KernelSource, default_schedule, emit_kernel, emit_unit
 from treadle.codegen.cpp.isa import ISAS, LINK_LIBRARIES, Isa, read_cpu_flags
+from treadle.compiler.cutting import cut_reductions
+from treadle.ir.index import Axis
 from treadle.ir.interp import error_bound, run_kernel
 from treadle.ir.interp_numbers import torch_dtype
 from treadle.ir.loops import Buffer, Kernel
@@ -48,6 +50,7 @@ class Case:
     schedule: Schedule | None = None
     threads: int = 1
     error: int = 0  # the code expected from the kernel; -1: any but 0
+    cuts: tuple[tuple[Axis, int], ...] = ()
 
 
 class Fenced:
@@ -115,7 +118,8 @@ def check_cases(cases: Sequence[Case], isa: Isa) -> None:
         schedule = case.schedule or default_schedule(case.kernel, isa)
         try:
             symbol = f"k{k}_{''.join(c if c.isalnum() else '_' for c in case.name)}"
-            sources.append(emit_kernel(case.kernel, schedule, isa, symbol, verify_program))
+            kernel, apart = cut_reductions(case.kernel, case.cuts)
+            sources.append(emit_kernel(kernel, schedule, isa, symbol, verify_program, apart=apart))
         except Exception as error:
             raise AssertionError(f"{case.name} on {isa.name}: {type(error).__name__}: {error}") from error
     library = compile_unit(sources, isa)

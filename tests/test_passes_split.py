@@ -183,3 +183,19 @@ kernel k(x: f32[9], o: i64[4]) -> (y: f32[3])
   y[b] <- e[b]
 """)
     assert may_split(kernel, kernel.equations["e"]) is Reason.UNSIZED
+
+
+def test_reductions_over_one_axis_share_the_axes_of_their_parts() -> None:
+    before = read("""
+kernel k(x: f32[3, 8]) -> (y: f32[3], z: f32[3])
+  axes t:3, c:8
+  a[t]: f32 = sum(c) x[t, c]
+  b[t]: f32 = sum(c) (x[t, c] * x[t, c])
+  y[t] <- a[t]
+  z[t] <- b[t]
+""")
+    (axis,) = before.equations["a"].reduce
+    after = split(before, axis, 4)
+    first, second = (after.equations[n] for n in ("a_part", "b_part"))
+    assert first.domain == second.domain and len(after.axes) == len(before.axes) + 1
+    assert_equal_runs(before, after, inputs_of(before))

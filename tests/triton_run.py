@@ -18,6 +18,7 @@ import torch
 from cpp_run import Case, check_gaps, compare, fill, poison, same_bits, span, view
 
 from treadle.codegen.triton.emit import TritonSource, default_schedule, emit_kernel, emit_module
+from treadle.compiler.cutting import cut_reductions
 from treadle.ir.interp import error_bound, run_kernel
 from treadle.ir.interp_numbers import torch_dtype
 from treadle.ir.types import DTYPES, evaluate
@@ -45,7 +46,8 @@ def check_triton(cases: Sequence[Case]) -> None:
 def emit_case(case: Case) -> TritonSource:
     schedule = case.schedule or default_schedule(case.kernel)
     symbol = "".join(c if c.isalnum() else "_" for c in case.name)
-    return emit_kernel(case.kernel, schedule, f"k_{symbol}", verify_program)
+    kernel, apart = cut_reductions(case.kernel, case.cuts)
+    return emit_kernel(kernel, schedule, f"k_{symbol}", verify_program, apart)
 
 
 def run_triton(case: Case) -> list[str]:

@@ -16,52 +16,29 @@ import re
 import textwrap
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from math import prod
 
 from ...ir.index import Axis
 from ...ir.loops import Buffer, Kernel
 from ...ir.schedule import Schedule
-from ...ir.tiles import Loop, Program, Scratch, Statement, walk_statements
+from ...ir.tiles import Loop, Program, Scratch, Statement
 from ...ir.types import Dim, multiply, plus, product
 from ..dims import print_dim
 from ..parts import writes_of
+from ..phases import find_owner
 from ..tiling import Planned, build_program, plan_kernel
-from ..tiling_plan import estimate, statement_cost
 from .isa import Isa
 from .prelude import prelude
 from .printer import Printer
 from .printer_memory import SCRATCH
 from .space import AHEAD, KEEP, STREAM_BYTES, candidates, choices_of, default_schedule, stored_bytes
+from .threads import TEAM, count_threads, share_phases
 from .width import PACKS, choose_lanes
 
 __all__ = ["KernelSource", "candidates", "default_schedule", "emit_kernel", "emit_unit", "tile_kernel"]
 
+ARGUMENTS = "void *const *args, const long *sizes"
 STACK_BYTES = 32768  # scratch arrays up to this size live on the stack
 ALIGN = 64
-ENOUGH_POINTS = 64  # of the outer grid axes: then inner ones need no splitting
-GRAIN = 400_000  # rough vector cycles that are worth another thread
-
-TEAM = """\
-// Runs a kernel's grid points lo .. hi-1 in parts, one per thread of the pool that torch has started.
-typedef int part(void *const *args, const long *sizes, char *work, long lo, long hi);
-struct team { part *f; void *const *args; const long *sizes; char *work; long bytes, points, count; int bad; };
-extern "C" void GOMP_parallel(void (*f)(void *), void *data, unsigned threads, unsigned flags);
-extern "C" int omp_get_thread_num();
-static void run_part(void *data) {
-  team *t = (team *)data;
-  long k = omp_get_thread_num(), lo = t->points * k / t->count, hi = t->points * (k + 1) / t->count;
-  int bad = lo < hi ? t->f(t->args, t->sizes, t->work + k * t->bytes, lo, hi) : 0;
-  if (bad) t->bad = bad;
-}
-static int run_team(
-    part *f, void *const *args, const long *sizes, char *work, long bytes, long points, long count) {
-  if (count > points) count = points;
-  if (count < 2) return f(args, sizes, work, 0, points);
-  team t = {f, args, sizes, work, bytes, points, count, 0};
-  GOMP_parallel(run_part, &t, (unsigned)count, 0);
-  return t.bad;
-}
-"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,22 +69,26 @@ class Tiled:
     lanes: int
 
 
-def tile_kernel(kernel: Kernel, schedule: Schedule, isa: Isa) -> Tiled:
-    """The loops of a kernel under a schedule. Raises ScheduleError where the schedule does not apply."""
-    planned, lanes = choose_lanes(plan_kernel(kernel, str(schedule.get(KEEP))), isa)
+def tile_kernel(kernel: Kernel, schedule: Schedule, isa: Isa, apart: frozenset[str] = frozenset()) -> Tiled:
+    """The loops of a kernel under a schedule; `apart` as for `make_plan`.
+
+    Raises ScheduleError where the schedule does not apply.
+    """
+    planned, lanes = choose_lanes(plan_kernel(kernel, str(schedule.get(KEEP)), apart=apart), isa)
     return Tiled(planned, build_program(planned, choices_of(schedule, lanes)), lanes)
 
 
 def emit_kernel(
     kernel: Kernel, schedule: Schedule, isa: Isa, symbol: str, check: Callable[[Program], object] | None = None,
-    *, strict: bool = False,
+    *, strict: bool = False, apart: frozenset[str] = frozenset(),
 ) -> KernelSource:  # fmt: skip
     """The C++ of a kernel under a schedule. Raises ScheduleError where the schedule does not apply.
 
     check   is shown the tile program first: `ir.verify.verify_program`, where somebody asks for that
     strict  numerics="strict"
+    apart   the axes of the parts that reductions are cut into, by name
     """
-    tiled = tile_kernel(kernel, schedule, isa)
+    tiled = tile_kernel(kernel, schedule, isa, apart)
     if check is not None:
         check(tiled.program)
     ahead = bool(schedule.get(AHEAD))
@@ -125,18 +106,20 @@ def emit_unit(sources: Sequence[KernelSource], isa: Isa) -> str:
 
 
 class _Emitter:
-    """Wraps the printed program in its functions."""
+    """Wraps the printed program in its functions: one for all of it, or one for each phase."""
 
     def __init__(self, kernel: Kernel, tiled: Tiled, symbol: str, *, ahead: bool, strict: bool) -> None:
         self.kernel = kernel
         self.planned = tiled.planned
-        self.program = program = tiled.program
+        self.program, self.prefix, self.phases = share_phases(tiled.program)
         self.symbol = symbol
         self.lanes = tiled.lanes
-        self.printer = Printer(program, tiled.lanes, kernel.symbols, self._streaming(), ahead, strict=strict)
+        self.printer = Printer(self.program, tiled.lanes, kernel.symbols, self._streaming(), ahead, strict=strict)
         order: dict[str, Buffer] = {b.name: b for b in (*kernel.inputs, *kernel.outputs)}
         self.buffers = tuple(order.values())
-        self.stack_arrays, self.offsets, self.workspace = _lay_out(program.scratch)
+        owned = [s for s in self.program.scratch if len(self.phases) < 2 or find_owner(self.phases, s) is not None]
+        self.stack_arrays, self.offsets, self.own_bytes = _lay_out(owned, STACK_BYTES)
+        _, self.shared, self.shared_bytes = _lay_out([s for s in self.program.scratch if s not in owned], 0)
 
     def _streaming(self) -> str:
         """The condition under which outputs bypass the caches: that they are larger than those, where that is not
@@ -145,12 +128,11 @@ class _Emitter:
         return "true" if isinstance(stored_bytes(self.kernel), int) else "large"
 
     def emit(self) -> KernelSource:
-        grid = self._grid()
-        lines = [*self._header(), *(self._threaded(grid) if grid else self._plain())]
+        lines = [*self._header(), *(self._phased() if self.phases else self._plain())]
         needs = frozenset(self.printer.values.needs)
         return KernelSource(
-            self.symbol, self.lanes, "\n".join(lines) + "\n", needs, self.workspace,
-            tuple(self.printer.memory.checks), tuple(b.name for b in self.buffers), bool(grid),
+            self.symbol, self.lanes, "\n".join(lines) + "\n", needs, plus(self.shared_bytes, self.own_bytes),
+            tuple(self.printer.memory.checks), tuple(b.name for b in self.buffers), bool(self.phases),
         )  # fmt: skip
 
     def _header(self) -> list[str]:
@@ -163,7 +145,7 @@ class _Emitter:
     # --- functions -----------------------------------------------------------------------------------------------
 
     def _plain(self) -> list[str]:
-        head = f'extern "C" int {self.symbol}(void *const *args, const long *sizes, char *work, long) {{'
+        head = f'extern "C" int {self.symbol}({ARGUMENTS}, char *work, long) {{'
         return [head, *self._body(self.program.body, {}), *self._end(), "}"]
 
     def _end(self) -> list[str]:
@@ -172,25 +154,40 @@ class _Emitter:
             return ["  return 0;"]
         return [f"  {self.printer.values.need('fence_nt')}();", "  return 0;"]
 
-    def _threaded(self, grid: list[Loop]) -> list[str]:
-        """A function for a range of grid points, and the kernel, which runs it in parts."""
-        outer = list(self.program.body[:-1])
-        axes = {loop.axis: self.printer.stack.fresh(loop.axis.name) for loop in grid}
-        inner = grid[-1].body
-        body = self._range_body(outer, axes, inner)
-        head = f"static int {self.symbol}_part(void *const *args, const long *sizes, char *work, long lo, long hi) {{"
-        points = print_dim(product(a.extent for a in axes))
-        entry = [
-            f'extern "C" int {self.symbol}(void *const *args, const long *sizes, char *work, long threads) {{',
-            *self._symbols(used_in=[points, self._work()]),
-            f"  const long count = 1 + {self._work()} / {GRAIN};",
-            f"  return run_team({self.symbol}_part, args, sizes, work, {print_dim(self.workspace)}, {points}, "
-            "count < threads ? count : threads);",
+    def _phased(self) -> list[str]:
+        """A function for a range of the points of each phase, and the kernel, which runs them in parts."""
+        lines: list[str] = []
+        calls: list[tuple[str, str]] = []  # a phase's function, and how many points it has
+        for k, phase in enumerate(self.phases):
+            name = f"{self.symbol}_part" if len(self.phases) == 1 else f"{self.symbol}_{k}"
+            axes = {loop.axis: self.printer.stack.fresh(loop.axis.name) for loop in phase.grid}
+            self.printer.lane_loops.streamed = False
+            body = self._range_body(self.prefix, axes, phase.body) if axes else self._body(phase.body, {})
+            lines += [f"static int {name}({ARGUMENTS}, char *shared, char *work, long lo, long hi) {{",
+                      *body, *self._end(), "}"]  # fmt: skip
+            calls.append((name, print_dim(product(a.extent for a in axes)) if axes else ""))
+        return [*lines, *self._entry(calls)]
+
+    def _entry(self, calls: list[tuple[str, str]]) -> list[str]:
+        count = count_threads(self.planned.kernel, self.lanes)
+        own = f"work + {print_dim(self.shared_bytes)}" if self.shared else "work"
+        places = f"args, sizes, work, {own}"
+        runs = [
+            f"run_team({name}, {places}, {print_dim(self.own_bytes)}, {points}, many)" if points
+            else f"{name}({places}, 0, 1)" for name, points in calls
+        ]  # fmt: skip
+        sizes = [*(points for _, points in calls), *map(print_dim, (self.own_bytes, self.shared_bytes))]
+        return [
+            f'extern "C" int {self.symbol}({ARGUMENTS}, char *work, long threads) {{',
+            *self._symbols(used_in=[*sizes, count]),
+            f"  const long count = {count};",
+            "  const long many = count < threads ? count : threads;",
+            *(f"  if (const int bad = {run}) return bad;" for run in runs[:-1]),
+            f"  return {runs[-1]};",
             "}",
         ]
-        return [head, *body, *self._end(), "}", *entry]
 
-    def _range_body(self, outer: list[Statement], axes: dict[Axis, str], inner: tuple[Statement, ...]) -> list[str]:
+    def _range_body(self, outer: Sequence[Statement], axes: dict[Axis, str], inner: tuple[Statement, ...]) -> list[str]:
         stack = self.printer.stack
         stack.open({}, frozenset(), False)
         self.printer.statements(outer)
@@ -222,7 +219,8 @@ class _Emitter:
         if self.printer.values.needs:
             lines.append(f"  using namespace w{self.lanes};")
         size = print_dim(stored_bytes(self.kernel)) if _mentions(text, "large") else ""
-        lines += self._symbols(used_in=[text, size, *(print_dim(o) for o in self.offsets.values())])
+        offsets = {**self.offsets, **self.shared}
+        lines += self._symbols(used_in=[text, size, *(print_dim(o) for o in offsets.values())])
         lines += [f"  const bool large = {size} >= {STREAM_BYTES};"] if size else []
         places = self.printer.memory.places
         for k, b in enumerate(self.buffers):
@@ -231,8 +229,10 @@ class _Emitter:
                 lines.append(f"  {place.storage}* const {place.name} = ({place.storage}*)args[{k}];")
         for s in self.program.scratch:
             place = places[s.name]
-            if s.name in self.offsets:
-                at = f"work + {print_dim(self.offsets[s.name])}"
+            if self.phases and not _mentions(text, place.name):
+                continue
+            if s.name in offsets:
+                at = f"{'shared' if s.name in self.shared else 'work'} + {print_dim(offsets[s.name])}"
                 lines.append(f"  {place.storage}* const {place.name} = ({place.storage}*)({at});")
             else:
                 lines.append(f"  alignas({ALIGN}) {place.storage} {place.name}[{self.stack_arrays[s.name]}];")
@@ -242,53 +242,24 @@ class _Emitter:
         text = "\n".join(used_in)
         return [f"  const long {n} = sizes[{k}];" for k, n in enumerate(self.kernel.symbols) if _mentions(text, n)]
 
-    # --- threads -------------------------------------------------------------------------------------------------
 
-    def _grid(self) -> list[Loop]:
-        """The grid loops whose points threads share; empty where the program is not one grid after private values."""
-        body = self.program.body
-        if not body or not isinstance(body[-1], Loop) or body[-1].kind != "grid":
-            return []
-        buffers = {b.name for b in self.buffers}
-        if any(getattr(s, "target", None) in buffers for s in walk_statements(body[:-1])):
-            return []
-        loops = [body[-1]]
-        while len(loops[-1].body) == 1 and isinstance(loops[-1].body[0], Loop) and loops[-1].body[0].kind == "grid":
-            if prod(estimate(x.axis.extent) for x in loops) >= ENOUGH_POINTS:
-                break
-            loops.append(loops[-1].body[0])
-        return loops
-
-    def _work(self) -> str:
-        """Rough vector cycles of the whole kernel."""
-        statements = self.planned.kernel.body
-        heaviest = max(statements, key=lambda s: prod(estimate(a.extent) for a in s.domain), default=None)
-        if heaviest is None:
-            return "0"
-        cost = max(1, round(sum(statement_cost(s) for s in statements)))
-        return print_dim(multiply(product(a.extent for a in heaviest.domain), cost)) + f" / {max(self.lanes, 1)}"
-
-
-def _lay_out(arrays: tuple[Scratch, ...]) -> tuple[dict[str, int], dict[str, Dim], Dim]:
-    """(sizes of arrays on the stack, offsets of those in the workspace, bytes of the workspace)."""
-    on_stack: dict[str, int] = {}
+def _lay_out(arrays: Sequence[Scratch], on_stack: int) -> tuple[dict[str, int], dict[str, Dim], Dim]:
+    """(sizes of the arrays of up to `on_stack` bytes, offsets of the others in memory, how many bytes those take)."""
+    small: dict[str, int] = {}
     offsets: dict[str, Dim] = {}
-    used, total = 0, 0
+    used = 0
     at: Dim = 0
     for s in arrays:
         size = product(s.shape)
         each = {"f32": 4, "f64": 8, "i32": 4, "i64": 8, "b8": 1}[SCRATCH[PACKS[s.dtype.name]]]
-        if isinstance(size, int) and size * each <= STACK_BYTES and used + size * each <= 2 * STACK_BYTES:
-            on_stack[s.name] = max(size, 1)
+        if isinstance(size, int) and size * each <= on_stack and used + size * each <= 2 * on_stack:
+            small[s.name] = max(size, 1)
             used += size * each
             continue
         offsets[s.name] = at
-        space = -(-size * each // ALIGN) * ALIGN if isinstance(size, int) else plus(multiply(size, each), ALIGN)
-        if not isinstance(size, int):
-            space = multiply(plus(size, ALIGN), each)
+        space = -(-size * each // ALIGN) * ALIGN if isinstance(size, int) else multiply(plus(size, ALIGN), each)
         at = plus(at, space)
-    del total
-    return on_stack, offsets, at
+    return small, offsets, at
 
 
 def _first_point(axes: dict[Axis, str]) -> list[str]:

@@ -7,8 +7,10 @@ from itertools import product as combinations
 from ...ir.loops import Equation, Kernel
 from ...ir.schedule import Knob, Schedule, Value
 from ...ir.types import Dim, is_static, multiply, plus, product
+from ..cuts import Cuts
 from ..tiling import Choices
 from .isa import Isa
+from .threads import find_cuts
 
 STREAM_BYTES = 2 << 20  # outputs from this size on displace more from the caches than they leave there
 
@@ -20,7 +22,8 @@ PREFETCH = Knob("prefetch", 0, (0, 512, 1024, 4096), "bytes that loads are asked
 AHEAD = Knob("ahead", True, (False, True), "the next row is asked for while this one is computed")
 STAGE = Knob("stage", True, (False, True), "loads across the lanes are read in blocks and turned in registers")
 KEEP = Knob("keep", "auto", ("auto", "all", "none"), "values that several passes read are kept, or computed again")
-KNOBS = (UNROLL, ROWS, CHUNK, STREAM, PREFETCH, AHEAD, STAGE, KEEP)
+PARTS = Knob("parts", 1, (1, 2, 4, 8, 16, 32, 64), "points that long reductions are cut into, for threads")
+KNOBS = (UNROLL, ROWS, CHUNK, STREAM, PREFETCH, AHEAD, STAGE, KEEP, PARTS)
 
 
 def choices_of(schedule: Schedule, lanes: int) -> Choices:
@@ -35,6 +38,11 @@ def choices_of(schedule: Schedule, lanes: int) -> Choices:
         prefetch=int(schedule.get(PREFETCH)),
         stage=bool(schedule.get(STAGE)),
     )
+
+
+def cuts_under(kernel: Kernel, schedule: Schedule) -> Cuts:
+    """The reductions that a schedule cuts into parts: by the law `split`, before the kernel is printed."""
+    return find_cuts(kernel, int(schedule.get(PARTS)), int(schedule.get(CHUNK)))
 
 
 def stored_bytes(kernel: Kernel) -> Dim:
@@ -68,7 +76,9 @@ def default_schedule(kernel: Kernel, isa: Isa) -> Schedule:
     read = read_bytes(kernel)
     if not isinstance(read, int) or read >= STREAM_BYTES:
         chosen["prefetch"] = 1024
-    return Schedule(strategy).choose(**chosen)
+    schedule = Schedule(strategy).choose(**chosen)
+    many = schedule.choose(parts=PARTS.candidates[-1])
+    return many if strategy == "reduce" and cuts_under(kernel, many) else schedule
 
 
 def candidates(kernel: Kernel, isa: Isa) -> list[Schedule]:

@@ -17,13 +17,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
 
-from ...ir.expr import data_in, loads_in
 from ...ir.index import Axis
 from ...ir.loops import Kernel
 from ...ir.schedule import Schedule
-from ...ir.tiles import Let, Loop, Program, Put, Scratch, State, Statement, walk_statements
-from ...ir.types import Dim, DType, contiguous_strides, multiply, plus, product
-from ..parts import expressions_of
+from ...ir.tiles import Loop, Program, Scratch, walk_statements
+from ...ir.types import Dim, contiguous_strides, multiply, plus, product
+from ..phases import Phase, find_owner, find_phases, passed_on, values_bound
 from .combine import Combiners
 from .grid import tile_kernel
 from .ops import POINTERS
@@ -74,13 +73,16 @@ class TritonSource:
 
 
 def emit_kernel(
-    kernel: Kernel, schedule: Schedule, symbol: str, check: Callable[[Program], object] | None = None
-) -> TritonSource:
+    kernel: Kernel, schedule: Schedule, symbol: str, check: Callable[[Program], object] | None = None,
+    apart: frozenset[str] = frozenset(),
+) -> TritonSource:  # fmt: skip
     """The Triton source of a kernel under a schedule. Raises ScheduleError where the schedule does not apply.
+
+    `apart` has the axes of the parts that reductions are cut into, by name.
 
     `check` is shown the tile program first: `ir.verify.verify_program`, where somebody asks for that.
     """
-    program = tile_kernel(kernel, schedule)[1]
+    program = tile_kernel(kernel, schedule, apart)[1]
     if check is not None:
         check(program)
     return _Emitter(kernel, program, schedule, symbol).emit()
@@ -93,14 +95,6 @@ def emit_module(sources: Sequence[TritonSource]) -> str:
     return print_module([*combiners.values(), *(s.text for s in sources)], helpers)
 
 
-@dataclass(frozen=True, slots=True)
-class _Part:
-    """What one launch does: grid loops with a body, or statements at the root that one program runs."""
-
-    grid: tuple[Loop, ...]
-    body: tuple[Statement, ...]
-
-
 class _Emitter:
     def __init__(self, kernel: Kernel, program: Program, schedule: Schedule, symbol: str) -> None:
         self.kernel = kernel
@@ -109,10 +103,10 @@ class _Emitter:
         self.symbol = symbol
         self.buffers = {b.name: b for b in (*kernel.inputs, *kernel.outputs)}
         self.combiners = Combiners()
-        self.parts = _launches(program.body)
+        self.parts = find_phases(program.body)
         self.checks: list[str] = []
-        self.passed = self._passed_on()
-        types = {n: d for p in self.parts for n, d in _bound(p.body).items()}
+        self.passed = passed_on(self.parts)
+        types = {n: d for p in self.parts for n, d in values_bound(p.body).items()}
         cells = [Scratch(f"{n}_cell", types[n], ()) for n in self.passed]
         self._types = {n: d.name for n, d in types.items()}
         self.scratch = {s.name: s for s in (*program.scratch, *cells)}
@@ -138,7 +132,7 @@ class _Emitter:
 
     # --- functions -----------------------------------------------------------------------------------------------
 
-    def _function(self, part: _Part, number: int, passed: Mapping[str, int]) -> list[str]:
+    def _function(self, part: Phase, number: int, passed: Mapping[str, int]) -> list[str]:
         printer = Printer(self._arrays(part), self.kernel.symbols, self.combiners)
         printer.values.checks = self.checks
         given = {n: (f"{n}_cell", self._types[n]) for n, k in passed.items() if k < number}
@@ -161,64 +155,28 @@ class _Emitter:
 
     # --- the workspace -------------------------------------------------------------------------------------------
 
-    def _arrays(self, part: _Part) -> dict[str, Array]:
+    def _arrays(self, part: Phase) -> dict[str, Array]:
         """What a launch reads and writes; arrays that it alone uses have a part for each point of its grid."""
         arrays = {n: Array(n, b.dtype.name, (1,)) for n, b in self.buffers.items()}
         for s in self.scratch.values():
-            own = self._owner(s) is part
+            own = find_owner(self.parts, s) is part
             arrays[s.name] = Array(s.name, s.dtype.name, contiguous_strides(s.shape), _points(part, s) if own else ())
         return arrays
-
-    def _owner(self, s: Scratch) -> _Part | None:
-        """The launch that alone uses an array; None where several do."""
-        users = [p for p in self.parts if s.name in _touched(p.body)]
-        return users[0] if len(users) == 1 else None
 
     def _lay_out(self) -> tuple[tuple[tuple[str, Dim], ...], Dim]:
         """((array, its offset in bytes), ..) and the bytes of the workspace."""
         at: Dim = 0
         places: list[tuple[str, Dim]] = []
         for s in self.scratch.values():
-            owner = self._owner(s)
+            owner = find_owner(self.parts, s)
             points = product([*s.shape, *((x.axis.extent for x in owner.grid) if owner is not None else ())])
             places.append((s.name, at))
             size = multiply(points, s.dtype.itemsize)
             at = plus(at, -(-size // ALIGN) * ALIGN if isinstance(size, int) else multiply(plus(size, ALIGN), ALIGN))
         return tuple(places), at
 
-    def _passed_on(self) -> dict[str, int]:
-        """Values that one launch computes and another reads, with the number of the launch that does."""
-        made: dict[str, int] = {}
-        passed: dict[str, int] = {}
-        for k, part in enumerate(self.parts):
-            for name in sorted(_touched(part.body)):
-                if name in made and made[name] != k:
-                    passed[name] = made[name]
-            made.update(dict.fromkeys(_bound(part.body), k))
-        return passed
 
-
-def _launches(body: Sequence[Statement]) -> tuple[_Part, ...]:
-    """Each grid at the root is a launch, and so are the statements between two of them."""
-    parts: list[_Part] = []
-    rest: list[Statement] = []
-    for s in body:
-        if not (isinstance(s, Loop) and s.kind == "grid"):
-            rest.append(s)
-            continue
-        if rest:
-            parts.append(_Part((), tuple(rest)))
-            rest = []
-        grid = [s]
-        while len(grid[-1].body) == 1 and isinstance(grid[-1].body[0], Loop) and grid[-1].body[0].kind == "grid":
-            grid.append(grid[-1].body[0])
-        if any(x.axis.extent == 0 for x in grid):
-            continue
-        parts.append(_Part(tuple(grid), grid[-1].body))
-    return (*parts, *([_Part((), tuple(rest))] if rest else []))
-
-
-def _points(part: _Part, s: Scratch) -> tuple[tuple[Axis, Dim], ...]:
+def _points(part: Phase, s: Scratch) -> tuple[tuple[Axis, Dim], ...]:
     """The distance between the arrays of neighbouring points along each axis of a grid."""
     step = product(s.shape)
     found: list[tuple[Axis, Dim]] = []
@@ -228,32 +186,10 @@ def _points(part: _Part, s: Scratch) -> tuple[tuple[Axis, Dim], ...]:
     return tuple(found)
 
 
-def _held(part: _Part) -> int:
+def _held(part: Phase) -> int:
     """Points that a program holds at once."""
     lanes = [s.tile for s in walk_statements(part.body) if isinstance(s, Loop) and s.kind == "lanes"]
     return prod(x.tile for x in part.grid) * max(lanes, default=1)
-
-
-def _touched(body: Sequence[Statement]) -> set[str]:
-    """The names that statements read or write."""
-    names: set[str] = set()
-    for s in walk_statements(body):
-        names |= {e.name for e in loads_in(*expressions_of(s))}
-        if isinstance(s, Put):
-            names.add(s.target)
-            names |= {e.name for i in s.index for d in data_in(i) for e in loads_in(d.value)}
-    return names
-
-
-def _bound(body: Sequence[Statement]) -> dict[str, DType]:
-    """The names that are bound outside of loops, with their types."""
-    found: dict[str, DType] = {}
-    for s in body:
-        if isinstance(s, Let):
-            found[s.name] = s.value.dtype
-        elif isinstance(s, State):
-            found[s.name] = s.dtype
-    return found
 
 
 def _mentions(text: str, name: str) -> bool:

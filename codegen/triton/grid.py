@@ -23,9 +23,8 @@ from ...ir.tiles import Loop, Program, Statement
 from ..tiling import Builder, Choices, Planned, plan_kernel
 from ..tiling_nest import NestBuilder
 from ..tiling_plan import Block, Nest, Part, estimate, nests_of
-from .space import KEEP, KNOBS, POINTS, RESIDENT, STEP
+from .space import COLUMNS, KEEP, KNOBS, POINTS, RESIDENT, STEP
 
-COLUMNS = 64  # neighbours in memory that a program takes of each row it reduces
 SERIAL = Choices(lanes=1, unroll=1, rows=1, stage=False, cut=False, blocks=False)  # the lanes of a tile sum apart
 
 
@@ -38,11 +37,16 @@ class Sizes:
     step: int
 
 
-def tile_kernel(kernel: Kernel, schedule: Schedule) -> tuple[Planned, Program]:
-    """The launches of a kernel under a schedule. Raises ScheduleError where the schedule does not apply."""
+def tile_kernel(
+    kernel: Kernel, schedule: Schedule, apart: frozenset[str] = frozenset()
+) -> tuple[Planned, Program]:  # fmt: skip
+    """The launches of a kernel under a schedule; `apart` as for `make_plan`.
+
+    Raises ScheduleError where the schedule does not apply.
+    """
     schedule.check_names(KNOBS)
     sizes = Sizes(int(schedule.get(POINTS)), int(schedule.get(RESIDENT)), int(schedule.get(STEP)))
-    planned = plan_kernel(kernel, str(schedule.get(KEEP)), shares_lanes=False, resident=sizes.resident)
+    planned = plan_kernel(kernel, str(schedule.get(KEEP)), shares_lanes=False, resident=sizes.resident, apart=apart)
     builder = GridBuilder(planned.kernel, planned.parts, sizes)
     body = [s for p in planned.parts for s in builder.build(p, frozenset(), root=True)]
     k = planned.kernel

@@ -131,16 +131,6 @@ def test_indices_out_of_range(isa: str):
         check_cases([case], ISAS[isa])
 
 
-@pytest.mark.parametrize("isa", HERE)
-@pytest.mark.parametrize("threads", [2, 3])
-def test_threads(isa: str, threads: int, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("treadle.codegen.cpp.emit.GRAIN", 10)
-    cases = [
-        case_of(f"{n} by {threads}", kernel_of(text, "f32", 40, 70), threads=threads) for n, text in EVERYWHERE.items()
-    ]
-    check_cases(cases, ISAS[isa])
-
-
 @pytest.mark.parametrize("isa", WIDEST_FIRST)
 def test_every_candidate(isa: str):
     texts = {"rms": RMS, "softmax": SOFTMAX, "turn": TURN, "in_place": IN_PLACE, "scatter": SCATTER}

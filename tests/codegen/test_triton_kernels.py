@@ -11,8 +11,9 @@ from cpp_texts import EVERYWHERE, LATEST, RMS, SCATTER, SOFTMAX, inputs_of, kern
 from triton_run import check_triton, emit_case
 
 from treadle.codegen.triton.emit import candidates, default_schedule
+from treadle.codegen.triton.space import cuts_under
 from treadle.ir.errors import ScheduleError
-from treadle.ir.loops import Kernel, Store
+from treadle.ir.loops import Equation, Kernel, Store
 from treadle.ir.schedule import Schedule
 from treadle.ir.text import parse_kernel
 from treadle.ir.types import DTYPES
@@ -121,3 +122,24 @@ def test_a_knob_that_does_not_exist_is_an_error():
     kernel = kernel_of(SOFTMAX, "f32", 4, 9)
     with pytest.raises(ScheduleError, match="no such knob"):
         emit_case(case_of("knob", kernel, schedule=Schedule("reduce").choose(unroll=4)))
+
+
+@pytest.mark.parametrize("name", ["total", "columns", "rms", "streamed", "both", "moments"])
+def test_reductions_in_parts(name: str):
+    cases = []
+    for rows, columns in ((7, 37), (4, 1)):
+        kernel = kernel_of(EVERYWHERE[name], "f32", rows, columns)
+        over = dict.fromkeys(a for s in kernel.body if isinstance(s, Equation) for a in s.reduce)
+        cases += [case_of(f"{name} {a.name} in {k}", kernel, cuts=((a, k),)) for a in over for k in (2, 3)]
+    check_triton(cases)
+
+
+def test_which_reductions_are_cut():
+    def cut(name: str, rows: int, columns: int) -> dict[str, int]:
+        kernel = kernel_of(EVERYWHERE[name], "f32", rows, columns)
+        return {a.name: k for a, k in cuts_under(kernel, default_schedule(kernel))}
+
+    assert cut("total", 4096, 2048) == {"t": 256}
+    assert cut("columns", 4096, 2048) == {"t": 8}
+    assert cut("rms", 4096, 2048) == {} and cut("rms", 1, 8192) == {}
+    assert cut("rms", 8, 1 << 18) == {"c": 16}

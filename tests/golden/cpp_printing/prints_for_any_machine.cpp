@@ -3,7 +3,7 @@
 //   e[t, c] = exp((x[t, c] - m[t]))
 //   l[t] = sum(c) e[t, c]
 //   y[t, c] = (e[t, c] / l[t])
-static int softmax_part(void *const *args, const long *sizes, char *work, long lo, long hi) {
+static int softmax_part(void *const *args, const long *sizes, char *shared, char *work, long lo, long hi) {
   using namespace w1;
   f32* const x = (f32*)args[0];
   f32* const y = (f32*)args[1];
@@ -62,6 +62,7 @@ static int softmax_part(void *const *args, const long *sizes, char *work, long l
   return 0;
 }
 extern "C" int softmax(void *const *args, const long *sizes, char *work, long threads) {
-  const long count = 1 + 4980736 / 1 / 400000;
-  return run_team(softmax_part, args, sizes, work, 0, 64, count < threads ? count : threads);
+  const long count = 1 + 5242880 / 1 / 400000;
+  const long many = count < threads ? count : threads;
+  return run_team(softmax_part, args, sizes, work, work, 0, 64, many);
 }

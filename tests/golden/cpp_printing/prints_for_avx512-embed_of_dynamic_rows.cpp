@@ -1,6 +1,6 @@
 // embed(d: i64[s0], w: f32[5, 1024], y: f32[s0, 1024])
 //   y[t, c] = w[at(d[t], 5), c]
-static int embed_part(void *const *args, const long *sizes, char *work, long lo, long hi) {
+static int embed_part(void *const *args, const long *sizes, char *shared, char *work, long lo, long hi) {
   using namespace w16;
   const long s0 = sizes[0];
   const bool large = (4096 * s0) >= 2097152;
@@ -34,6 +34,7 @@ static int embed_part(void *const *args, const long *sizes, char *work, long lo,
 }
 extern "C" int embed(void *const *args, const long *sizes, char *work, long threads) {
   const long s0 = sizes[0];
-  const long count = 1 + (1024 * s0) / 16 / 400000;
-  return run_team(embed_part, args, sizes, work, 0, s0, count < threads ? count : threads);
+  const long count = 1 + (17408 * s0) / 16 / 400000;
+  const long many = count < threads ? count : threads;
+  return run_team(embed_part, args, sizes, work, work, 0, s0, many);
 }

@@ -1,7 +1,7 @@
 // rms(x: bf16[1000, 3001], g: bf16[3001], y: bf16[1000, 3001])
 //   s[t] = sum(c) (f32(x[t, c]) * f32(x[t, c]))
 //   y[t, c] = bf16(((f32(x[t, c]) * rsqrt(((s[t] * 0.001) + 1e-06))) * f32(g[c])))
-static int rms_part(void *const *args, const long *sizes, char *work, long lo, long hi) {
+static int rms_part(void *const *args, const long *sizes, char *shared, char *work, long lo, long hi) {
   using namespace w16;
   bf16* const x = (bf16*)args[0];
   bf16* const g = (bf16*)args[1];
@@ -61,6 +61,7 @@ static int rms_part(void *const *args, const long *sizes, char *work, long lo, l
   return 0;
 }
 extern "C" int rms(void *const *args, const long *sizes, char *work, long threads) {
-  const long count = 1 + 66022000 / 16 / 400000;
-  return run_team(rms_part, args, sizes, work, 0, 1000, count < threads ? count : threads);
+  const long count = 1 + 102034000 / 16 / 400000;
+  const long many = count < threads ? count : threads;
+  return run_team(rms_part, args, sizes, work, work, 0, 1000, many);
 }

@@ -3,14 +3,11 @@
 //   b[t, c] = inclusive sum(t) x[t, c]
 //   y[t, c] = (a[t, c] * 0.5)
 //   z[t, c] = b[t, c]
-extern "C" int scan(void *const *args, const long *sizes, char *work, long) {
+static int scan_0(void *const *args, const long *sizes, char *shared, char *work, long lo, long hi) {
   using namespace w16;
   f32* const x = (f32*)args[0];
   f32* const y = (f32*)args[1];
-  f32* const z = (f32*)args[2];
-  alignas(64) f32 b_run0[4096];
-  alignas(64) f32 b_run1[4096];
-  for (long t = 0; t < 64; t++) {
+  for (long t = lo; t < hi; t++) {
     f64 a_carry = 0.0;
     const bool nt = ((long)(y + 4096 * t) & 63) == 0;
     f32* const x_t = x + 4096 * t;
@@ -24,16 +21,25 @@ extern "C" int scan(void *const *args, const long *sizes, char *work, long) {
       if (nt) st_f32_nt(y_t + c, v); else st_f32(y_t + c, v);
     }
   }
+  fence_nt();
+  return 0;
+}
+static int scan_1(void *const *args, const long *sizes, char *shared, char *work, long lo, long hi) {
+  using namespace w16;
+  f32* const x = (f32*)args[0];
+  f32* const z = (f32*)args[2];
+  alignas(64) f32 b_run0[4096];
+  alignas(64) f32 b_run1[4096];
   for (long c = 0; c <= 4096 - 16; c += 16) {
     st_f32(b_run0 + c, sp_F(0.0f));
     st_f32(b_run1 + c, sp_F(0.0f));
   }
-  for (long t = 0; t < 64; t++) {
-    const long c_head = -(long)(z + 4096 * t) / 4 & 15;
+  for (long t1 = 0; t1 < 64; t1++) {
+    const long c_head = -(long)(z + 4096 * t1) / 4 & 15;
     const long c_first = c_head < 4096 ? c_head : 4096;
     const long c_done = c_first + (4096 - c_first) / 16 * 16;
-    f32* const x_t = x + 4096 * t;
-    f32* const z_t = z + 4096 * t;
+    f32* const x_t = x + 4096 * t1;
+    f32* const z_t = z + 4096 * t1;
     for (long c = c_first; c <= 4096 - 16; c += 16) {
       const F b_run0_v = ld_f32(b_run0 + c);
       const F x_v = ld_f32(x_t + c);
@@ -65,4 +71,10 @@ extern "C" int scan(void *const *args, const long *sizes, char *work, long) {
   }
   fence_nt();
   return 0;
+}
+extern "C" int scan(void *const *args, const long *sizes, char *work, long threads) {
+  const long count = 1 + 9437184 / 16 / 400000;
+  const long many = count < threads ? count : threads;
+  if (const int bad = run_team(scan_0, args, sizes, work, work, 0, 64, many)) return bad;
+  return scan_1(args, sizes, work, work, 0, 1);
 }

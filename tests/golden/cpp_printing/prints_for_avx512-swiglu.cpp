@@ -1,6 +1,6 @@
 // swiglu(g: bf16[64, 4096], x: bf16[64, 4096], y: bf16[64, 4096])
 //   y[t, c] = bf16(((f32(g[t, c]) * sigmoid(f32(g[t, c]))) * f32(x[t, c])))
-static int swiglu_part(void *const *args, const long *sizes, char *work, long lo, long hi) {
+static int swiglu_part(void *const *args, const long *sizes, char *shared, char *work, long lo, long hi) {
   using namespace w16;
   bf16* const g = (bf16*)args[0];
   bf16* const x = (bf16*)args[1];
@@ -16,6 +16,7 @@ static int swiglu_part(void *const *args, const long *sizes, char *work, long lo
   return 0;
 }
 extern "C" int swiglu(void *const *args, const long *sizes, char *work, long threads) {
-  const long count = 1 + 5767168 / 16 / 400000;
-  return run_team(swiglu_part, args, sizes, work, 0, 16, count < threads ? count : threads);
+  const long count = 1 + 8912896 / 16 / 400000;
+  const long many = count < threads ? count : threads;
+  return run_team(swiglu_part, args, sizes, work, work, 0, 16, many);
 }

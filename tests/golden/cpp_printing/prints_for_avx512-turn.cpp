@@ -1,7 +1,7 @@
 // turn(x: bf16[512, 256], g: bf16[256, 512], y: bf16[256, 512], z: bf16[256, 512])
 //   y[t, c] = x[c, t]
 //   z[t, c] = bf16((f32(x[c, t]) + f32(g[t, c])))
-static int turn_part(void *const *args, const long *sizes, char *work, long lo, long hi) {
+static int turn_part(void *const *args, const long *sizes, char *shared, char *work, long lo, long hi) {
   using namespace w16;
   bf16* const x = (bf16*)args[0];
   bf16* const g = (bf16*)args[1];
@@ -74,6 +74,7 @@ static int turn_part(void *const *args, const long *sizes, char *work, long lo, 
   return 0;
 }
 extern "C" int turn(void *const *args, const long *sizes, char *work, long threads) {
-  const long count = 1 + 786432 / 16 / 400000;
-  return run_team(turn_part, args, sizes, work, 0, 16, count < threads ? count : threads);
+  const long count = 1 + 3407872 / 16 / 400000;
+  const long many = count < threads ? count : threads;
+  return run_team(turn_part, args, sizes, work, work, 0, 16, many);
 }
