@@ -24,6 +24,7 @@ from ..ir.types import Dim, divide_exactly, is_nonnegative, multiply, plus
 
 TYPICAL_SIZE = 256  # stands for a dynamic size where sizes are weighed
 ORDERED = ("argmax_last", "argmin_last")  # states whose lanes must not be combined out of order
+LITTLE = 64  # times as many points: beside those, what is kept in between costs nothing
 WORTH_A_PASS = 0.2  # share of the traffic that may be strided before a pass of its own is cheaper
 LANE_SCANS = ("sum", "prod", "max", "min")  # rows that scan within a tile
 
@@ -222,6 +223,8 @@ class _Planner:
             return False
         shared = self._shared(grown, bound, lanes)
         if shared:
+            if not bound and self._turns(k, group, shared):
+                return False
             return all(self._may_interleave(m, k, shared | ({lanes} if lanes else set())) for m in group)
         axes = self.facts[k].axes - bound
         if any(self.facts[m].axes - bound != axes for m in group) or not self._one_kept_axis(grown, bound, lanes):
@@ -229,6 +232,12 @@ class _Planner:
         if self._shared(group, bound, lanes) and not self._is_nest(tuple(group), bound):
             return False  # what the group does one after the other inside loops around it
         return all(self._may_interleave(m, k, axes) and not self._needs_final(k, m) for m in group)
+
+    def _turns(self, k: int, group: list[int], shared: frozenset[Axis]) -> bool:
+        """True where loops around both would turn the order in which k walks memory, for what is little beside it."""
+        axes = self.facts[k].axes
+        little = max(_points(self.facts[m].axes) for m in group) * LITTLE <= _points(axes)
+        return little and not shared.issuperset(self._in_memory_order((k,), axes)[: len(shared)])
 
     def _one_kept_axis(self, group: Iterable[int], bound: frozenset[Axis], lanes: Axis | None) -> bool:
         """Reductions and scans of one nest keep none of its axes but the lanes, and scans run in one direction."""

@@ -135,6 +135,7 @@ class Values:
         return Val(text, "M", False)
 
     def _apply(self, e: Op) -> Val:
+        e = self._divided_early(e)
         vals = [self.value(a) for a in e.args]
         single = all(v.single for v in vals)
         result = "M" if e.dtype is BOOL else PACKS[e.dtype.name] if single else pack_of(e)
@@ -170,10 +171,26 @@ class Values:
             self.stack.keep(key, found, level, names_in(e.args[1]))
         return Val(f"{self.need(f'{function}_{y.pack}')}({strip(x.text)}, {y.text}, {found.text})", y.pack, False)
 
+    def _divided_early(self, e: Op) -> Op:
+        """(a * x) / d as (a / d) * x where a and d are single values: they are divided once, not for each pack."""
+        product = e.args[0]
+        if self.strict or e.name != "div" or not e.dtype.is_float or e.dtype.name in NARROW:
+            return e
+        if not (isinstance(product, Op) and product.name == "mul" and self.uses[product] <= 1):
+            return e
+        a, x = product.args
+        if isinstance(a, Const) or not self._is_single(a) or not self._is_single(e.args[1]) or self._is_single(x):
+            return e
+        return Op("mul", (Op("div", (a, e.args[1]), e.dtype), x), e.dtype)
+
+    def _is_single(self, e: Expr) -> bool:
+        """True for one value for all lanes."""
+        return self.stack.lanes is None or not self.stack.varies(e)
+
     def value_to_round(self, e: Expr, dtype: DType) -> Val:
         """A value that is rounded to `dtype` at once: to 16 bits, a quotient needs no correction."""
         near = not self.strict and dtype in (BF16, F16) and e.dtype is F32 and self.uses[e] == 1
-        if near and isinstance(e, Op) and e.name == "div":
+        if near and isinstance(e, Op) and e.name == "div" and self._divided_early(e) is e:
             x, y = (self.value(a) for a in e.args)
             if not x.single and y.single and y.text.isidentifier():
                 return self._divide(e, x, y, "quotient")

@@ -7,11 +7,12 @@ from dataclasses import replace
 import pytest
 import torch
 from cpp_run import HERE, Case, check_cases
-from cpp_texts import LATEST, kernel_of
+from cpp_texts import LATEST, inputs_of, kernel_of
 
 from treadle.codegen.cpp.ahead import find_asks
 from treadle.codegen.cpp.emit import default_schedule, emit_kernel, tile_kernel
 from treadle.codegen.cpp.isa import ISAS
+from treadle.codegen.phases import find_phases
 from treadle.codegen.tiling import plan_kernel
 from treadle.codegen.tiling_plan import nests_of
 from treadle.ir.loops import Equation, Kernel
@@ -189,3 +190,30 @@ def test_a_quotient_that_is_rounded_to_16_bits_is_not_corrected(isa: str):
     s = torch.exp(torch.randn(64))
     s[:6] = torch.tensor([0.0, float("inf"), float("nan"), 1e-40, 3e38, -1e-38])
     check_cases([Case("quotient", alone, {"x": x, "s": s})], ISAS[isa])
+
+
+MIXED = """
+kernel mixed(a: f32[4, 4], x: f32[{T}, 4, {C}]) -> (y: f32[{T}, 4, {C}])
+  axes t:{T}, i:4, c:{C}, k:4
+  m[i]: f32 = max(k) a[i, k]
+  l[i]: f32 = sum(k) exp((a[i, k] - m[i]))
+  s[t, i, c]: f32 = sum(k) ((exp((a[i, k] - m[i])) * x[t, k, c]) / l[i])
+  y[t, i, c] <- s[t, i, c]
+"""
+
+
+def test_what_is_little_does_not_turn_the_loops_of_what_is_much():
+    def grids(kernel: Kernel) -> list[list[str]]:
+        program = tile_kernel(kernel, default_schedule(kernel, ISAS[HERE[0]]), ISAS[HERE[0]]).program
+        return [[x.axis.name for x in p.grid] for p in find_phases(program.body)]
+
+    assert grids(kernel_of(MIXED, "f32", 300, 200)) == [["i"], ["t", "i"]]
+    assert grids(kernel_of(MIXED, "f32", 1, 5)) == [["i"]]  # nothing is much there
+
+
+def test_single_values_are_divided_before_packs_are_multiplied():
+    kernel = kernel_of(MIXED, "f32", 300, 200)
+    isa = ISAS[HERE[0]]
+    text, strict = (emit_kernel(kernel, default_schedule(kernel, isa), isa, "k", strict=s).text for s in (False, True))
+    assert "divide_F" not in text and "divide_F" in strict
+    check_cases([Case("mixed", kernel, inputs_of(kernel, 0))], isa)
