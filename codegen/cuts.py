@@ -12,12 +12,25 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from math import prod
+from typing import NamedTuple
 
 from ..ir.expr import Load, loads_in
-from ..ir.index import Axis, axis_coefficient, linearize
-from ..ir.loops import Equation, Kernel
+from ..ir.index import Axis, axes_of, axis_coefficient, linearize
+from ..ir.loops import Equation, Kernel, Statement, Store, statement_expressions
+from ..ir.rows import CLOSE, rows_of_block
 
-Cuts = tuple[tuple[Axis, int], ...]  # (an axis, parts of it)
+
+class Cut(NamedTuple):
+    """An axis in parts: what reduces it, or, where it is `whole`, all that runs along it."""
+
+    axis: Axis
+    parts: int
+    whole: bool = False
+
+
+Cuts = tuple[Cut, ...]
+
+WORTH = 2  # times as much as that is read again: what is less stays close as it is
 
 
 def cuts_of(kernel: Kernel, points: int, grain: float, cost: Callable[[Equation], float], columns: int) -> Cuts:
@@ -38,7 +51,61 @@ def cuts_of(kernel: Kernel, points: int, grain: float, cost: Callable[[Equation]
         longest = max(e.reduce, key=_extent)
         if min(parts, _extent(longest)) >= 2:
             found[longest] = max(found.get(longest, 0), min(parts, _extent(longest)))
-    return tuple((a, _even(_extent(a), parts)) for a, parts in found.items())
+    return tuple(Cut(a, _even(_extent(a), parts)) for a, parts in found.items())
+
+
+def blocks_of(kernel: Kernel, fewest: int = 2) -> Cuts:
+    """The axes to run in blocks, each with how many: at least `fewest`.
+
+    Those that some statements keep and reductions reduce, where both read the same rows, neither waits for the other,
+    and a block of rows stays close.
+    """
+    if any(isinstance(s, Equation) and s.scan for s in kernel.body):
+        return ()
+    for axis in kernel.axes:
+        if not isinstance(axis.extent, int) or axis.is_ragged:
+            continue
+        reducers = [s for s in kernel.body if isinstance(s, Equation) and axis in s.reduce]
+        waiting = _waiting_for(kernel, reducers)
+        keepers = [s for s in kernel.body if axis in s.axes and s not in reducers and s not in waiting]
+        shared = _rows_of(kernel, reducers, axis).keys() & _rows_of(kernel, keepers, axis).keys()
+        if not shared:
+            continue
+        rows = _rows_of(kernel, [*reducers, *keepers], axis)
+        each = sum(rows.values())
+        again = sum(rows[n] for n in shared) * axis.extent
+        length = rows_of_block(axis.extent, each, fewest)
+        if length and again > WORTH * CLOSE:
+            return (Cut(axis, axis.extent // length, whole=True),)
+    return ()
+
+
+def _waiting_for(kernel: Kernel, first: Sequence[Statement]) -> list[Statement]:
+    """The statements that read what these give, by way of others too."""
+    names = {n for s in first if isinstance(s, Equation) for n in s.names}
+    found: list[Statement] = []
+    for s in kernel.body:
+        if any(e.name in names for e in loads_in(*statement_expressions(s))):
+            found.append(s)
+            names.update(s.names if isinstance(s, Equation) else ())
+    return found
+
+
+def _rows_of(kernel: Kernel, statements: Iterable[Statement], axis: Axis) -> dict[str, int]:
+    """Bytes of a row, across an axis, of each buffer that statements load or store along it, but not densely."""
+    found: dict[str, int] = {}
+    for s in statements:
+        touched = [(e.name, e.index) for e in loads_in(*statement_expressions(s)) if e.name in kernel.buffers]
+        if isinstance(s, Store):
+            touched.append((s.buffer, s.index))
+        for name, index in touched:
+            flat = linearize(index, kernel.buffers[name].strides)
+            axes = axes_of(flat) if axis_coefficient(flat, axis) != 1 else frozenset()
+            others = [a.extent for a in axes if a is not axis]
+            if axis in axes and all(isinstance(n, int) for n in others):
+                size = kernel.buffers[name].dtype.itemsize * prod(n for n in others if isinstance(n, int))
+                found[name] = max(found.get(name, 0), size)
+    return found
 
 
 def _even(extent: int, parts: int) -> int:

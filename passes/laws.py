@@ -1,6 +1,6 @@
-"""The laws that change what a kernel's reductions are, run to a fixed point: point, exchange, delay, stream.
+"""The laws that change what a kernel's reductions are, run to a fixed point: skip, point, exchange, delay, stream.
 
-    refine, inline, merge  ->  a kernel and its normal form  ->  point, exchange, delay, stream, again while one holds
+    refine, inline, merge  ->  a kernel and its normal form  ->  skip, point, exchange, delay, stream, while one holds
 
 Each law has its own file and its own conditions. The result does not hang on the order in which they are tried. The
 search over what is stored costs the kernels that come out here, not those that go in: a chain over a long row is worth
@@ -13,17 +13,18 @@ from collections.abc import Callable, Sequence
 
 from ..ir.loops import Equation, Kernel
 from ..ir.simplify import Simplifier, fast
-from . import delay, exchange, point, stream
+from . import delay, exchange, point, skip, stream
 from .chains import RESIDENT, is_long, reductions_before
 from .reasons import Tried
 
 Law = Callable[[Kernel, bool, list[Tried] | None], Kernel]
-ORDER = ("point", "exchange", "delay", "stream")
+ORDER = ("skip", "point", "exchange", "delay", "stream")
 
 
-def find_laws(resident: int = RESIDENT) -> dict[str, Law]:
+def find_laws(simplify: Simplifier, resident: int = RESIDENT) -> dict[str, Law]:
     """The laws by name."""
     return {
+        "skip": lambda k, strict, tried: skip.skip(k, simplify),
         "point": lambda k, strict, tried: point.point(k, strict, tried),
         "exchange": lambda k, strict, tried: exchange.exchange(k, strict, tried),
         "delay": lambda k, strict, tried: delay.delay(k, strict, resident, tried),
@@ -36,7 +37,7 @@ def apply_laws(
     order: Sequence[str] = ORDER,
 ) -> Kernel:  # fmt: skip
     """The kernel after all laws; the very object where none holds. A list in `tried` is told of all that was asked."""
-    laws = find_laws(resident)
+    laws = find_laws(simplify, resident)
     strict = simplify is not fast
     before = None
     while before is not kernel:
@@ -51,6 +52,7 @@ def may_change(kernel: Kernel, resident: int = RESIDENT) -> bool:
     return (
         exchange.may_exchange(kernel)
         or point.may_point(kernel)
+        or skip.may_skip(kernel)
         or any(
             isinstance(s, Equation) and is_long(s.reduce, resident) and reductions_before(kernel, s.args, s.reduce)
             for s in kernel.body

@@ -19,6 +19,7 @@ from ..ir.loops import Buffer, Equation, Kernel, Statement, Store, reads_of, sta
 from ..ir.ops import OPS
 from ..ir.simplify import Simplifier
 from ..ir.types import Dim
+from .across import match_rows
 from .inline import Assembly, Lowered, Shared, covers
 from .order import topological
 from .reasons import CannotPull, Reason, Tried
@@ -177,19 +178,18 @@ class Merger:
     def _joined(self, name: str, k: int, groups: _Groups, stored: frozenset[str]) -> Group | Reason:
         """The kernel that computes `name` beside its sinks, or why there is none."""
         group = groups.made[k]
-        node, sink = self.lowered.node(name), self.lowered.node(group.sinks[0])
+        node, sink = self.lowered.node(name), self.lowered.node(self._widest(group.sinks))
         if OPS[node.op].kind == "scatter" or OPS[sink.op].kind == "scatter":
             return Reason.SCATTER
         if len(group.members) >= MEMBERS:
             return Reason.FULL
-        if not same_domain(node.shape, sink.shape):
-            return Reason.DOMAIN
+        across = not same_domain(node.shape, sink.shape)
         alone = self._make((name,), (), stored)
         if isinstance(alone, Reason):
             return alone
         if not alone.reads & group.reads:
-            return Reason.UNSHARED
-        if not _same_reductions(alone.kernel, group.kernel):
+            return Reason.DOMAIN if across else Reason.UNSHARED
+        if not across and not _same_reductions(alone.kernel, group.kernel):
             return Reason.EXTENTS
         if groups.would_cycle(name, alone, k):
             return Reason.CYCLE
@@ -244,6 +244,7 @@ class Merger:
 
     def _assemble(self, sinks: tuple[str, ...], absorbed: tuple[str, ...], stored: frozenset[str]) -> Group | Reason:
         own = set(sinks) | set(absorbed)
+        widest = self._widest(sinks)
 
         def in_memory(name: str) -> bool:
             return self.outside(name) or (name in stored and name not in own)
@@ -251,8 +252,11 @@ class Merger:
         assembly = Assembly(self.lowered, in_memory, self.simplify, own, self._shared)
         try:
             axes: tuple[Axis, ...] | None = None
-            for name in reversed(sinks):
-                assembly.add_root(name, _axes_for(self.lowered.node(name).shape, axes))
+            for name in (widest, *(n for n in reversed(sinks) if n != widest)):
+                along = self._axes_of(name, widest, stored, axes)
+                if isinstance(along, Reason):
+                    return along
+                assembly.add_root(name, along)
                 axes = axes or assembly.axes
         except CannotPull as error:
             if not absorbed and error.reason is not Reason.CHAIN:
@@ -272,6 +276,25 @@ class Merger:
         kernel = self._kernel(assembly.roots[0], body, self._notes(assembly, absorbed, in_place))
         reads = frozenset(b.name for b in kernel.inputs)
         return Group(sinks, absorbed, kernel, reads, tuple(sorted(in_place)))
+
+    def _widest(self, sinks: Sequence[str]) -> str:
+        """The last sink of those that run over the most axes."""
+        return max(reversed(sinks), key=lambda n: len([d for d in self.lowered.node(n).shape if d != 1]))
+
+    def _axes_of(
+        self, name: str, widest: str, stored: frozenset[str], axes: tuple[Axis, ...] | None
+    ) -> tuple[Axis, ...] | Reason | None:
+        """The kernel axes that a sink runs over, where they are known already."""
+        shape = self.lowered.node(name).shape
+        if axes is None or same_domain(shape, self.lowered.node(widest).shape):
+            return _axes_for(shape, axes)
+        narrow, wide = (self._make((n,), (), stored) for n in (name, widest))
+        if isinstance(narrow, Reason) or isinstance(wide, Reason):
+            return Reason.DOMAIN
+        match = match_rows(narrow.kernel, wide.kernel)
+        if match is None:
+            return Reason.DOMAIN
+        return tuple(axes[match[d]] if d in match else Axis(f"u{d}", 1) for d in range(len(shape)))
 
     def _notes(self, assembly: Assembly, absorbed: tuple[str, ...], in_place: list[str]) -> tuple[str, ...]:
         """Which law did what, by the ops of the values concerned."""

@@ -233,8 +233,32 @@ class Regions:
             if self.is_computed(source) and not self.refuse_crossing(source, name)
         ]
         parts = connected_parts(computed, links)
+        parts = connected_parts(computed, [*links, *self._shared_rows(parts)])
         parts.sort(key=lambda p: (self.depth[p[0]], order[p[0]]))
         return tuple(Region(p, frozenset(n for n in p if n in self.required)) for p in parts)
+
+
+    def _shared_rows(self, parts: list[tuple[str, ...]]) -> list[tuple[str, str]]:
+        """Pairs of nodes of parts that no value connects, but that read the same rows: what only reduces them, and
+        what gives one result for each of their elements.
+        """
+        wide: dict[tuple[str, int], str] = {}  # memory that is read, and at which depth, to a node
+        narrow: list[tuple[str, str, int]] = []
+        for part in parts:
+            depth = self.depth[part[0]]
+            results = [_rank(self.graph.by_name[n].shape) for n in part if n in self.required]
+            memory = dict.fromkeys(s for n in part for s in self.sources(n) if self.is_memory(s))
+            for source in memory if results else ():
+                rank = _rank(self.graph.by_name[source].shape)
+                if rank >= 2 and max(results) == rank:
+                    wide.setdefault((source, depth), part[0])
+                elif rank >= 2 and max(results) < rank:
+                    narrow.append((part[0], source, depth))
+        return [(name, wide[source, depth]) for name, source, depth in narrow if (source, depth) in wide]
+
+
+def _rank(shape: tuple[Dim, ...]) -> int:
+    return sum(n != 1 for n in shape)
 
 
 def pulled_index(

@@ -218,11 +218,19 @@ def _tighter(a: Index | None, b: Index | None, sign: int) -> Index | None:
 # --- reductions over what a guard leaves -------------------------------------------------------------------------
 
 
-def narrow_reduction(kernel: Kernel, simplify: Simplifier) -> Kernel:
-    """The kernel whose guarded reductions run over the part of their axes where the guard can hold."""
+def may_skip(kernel: Kernel) -> bool:
+    """True where some reduction has a guard."""
+    return any(isinstance(s, Equation) and s.state and _guard_of(s) is not None for s in kernel.body)
+
+
+def skip(kernel: Kernel, simplify: Simplifier) -> Kernel:
+    """The kernel whose guarded reductions run over the part of their axes where the guard can hold; the notes say
+    which.
+    """
     changes: dict[Statement, tuple[Statement, ...]] = {}
+    narrower = _Narrower({a.name for a in kernel.axes}, simplify)
     for s in kernel.body:
-        narrowed = _narrowed(s, simplify) if isinstance(s, Equation) else s
+        narrowed = narrower.narrow(s) if isinstance(s, Equation) else s
         if narrowed is not s:
             changes[s] = (narrowed,)
     if not changes:
@@ -232,21 +240,39 @@ def narrow_reduction(kernel: Kernel, simplify: Simplifier) -> Kernel:
     return replace(kernel, body=body, notes=(*kernel.notes, f"skip: {who} over the part where the guard holds"))
 
 
-def _narrowed(s: Equation, simplify: Simplifier) -> Equation:
-    guard = _guard_of(s)
-    for axis in s.reduce if guard is not None else ():
-        assert guard is not None
-        limits = _constant_limits(guard, axis, s)
-        if limits is None:
-            continue
-        first, end = limits
-        if first >= end:
-            return Equation(s.names, s.axes, STATES[s.state].identity(s.dtypes), s.dtypes, source=s.source)
-        shorter = Axis(_unlike(f"{axis.name}n", s), end - first)
-        rewrite = Rewriter({axis: of_atom(shorter) + first}, rebuild=simplify)
-        reduce = tuple(shorter if a is axis else a for a in s.reduce)
-        return _narrowed(replace(s, args=tuple(rewrite(a) for a in s.args), reduce=reduce), simplify)
-    return s
+class _Narrower:
+    """Narrows reductions of one kernel: those over the same part of the same axis share the new one."""
+
+    def __init__(self, taken: set[str], simplify: Simplifier) -> None:
+        self.taken = taken
+        self.simplify = simplify
+        self.made: dict[tuple[Axis, int, int], Axis] = {}
+
+    def narrow(self, s: Equation) -> Equation:
+        guard = _guard_of(s)
+        for axis in s.reduce if guard is not None else ():
+            assert guard is not None
+            limits = _constant_limits(guard, axis, s)
+            if limits is None:
+                continue
+            first, end = limits
+            if first >= end:
+                return Equation(s.names, s.axes, STATES[s.state].identity(s.dtypes), s.dtypes, source=s.source)
+            shorter = self._part(axis, first, end)
+            rewrite = Rewriter({axis: of_atom(shorter) + first}, rebuild=self.simplify)
+            reduce = tuple(shorter if a is axis else a for a in s.reduce)
+            return self.narrow(replace(s, args=tuple(rewrite(a) for a in s.args), reduce=reduce))
+        return s
+
+    def _part(self, axis: Axis, first: int, end: int) -> Axis:
+        """The axis of the points first .. end - 1."""
+        if (axis, first, end) not in self.made:
+            name = f"{axis.name}n"
+            while name in self.taken:
+                name += "n"
+            self.taken.add(name)
+            self.made[axis, first, end] = Axis(name, end - first)
+        return self.made[axis, first, end]
 
 
 def _constant_limits(guard: Expr, axis: Axis, s: Equation) -> tuple[int, int] | None:
@@ -260,12 +286,6 @@ def _constant_limits(guard: Expr, axis: Axis, s: Equation) -> tuple[int, int] | 
         return None
     first, end = max(first, 0), min(end, axis.extent)
     return None if (first, end) == (0, axis.extent) else (first, end)
-
-
-def _unlike(name: str, s: Equation) -> str:
-    while any(a.name == name for a in s.domain):
-        name += "n"
-    return name
 
 
 def _guard_of(s: Equation) -> Expr | None:

@@ -42,6 +42,11 @@ def split(kernel: Kernel, what: Axis | Equation | str, parts: int) -> Kernel:
     name of one of its results) the longest reduced axis is cut. Raises ScheduleError where `may_split` has a reason
     against it.
     """
+    return split_along(kernel, what, parts)[0]
+
+
+def split_along(kernel: Kernel, what: Axis | Equation | str, parts: int) -> tuple[Kernel, tuple[Axis, ...]]:
+    """What `split` gives, and the axes along the parts."""
     if isinstance(what, Axis):
         chosen = [s for s in kernel.body if isinstance(s, Equation) and what in s.reduce]
         if not chosen:
@@ -56,7 +61,7 @@ def split(kernel: Kernel, what: Axis | Equation | str, parts: int) -> Kernel:
         if reason is not None:
             raise _refusal(reason, equation.names[-1])
         kernel = _split(kernel, equation, axis, parts, shared)
-    return kernel
+    return kernel, tuple(k for k, _ in shared.values())
 
 
 def may_split(kernel: Kernel, equation: Equation, axis: Axis | None = None, parts: int = 2) -> Reason | None:
@@ -112,8 +117,7 @@ class _Cut:
         return fresh_name(self.kernel, wish)
 
     def name(self, suffix: str) -> str:
-        known = next(n for n in self.equation.names if n != "_")
-        return self.fresh(f"{known}_{suffix}")
+        return _name(self.kernel, self.equation, suffix)
 
     def part(self, suffix: str, moved: Index, axes: tuple[Axis, ...], inner: Axis, beyond: Expr | None) -> Equation:
         """The equation over `inner` in the axis's place, at `moved` of the axis; its names are new."""
@@ -124,8 +128,7 @@ class _Cut:
             neutral = _neutral_arguments(e.state, tuple(a.dtype for a in args))
             args = tuple(make("where", beyond, a, n) for a, n in zip(args, neutral, strict=True))
         reduce = tuple(inner if a is self.axis else a for a in e.reduce)
-        names = tuple(self.name(f"{suffix}{k}" if k else suffix) for k in range(len(e.names)))
-        return replace(e, names=names, axes=(*axes, *e.axes), args=args, reduce=reduce)
+        return replace(e, names=named_part(self.kernel, e, suffix), axes=(*axes, *e.axes), args=args, reduce=reduce)
 
 
 def _split(
@@ -147,7 +150,7 @@ def _split_even(cut: _Cut) -> tuple[Statement, ...]:
     partial = cut.part("part", moved, (k,), d, guard)
     if guard is not None:
         partial = replace(partial, args=tuple(_guard_loads(a, guard, cut.axis, moved) for a in partial.args))
-    return (partial, *_combined(cut, partial, k))
+    return (partial, *combine_parts(cut.kernel, cut.equation, partial, k))
 
 
 def _guard_loads(e: Expr, guard: Expr, axis: Axis, moved: Index) -> Expr:
@@ -167,13 +170,22 @@ def _neutral_arguments(state: str, dtypes: tuple[DType, ...]) -> Values:
     return (lowest(dtypes[0]),) if state == "max_sum_exp" else STATES[state].identity(dtypes)
 
 
-def _combined(cut: _Cut, partial: Equation, k: Axis) -> tuple[Statement, ...]:
-    """The equations that combine the parts, in the order of k."""
-    e = cut.equation
+def named_part(kernel: Kernel, e: Equation, suffix: str = "part") -> tuple[str, ...]:
+    """Names for all components of a part of an equation."""
+    return tuple(_name(kernel, e, f"{suffix}{k}" if k else suffix) for k in range(len(e.names)))
+
+
+def _name(kernel: Kernel, e: Equation, suffix: str) -> str:
+    known = next(n for n in e.names if n != "_")
+    return fresh_name(kernel, f"{known}_{suffix}")
+
+
+def combine_parts(kernel: Kernel, e: Equation, partial: Equation, k: Axis) -> tuple[Statement, ...]:
+    """The equations that combine the parts of an equation, in the order of k. Moments are combined otherwise."""
     reads = tuple(read_own(partial, n) for n in range(len(partial.names)))
     if e.state != "max_sum_exp":
         return (replace(e, args=reads, reduce=(k,), operand_dtype=None),)
-    top_name = e.names[0] if e.names[0] != "_" else cut.name("top")
+    top_name = e.names[0] if e.names[0] != "_" else _name(kernel, e, "top")
     top = replace(e, names=(top_name,), args=(reads[0],), dtypes=e.dtypes[:1], state="max", reduce=(k,))
     if e.names[1] == "_":
         return (top,)

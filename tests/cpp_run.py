@@ -20,8 +20,8 @@ import torch
 
 from treadle.codegen.cpp.emit import KernelSource, default_schedule, emit_kernel, emit_unit
 from treadle.codegen.cpp.isa import ISAS, LINK_LIBRARIES, Isa, read_cpu_flags
+from treadle.codegen.cuts import Cuts
 from treadle.compiler.cutting import cut_reductions
-from treadle.ir.index import Axis
 from treadle.ir.interp import error_bound, run_kernel
 from treadle.ir.interp_numbers import torch_dtype
 from treadle.ir.loops import Buffer, Kernel
@@ -50,7 +50,7 @@ class Case:
     schedule: Schedule | None = None
     threads: int = 1
     error: int = 0  # the code expected from the kernel; -1: any but 0
-    cuts: tuple[tuple[Axis, int], ...] = ()
+    cuts: Cuts = ()
 
 
 class Fenced:

@@ -13,16 +13,21 @@ from law_runs import LONG, assert_equal_runs, inputs_of, read
 from torch.testing import assert_close
 
 from treadle.ir.builder import GraphBuilder, Value
+from treadle.ir.expr import Expr, Load
 from treadle.ir.graph import Graph
 from treadle.ir.loops import Kernel
 from treadle.ir.simplify import exact, fast
 from treadle.ir.text import print_kernel
 from treadle.ir.types import F32, I64
-from treadle.passes import canonical, delay, exchange, laws, point, stream
+from treadle.passes import canonical, delay, exchange, laws, point, skip, stream
+from treadle.passes import fuse as fuse_module
 from treadle.passes.canonical import canonicalize
 from treadle.passes.chains import RESIDENT
 from treadle.passes.fuse import Launch
+from treadle.passes.inline import Assembly
+from treadle.passes.merge import Merger
 from treadle.passes.normalize import normalize
+from treadle.passes.reasons import CannotPull, Reason
 
 N = RESIDENT + 4
 GRAPHS: dict[str, Callable[[GraphBuilder], list[Value]]] = {}
@@ -94,6 +99,25 @@ def scaled_rows_summed(g: GraphBuilder) -> list[Value]:
     return [g.sum(x * scale * w, (1,))]
 
 
+@graph
+def gradients_of_a_norm(g: GraphBuilder) -> list[Value]:
+    """Of x, a root mean square's gradient in each row; of its weight, a sum over the rows."""
+    x, dy, w = row(g, rows=6, columns=64), row(g, "dy", 6, 64), g.input("w", (64,), F32, (1,))
+    rstd = g.input("rstd", (6, 1), F32, (1, 1))
+    weighted, normal = dy * w, x * rstd
+    inner = g.mean(weighted * normal, (1,), True)
+    return [(weighted - normal * inner) * rstd, g.sum(dy * normal, (0,))]
+
+
+@graph
+def groups_of_a_row(g: GraphBuilder) -> list[Value]:
+    """Rows viewed as groups, scaled in each group, and viewed as rows again."""
+    x = row(g, rows=6, columns=64)
+    groups = g.reshape(x, (6, 4, 16))
+    scaled = groups * g.rsqrt(g.mean(groups * groups, (2,), True) + 1e-6)
+    return [g.reshape(scaled, (6, 64)) * 2.0]
+
+
 KERNELS = {
     "products_of_scores": """
 kernel k(a: f32[4, 6], b: f32[4, 3], c: f32[6, 3]) -> (y: f32[4], o: f32[4, 3])
@@ -117,6 +141,14 @@ kernel k(x: f32[5, 7], d: i64[5], g: f32[1], m: f32[5], l: f32[5]) -> (y: f32[5,
   axes t:5, c:7
   s[t]: f32 = sum(c) (where((#(c) == d[t]), (g[0] * -0.9), 0.0) - (g[0] * 0.1))
   y[t, c] <- ((where((#(c) == d[t]), (g[0] * -0.9), 0.0) - (g[0] * 0.1)) - (exp(((x[t, c] - m[t]) - l[t])) * s[t]))
+""",
+    "padded_rows_summed": """
+kernel k(x: f32[3, 5]) -> (y: f32[3], z: f32[3])
+  axes t:3, c:9
+  s[t]: f32 = sum(c) x[t, c - 2 if ((#(c) >= 2:i64) & (#(c) < 7:i64))]
+  m[t]: f32 = max(c) where((#(c) < 2:i64), (f32(#(c)) * 0.5), -inf)
+  y[t] <- s[t]
+  z[t] <- m[t]
 """,
     "a_chain_of_four": """
 kernel k(x: f32[3, 9], w: f32[9]) -> (y: f32[3])
@@ -178,6 +210,7 @@ def test_the_values_of_kernels_stay(name: str) -> None:
 
 
 COUNTS = {
+    "skip": (skip, "padded_rows_summed"),
     "point": (point, "gradient_of_a_class_loss"),
     "exchange": (exchange, "products_of_scores"),
     "delay": (delay, "scaled_rows_summed"),
@@ -192,6 +225,31 @@ def test_no_law_can_be_left_out(law: str, monkeypatch: pytest.MonkeyPatch) -> No
     with_it = text_of(name)
     monkeypatch.setattr(module, law, lambda kernel, *rest: kernel)
     assert text_of(name) != with_it
+
+
+def test_merge_cannot_be_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    with_it = text_of("gradients_of_a_norm")
+    monkeypatch.setattr(Merger, "_absorb", lambda self, *rest: False)
+    monkeypatch.setattr(Merger, "_join_sibling", lambda self, *rest: False)
+    monkeypatch.setattr(Merger, "_join_groups", lambda self, groups, *rest: groups)
+    assert text_of("gradients_of_a_norm") != with_it
+
+
+def test_inline_cannot_be_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(self: Assembly, load: Load) -> Expr:
+        if self._depth:
+            raise CannotPull(Reason.GUARDED, load.name)
+        return expand(self, load)
+
+    with_it, expand = text_of("long_softmax"), Assembly._expand
+    monkeypatch.setattr(Assembly, "_expand", refuse)
+    assert text_of("long_softmax") != with_it
+
+
+def test_refine_cannot_be_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    with_it = text_of("groups_of_a_row")
+    monkeypatch.setattr(fuse_module, "refine", lambda kernel, *rest: kernel)
+    assert text_of("groups_of_a_row") != with_it
 
 
 @pytest.mark.parametrize("name", GRAPHS)

@@ -190,7 +190,8 @@ def a_third_kernel_lies_between(g: GraphBuilder) -> Case:
 @gives(Reason.TAKEN)
 def another_reader_has_stored_it(g: GraphBuilder) -> Case:
     y = g.exp(matrix(g))
-    return finish(g, y, y + matrix(g, "p"), g.sum(y, (0,))), "merge", y
+    deep = g.unsqueeze(y, 0) + g.input("q", (3, N, N), F32, (N * N, N, 1))
+    return finish(g, y, deep, y + matrix(g, "p")), "merge", y
 
 
 @gives(Reason.UNSHARED)

@@ -19,7 +19,7 @@ from treadle.ir.interp import run_kernel
 from treadle.ir.scalar import iota, op
 from treadle.ir.simplify import exact
 from treadle.ir.types import BOOL
-from treadle.passes.skip import Holds, Span, Tile, classify, find_span, limits_in, narrow_reduction
+from treadle.passes.skip import Holds, Span, Tile, classify, find_span, limits_in, skip
 
 ROW, COL = Axis("i", 40), Axis("j", 40)
 A, B = Axis("a", 5), Axis("b", 5)
@@ -210,7 +210,7 @@ RANGES = {
 @pytest.mark.parametrize("guard", RANGES)
 def test_a_reduction_runs_where_its_guard_holds(state: str, guard: str) -> None:
     before = read(guarded(state, guard, GUARDED[state]))
-    after = narrow_reduction(before, exact)
+    after = skip(before, exact)
     (axis,) = after.equations["e"].reduce
     assert axis.extent == RANGES[guard]
     for seed in range(5):
@@ -219,14 +219,14 @@ def test_a_reduction_runs_where_its_guard_holds(state: str, guard: str) -> None:
 
 def test_a_guard_that_never_holds_leaves_the_identity() -> None:
     before = read(guarded("max", "((#(c) >= 5:i64) & (#(c) < 3:i64))", "-inf"))
-    after = narrow_reduction(before, exact)
+    after = skip(before, exact)
     assert not after.equations["e"].state
     assert_equal_runs(before, after, inputs_of(before))
 
 
 def test_a_guarded_load_is_enough_for_a_sum() -> None:
     before = read(guarded("sum", "true", "0.0").replace("where(true, x[t, c], 0.0)", "x[t, c - 2 if (#(c) >= 2:i64)]"))
-    after = narrow_reduction(before, exact)
+    after = skip(before, exact)
     assert after.equations["e"].reduce[0].extent == 7
     assert_equal_runs(before, after, inputs_of(before))
 
@@ -247,7 +247,7 @@ def test_other_reductions_keep_their_axes(state: str, guard: str, other: str, va
     if state == "max_sum_exp":
         text = text.replace("e[t]: f32 =", "(_[t]: f32, e[t]: f32) =")
     before = read(text)
-    assert narrow_reduction(before, exact) is before
+    assert skip(before, exact) is before
 
 
 def test_bad_indices_are_still_reported() -> None:
@@ -255,7 +255,7 @@ def test_bad_indices_are_still_reported() -> None:
     inputs = inputs_of(before)
     inputs["d"][8] = 9
     with pytest.raises(IndexError):
-        run_kernel(narrow_reduction(before, exact), inputs, float64=True)
+        run_kernel(skip(before, exact), inputs, float64=True)
 
 
 @settings(max_examples=60, deadline=None)
@@ -263,4 +263,4 @@ def test_bad_indices_are_still_reported() -> None:
 def test_random_guards(condition: Expr, state: str, seed: int) -> None:
     assume(condition.dtype is BOOL)
     before = read(guarded(state, str(condition), GUARDED[state]))
-    assert_equal_runs(before, narrow_reduction(before, exact), inputs_of(before, seed, SPECIAL))
+    assert_equal_runs(before, skip(before, exact), inputs_of(before, seed, SPECIAL))

@@ -7,7 +7,7 @@ from itertools import product as combinations
 from ...ir.loops import Equation, Kernel
 from ...ir.schedule import Knob, Schedule, Value
 from ...ir.types import Dim, is_static, multiply, plus, product
-from ..cuts import Cuts
+from ..cuts import Cuts, blocks_of
 from ..tiling import Choices
 from .isa import Isa
 from .threads import find_cuts
@@ -23,7 +23,8 @@ AHEAD = Knob("ahead", True, (False, True), "the next row is asked for while this
 STAGE = Knob("stage", True, (False, True), "loads across the lanes are read in blocks and turned in registers")
 KEEP = Knob("keep", "auto", ("auto", "all", "none"), "values that several passes read are kept, or computed again")
 PARTS = Knob("parts", 1, (1, 2, 4, 8, 16, 32, 64), "points that long reductions are cut into, for threads")
-KNOBS = (UNROLL, ROWS, CHUNK, STREAM, PREFETCH, AHEAD, STAGE, KEEP, PARTS)
+BLOCKS = Knob("blocks", True, (False, True), "what keeps rows and what reduces them take turns over blocks of rows")
+KNOBS = (UNROLL, ROWS, CHUNK, STREAM, PREFETCH, AHEAD, STAGE, KEEP, PARTS, BLOCKS)
 
 
 def choices_of(schedule: Schedule, lanes: int) -> Choices:
@@ -42,7 +43,8 @@ def choices_of(schedule: Schedule, lanes: int) -> Choices:
 
 def cuts_under(kernel: Kernel, schedule: Schedule) -> Cuts:
     """The reductions that a schedule cuts into parts: by the law `split`, before the kernel is printed."""
-    return find_cuts(kernel, int(schedule.get(PARTS)), int(schedule.get(CHUNK)))
+    blocks = blocks_of(kernel) if schedule.get(BLOCKS) else ()
+    return blocks or find_cuts(kernel, int(schedule.get(PARTS)), int(schedule.get(CHUNK)))
 
 
 def stored_bytes(kernel: Kernel) -> Dim:
@@ -78,7 +80,7 @@ def default_schedule(kernel: Kernel, isa: Isa) -> Schedule:
         chosen["prefetch"] = 1024
     schedule = Schedule(strategy).choose(**chosen)
     many = schedule.choose(parts=PARTS.candidates[-1])
-    return many if strategy == "reduce" and cuts_under(kernel, many) else schedule
+    return many if strategy == "reduce" and not all(c.whole for c in cuts_under(kernel, many)) else schedule
 
 
 def candidates(kernel: Kernel, isa: Isa) -> list[Schedule]:

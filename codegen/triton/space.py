@@ -6,7 +6,7 @@ from itertools import product as combinations
 
 from ...ir.loops import Equation, Kernel
 from ...ir.schedule import Knob, Schedule
-from ..cuts import Cuts, cuts_of
+from ..cuts import Cuts, blocks_of, cuts_of
 
 POINTS = Knob("points", 1024, (256, 512, 1024, 2048, 4096, 8192), "points that a program holds at once")
 RESIDENT = Knob("resident", 8192, (1024, 2048, 4096, 8192, 16384, 32768), "longest row that is held whole")
@@ -15,7 +15,8 @@ WARPS = Knob("warps", 0, (0, 1, 2, 4, 8, 16), "warps of a program; 0: by the poi
 STAGES = Knob("stages", 2, (1, 2, 3, 4), "iterations of a loop whose loads are in flight")
 KEEP = Knob("keep", "none", ("auto", "all", "none"), "values that several passes read are kept, or computed again")
 PARTS = Knob("parts", 1, (1, 16, 32, 64, 128, 256, 512), "programs that long reductions are cut for")
-KNOBS = (POINTS, RESIDENT, STEP, WARPS, STAGES, KEEP, PARTS)
+BLOCKS = Knob("blocks", False, (False, True), "what keeps rows and what reduces them take turns over blocks of rows")
+KNOBS = (POINTS, RESIDENT, STEP, WARPS, STAGES, KEEP, PARTS, BLOCKS)
 
 COLUMNS = 64  # neighbours in memory that a program takes of each row it reduces
 GRAIN = 16384  # points that are worth a program of their own
@@ -38,13 +39,14 @@ def default_schedule(kernel: Kernel) -> Schedule:
     strategy = strategy_of(kernel)
     schedule = Schedule(strategy).choose(points=1024 if strategy == "points" else 2048)
     many = schedule.choose(parts=ENOUGH_PROGRAMS)
-    return many if strategy == "reduce" and cuts_under(kernel, many) else schedule
+    return many if strategy == "reduce" and not all(c.whole for c in cuts_under(kernel, many)) else schedule
 
 
 def cuts_under(kernel: Kernel, schedule: Schedule) -> Cuts:
     """The reductions that a schedule cuts into parts: by the law `split`, before the kernel is printed."""
     parts = int(schedule.get(PARTS))
-    return cuts_of(kernel, parts, GRAIN, lambda _: 1.0, COLUMNS) if parts > 1 else ()
+    blocks = blocks_of(kernel, ENOUGH_PROGRAMS // 2) if schedule.get(BLOCKS) else ()
+    return blocks or (cuts_of(kernel, parts, GRAIN, lambda _: 1.0, COLUMNS) if parts > 1 else ())
 
 
 def candidates(kernel: Kernel) -> list[Schedule]:

@@ -10,6 +10,7 @@ from cpp_texts import EVERYWHERE, inputs_of, kernel_of
 from treadle.codegen.cpp.emit import emit_kernel
 from treadle.codegen.cpp.isa import ISAS
 from treadle.codegen.cpp.space import cuts_under, default_schedule
+from treadle.codegen.cuts import Cut
 from treadle.compiler.cutting import cut_reductions
 from treadle.ir.interp_numbers import torch_dtype
 from treadle.ir.loops import Equation, Kernel
@@ -63,7 +64,7 @@ def test_reductions_in_parts(isa: str, rows: int, columns: int):
         over = dict.fromkeys(a for s in kernel.body if isinstance(s, Equation) for a in s.reduce)
         for axis in over:
             cases += [
-                case_of(f"{name} {axis.name} in {k} by {t}", kernel, cuts=((axis, k),), threads=t)
+                case_of(f"{name} {axis.name} in {k} by {t}", kernel, cuts=(Cut(axis, k),), threads=t)
                 for k, t in ((2, 1), (2, 3), (5, 2))
             ]
     check_cases(cases, ISAS[isa])
@@ -98,7 +99,7 @@ def test_the_bits_do_not_depend_on_the_threads():
 def test_which_reductions_are_cut():
     def cuts(text: str) -> dict[str, int]:
         kernel = parse_kernel(text)
-        return {a.name: k for a, k in cuts_under(kernel, default_schedule(kernel, ISAS["avx512"]))}
+        return {a.name: k for a, k, _ in cuts_under(kernel, default_schedule(kernel, ISAS["avx512"]))}
 
     total = "kernel k(x: f32[{n}]) -> (y: f32[])\n  axes c:{n}\n  s[]: f32 = sum(c) x[c]\n  y[] <- s[]\n"
     columns = """
@@ -134,4 +135,4 @@ kernel k(x: f32[64], n: i64[2]) -> (y: f32[2])
   y[b] <- s[b]
 """)
     (axis,) = kernel.equations["s"].reduce
-    assert cut_reductions(kernel, ((axis, 2),)) == (kernel, frozenset())
+    assert cut_reductions(kernel, (Cut(axis, 2),)) == (kernel, frozenset())

@@ -10,6 +10,7 @@ from cpp_run import Case
 from cpp_texts import EVERYWHERE, LATEST, RMS, SCATTER, SOFTMAX, inputs_of, kernel_of
 from triton_run import check_triton, emit_case
 
+from treadle.codegen.cuts import Cut
 from treadle.codegen.triton.emit import candidates, default_schedule
 from treadle.codegen.triton.space import cuts_under
 from treadle.ir.errors import ScheduleError
@@ -130,14 +131,14 @@ def test_reductions_in_parts(name: str):
     for rows, columns in ((7, 37), (4, 1)):
         kernel = kernel_of(EVERYWHERE[name], "f32", rows, columns)
         over = dict.fromkeys(a for s in kernel.body if isinstance(s, Equation) for a in s.reduce)
-        cases += [case_of(f"{name} {a.name} in {k}", kernel, cuts=((a, k),)) for a in over for k in (2, 3)]
+        cases += [case_of(f"{name} {a.name} in {k}", kernel, cuts=(Cut(a, k),)) for a in over for k in (2, 3)]
     check_triton(cases)
 
 
 def test_which_reductions_are_cut():
     def cut(name: str, rows: int, columns: int) -> dict[str, int]:
         kernel = kernel_of(EVERYWHERE[name], "f32", rows, columns)
-        return {a.name: k for a, k in cuts_under(kernel, default_schedule(kernel))}
+        return {a.name: k for a, k, _ in cuts_under(kernel, default_schedule(kernel))}
 
     assert cut("total", 4096, 2048) == {"t": 256}
     assert cut("columns", 4096, 2048) == {"t": 8}
