@@ -237,7 +237,6 @@ class Regions:
         parts.sort(key=lambda p: (self.depth[p[0]], order[p[0]]))
         return tuple(Region(p, frozenset(n for n in p if n in self.required)) for p in parts)
 
-
     def _shared_rows(self, parts: list[tuple[str, ...]]) -> list[tuple[str, str]]:
         """Pairs of nodes of parts that no value connects, but that read the same rows: what only reduces them, and
         what gives one result for each of their elements.
