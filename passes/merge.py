@@ -27,6 +27,8 @@ from .reinplace import store_changes
 
 MEMBERS = 12  # values that one kernel stores: more streams than that defeat the prefetcher, and compilers slow down
 
+READ_ALIKE = "read the same rows"
+
 BufferOf = Callable[[str], Buffer]
 
 
@@ -189,6 +191,8 @@ class Merger:
             return alone
         if not alone.reads & group.reads:
             return Reason.DOMAIN if across else Reason.UNSHARED
+        if across and not self.in_place.keys().isdisjoint((name, *group.members)):
+            return Reason.DOMAIN  # what is written in place must not be read again
         if not across and not _same_reductions(alone.kernel, group.kernel):
             return Reason.EXTENTS
         if groups.would_cycle(name, alone, k):
@@ -309,7 +313,9 @@ class Merger:
         if absorbed:
             notes.append(f"merge: {ops(absorbed)} stored on the way")
         if len(assembly.roots) > 1:
-            notes.append(f"merge: {ops(assembly.roots)} share one iteration domain")
+            shapes = [self.lowered.node(n).shape for n in assembly.roots]
+            alike = all(same_domain(s, shapes[0]) for s in shapes)
+            notes.append(f"merge: {ops(assembly.roots)} {'share one iteration domain' if alike else READ_ALIKE}")
         if in_place:
             notes.append(f"reinplace: {ops(in_place)} written into the input it replaces")
         return tuple(notes)
