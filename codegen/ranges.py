@@ -9,7 +9,7 @@ from functools import lru_cache
 
 from ..ir.expr import Const, Expr, Iota, Load, Op, data_in
 from ..ir.index import Div, Index, Mod, bounds
-from ..ir.types import I64, Dim
+from ..ir.types import BOOL, I64, Dim, DType
 
 Range = tuple[int, int]
 
@@ -21,6 +21,14 @@ def fits_32(e: Expr) -> bool:
 def index_fits_32(i: Index) -> bool:
     """True when the index, and what it is summed up from, fits 32 bits."""
     return _inside(index_range(i)) and all(index_fits_32(a.index) for a, _ in i.terms if isinstance(a, Div | Mod))
+
+
+def fits_in(e: Expr, dtype: DType) -> bool:
+    """True when every value of an integer expression is one of the dtype too."""
+    if dtype.is_float or e.dtype.is_float or dtype is BOOL or dtype is I64:
+        return False
+    found, (low, high) = value_range(e), dtype.limits
+    return found is not None and low <= found[0] and found[1] <= high
 
 
 def _inside(r: Range | None) -> bool:
@@ -59,7 +67,7 @@ def _op_range(e: Op) -> Range | None:
         inner = e.args[0]
         if inner.dtype.is_float or e.dtype.is_float:
             return None
-        return value_range(inner) if e.dtype is I64 else e.dtype.limits
+        return value_range(inner) if e.dtype is I64 or fits_in(inner, e.dtype) else e.dtype.limits
     args = [value_range(a) for a in (e.args[1:] if e.name == "where" else e.args)]
     if any(a is None for a in args) or e.dtype.is_float:
         return None
@@ -73,6 +81,10 @@ def _op_range(e: Op) -> Range | None:
         return _kept((lows[0] - highs[1], highs[0] - lows[1]))
     if e.name == "neg":
         return -highs[0], -lows[0]
+    if e.name == "and" and max(lows) >= 0:
+        return 0, min(h for low, h in known if low >= 0)
+    if e.name == "shr" and lows[0] >= 0 and 0 <= lows[1] < 32:
+        return 0, highs[0] >> lows[1]
     if e.name == "mul":
         corners = [a * b for a in known[0] for b in known[1]]
         return _kept((min(corners), max(corners)))

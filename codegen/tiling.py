@@ -19,6 +19,7 @@ from .tiling_keep import KEPT_BYTES, WORTH_KEEPING, may_move, recompute
 from .tiling_nest import NestBuilder, map_statement, quotient
 from .tiling_plan import Block, Nest, Part, estimate, expression_cost, make_plan
 from .tiling_prepare import prepare
+from .tiling_product import ProductBuilder, find_products
 from .tiling_stage import CACHE_LINE, StageLoops, Staging, choose_shape, find_staging, stage_scratch
 
 STREAMED_BYTES = 1 << 16  # smaller outputs stay in the caches
@@ -35,6 +36,7 @@ class Choices:
     stream  outputs bypass the caches       prefetch  bytes ahead of the loads, 0: none
     cut     lanes loops are cut where conditions on their axis change
     blocks  long sums are added up in blocks, each in an accumulator of its own
+    tiles   sums of products run as register tiles
     """
 
     lanes: int
@@ -46,6 +48,7 @@ class Choices:
     stage: bool = True
     cut: bool = True
     blocks: bool = True
+    tiles: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,9 +81,15 @@ def plan_kernel(
 
 def build_program(planned: Planned, choices: Choices) -> Program:
     """The tile program of a planned kernel."""
+    k = planned.kernel
+    products = find_products(k) if choices.tiles else None
+    if products is not None:
+        made = ProductBuilder(products, choices.lanes)
+        tiled = tuple(made.build())
+        arrays = tuple(made.scratch.values())
+        return Program(k.name, k.inputs, k.outputs, arrays, tiled, planned.maths, choices.prefetch)
     builder = Builder(planned.kernel, planned.parts, choices)
     body = [s for p in planned.parts for s in builder.build(p, frozenset(), root=True)]
-    k = planned.kernel
     return Program(
         k.name, k.inputs, k.outputs, tuple(builder.scratch.values()), tuple(body), planned.maths, choices.prefetch
     )

@@ -16,7 +16,7 @@ from ..ir.loops import Buffer, Equation, Kernel, Statement, Store, reads_of, sta
 from ..ir.scalar import cast, is_const, op
 from ..ir.simplify import exact
 from ..ir.states import STATES, Values, lowest
-from ..ir.types import BF16, F16, I16, Dim, multiply, plus, product
+from ..ir.types import BF16, BOOL, F16, I16, Dim, multiply, plus, product
 
 UNROLLED_POINTS = 8  # a reduction of so few points is written out ..
 UNROLLED_NODES = 96  # .. if that stays short
@@ -259,7 +259,8 @@ def move_bits(kernel: Kernel) -> Kernel:
 
 
 def unroll_reductions(kernel: Kernel) -> Kernel:
-    """s[c] = sum(k:3) x[k, c]  ->  s[c] = (x[0, c] + x[1, c]) + x[2, c]; axes along which memory is dense stay.
+    """s[c] = sum(k:3) x[k, c]  ->  s[c] = (x[0, c] + x[1, c]) + x[2, c]; axes along which memory is dense stay, unless
+    they choose between values (the digits of a cat or a stack).
 
     Pointwise values along such an axis are computed where they are read.
     """
@@ -288,11 +289,17 @@ def _written_out(e: Equation, axis: Axis, kernel: Kernel) -> Values | None:
     if axis.is_ragged or not isinstance(extent, int) or not 1 <= extent <= UNROLLED_POINTS:
         return None
     args = _inlined(e, axis, kernel)
-    if any(axis_coefficient(i, axis) == 1 for n in walk(*args) if isinstance(n, Load) for i in n.index[-1:]):
+    dense = any(axis_coefficient(i, axis) == 1 for n in walk(*args) if isinstance(n, Load) for i in n.index[-1:])
+    if dense and not any(_is_decided(n, axis) for n in walk(*args)):
         return None
     rows = [Rewriter({axis: as_index(k)}, rebuild=exact) for k in range(extent)]
     total = combine_tree(e.state, [STATES[e.state].lift(tuple(row(a) for a in args)) for row in rows])
     return total if sum(1 for _ in walk(*total)) <= UNROLLED_NODES else None
+
+
+def _is_decided(e: Expr, axis: Axis) -> bool:
+    """True for a condition that each point of the axis decides: written out, a select of two values is one of them."""
+    return isinstance(e, Op) and e.dtype is BOOL and e.axes == {axis}
 
 
 def _inlined(e: Equation, axis: Axis, kernel: Kernel) -> tuple[Expr, ...]:

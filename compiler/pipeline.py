@@ -28,6 +28,7 @@ from ..ir.text import print_graph
 from ..passes.fuse import Call, Fused, Launch, fuse_graph
 from ..passes.memory import MemoryPlan
 from .capture import find_capture_problem
+from .contractions import judge_product
 from .cutting import describe_cuts
 from .frontend.calls import find_target
 from .frontend.importer import Imported, import_graph
@@ -119,7 +120,7 @@ def plan_graph(gm: fx.GraphModule, watch: Watch, tools: Toolchain, gpu: GpuTools
     """
     device = "cpu" if gpu is None else gpu.device
     with watch.phase("import"):
-        imported = import_graph(gm, watch.name, device, settings.rng)
+        imported = import_graph(gm, watch.name, device, settings.rng, judge_product if gpu is None else None)
         graph = with_output_strides(imported.graph)
     watch.show(5, "graph", lambda: print_graph(graph))
     with watch.phase("fuse"):

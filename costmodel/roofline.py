@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from ..ir.expr import Load, Op, walk
+from ..ir.expr import Expr, Load, Op, product_factors, walk
 from ..ir.index import Axis
 from ..ir.loops import Equation, Kernel, Statement, Store, statement_expressions
 from ..ir.scalar import SCALAR_OPS
@@ -53,6 +53,7 @@ GPUS = {
         Device("gfx942", 2.1e9, 19456, ((256e6, 1e13), (float("inf"), 5.3e12)), 4e-6, 64e3),
     )
 }
+TILE = 4  # results of a tile that share an operand of a product
 TYPICAL_SIZE = 512  # stands for a dynamic size
 
 
@@ -139,12 +140,23 @@ def _pass_over(s: Statement, points: float, kernel: Kernel, touched: dict[str, f
     Adds the elements of buffers that the statement loads to `touched`: at most the whole buffer will count.
     """
     cycles = 1.0
+    shared = _shared_operands(s)
     for e in walk(*statement_expressions(s)):
-        if isinstance(e, Op):
-            cycles += SCALAR_OPS[e.name].cost
-        elif isinstance(e, Load):
-            cycles += 0.5
-            if e.name in kernel.buffers:
-                reach = _reach(e.axes)
-                touched[e.name] = touched.get(e.name, 0.0) + min(reach, max(points, 1.0))
-    return cycles
+        if isinstance(e, Load) and e.name in kernel.buffers:
+            reach = _reach(e.axes)
+            touched[e.name] = touched.get(e.name, 0.0) + min(reach, max(points, 1.0))
+        if not shared:
+            cycles += _work(e)
+    return cycles + sum(_work(e) for operand in shared for e in walk(operand)) / TILE
+
+
+def _work(e: Expr) -> float:
+    return SCALAR_OPS[e.name].cost if isinstance(e, Op) else 0.5 if isinstance(e, Load) else 0.0
+
+
+def _shared_operands(s: Statement) -> list[Expr]:
+    """The factors of a sum of products none of which has all kept axes: a tile of results shares them."""
+    if not isinstance(s, Equation) or s.state != "sum" or s.scan:
+        return []
+    factors = product_factors(s.args[0])
+    return factors if len(factors) > 1 and all(not frozenset(s.axes) <= f.axes for f in factors) else []

@@ -18,6 +18,7 @@ from typing import Any
 from .errors import VerifyError
 from .graph import Attrs, Graph, Node
 from .ops import OPS
+from .ops.contractions import Labels
 from .ops.pointwise import PAIRWISE
 from .scalar import SCALAR_OPS, round_to
 from .types import BOOL, Dim, DType, plus, product
@@ -317,6 +318,14 @@ class GraphBuilder:
         self, state: str, x: Value, dim: int, component: int = 0, reverse: bool = False, exclusive: bool = False
     ) -> Value:
         return self.emit("scan", [x], state=state, dim=dim, component=component, reverse=reverse, exclusive=exclusive)
+
+    def contract(self, left: Value, right: Value, labels: tuple[Labels, Labels, Labels]) -> Value:
+        """The sum of products of two tensors whose dimensions have labels: those of the left, the right, the result.
+
+        Labels that the result lacks are summed over: ((0, 1), (1, 2), (0, 2)) is the product of two matrices.
+        """
+        of_left, of_right, out = labels
+        return self.emit("contract", [left, right], left=of_left, right=of_right, out=out)
 
     # --- indexing ------------------------------------------------------------------------------------------------
 

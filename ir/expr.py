@@ -225,6 +225,13 @@ class Rewriter:
         return e
 
 
+def product_factors(e: Expr) -> list[Expr]:
+    """What is multiplied to give `e`: itself, where that is no product."""
+    if isinstance(e, Op) and e.name == "mul":
+        return [f for a in e.args for f in product_factors(a)]
+    return [e]
+
+
 # --- printing ----------------------------------------------------------------------------------------------------
 
 INFIX = {

@@ -19,7 +19,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from ..ir.expr import Const, Expr, Load, Op
+from ..ir.expr import Const, Expr, Load, Op, product_factors
 from ..ir.index import Axis
 from ..ir.loops import Equation, Kernel
 from ..ir.simplify import make
@@ -104,12 +104,6 @@ def may_delay(second: Equation, part: Delayed) -> bool:
 def _fits(e: Expr, narrow: DType) -> bool:
     """A stored element of that type, widened."""
     return isinstance(e, Op) and e.name == "cast" and isinstance(e.args[0], Load) and e.args[0].dtype is narrow
-
-
-def product_factors(e: Expr) -> list[Expr]:
-    if isinstance(e, Op) and e.name == "mul":
-        return [f for a in e.args for f in product_factors(a)]
-    return [e]
 
 
 # --- what leaves -------------------------------------------------------------------------------------------------

@@ -17,13 +17,12 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from itertools import permutations
 
-from ..ir.expr import Expr, Load, Rewriter
+from ..ir.expr import Expr, Load, Rewriter, product_factors
 from ..ir.index import Axis, Index, of_atom
 from ..ir.loops import Equation, Kernel, Statement
 from ..ir.simplify import make
 from ..ir.types import is_nonnegative, multiply, plus, product
 from .chains import readers_of
-from .delay import product_factors
 from .reasons import Reason, Tried
 
 MOST_AXES = 5  # kept axes of a sum that are compared in every order

@@ -26,6 +26,7 @@ EXACT_LIMIT = 4  # candidates that are searched in all combinations
 SEARCH_LIMIT = 80  # nodes of a region whose alternatives are tried; larger ones take the first guess
 CHAIN_LIMIT = 64  # nested values that one expression may pull in
 SIZE_LIMIT = 300  # operations of one stored value: beyond, a compiler needs longer than a pass over memory saves
+REDUCING = ("reduce", "scan", "contract")  # kinds of nodes whose every element is much work
 LIGHT = 10.0  # cycles an element that are cheaper to spend again in a second reader than to store and load
 
 Cost = Callable[[Kernel], float]
@@ -147,7 +148,7 @@ def _read_twice(region: Region, regions: Regions, stored: frozenset[str]) -> fro
         own = SCALAR_OPS[op].cost if op in SCALAR_OPS else 2.0
         below = [s for s in regions.sources(name) if s in inside and s not in stored and s not in kept]
         work[name] = own + sum(work[s] for s in below)
-        reduces = OPS[op].kind in ("reduce", "scan")
+        reduces = OPS[op].kind in REDUCING
         if readers[name] > 1 and work[name] > LIGHT and not reduces and len(inside) > SEARCH_LIMIT:
             kept.add(name)
     return frozenset(kept)
@@ -162,13 +163,21 @@ def _candidates(region: Region, regions: Regions, always: frozenset[str]) -> lis
         for source in regions.sources(name):
             if source in inside:
                 pullers[source] |= roots
-    found = [n for n in region.nodes if n not in always and len(pullers[n]) > 1 and _has_work(n, regions.lowered)]
+    ways: dict[str, int] = dict.fromkeys(region.nodes, 0)
+    for name in region.nodes:
+        for source, count in regions.sources(name).items():
+            if source in inside and OPS[regions.graph.by_name[source].op].kind == "contract":
+                ways[source] += count  # along each it may be another element of its
+    found = [
+        n for n in region.nodes
+        if n not in always and (len(pullers[n]) > 1 or ways[n] > 1) and _has_work(n, regions.lowered)
+    ]  # fmt: skip
     return found[-12:]
 
 
 def _has_work(name: str, lowered: Lowered) -> bool:
     node = lowered.node(name)
-    if OPS[node.op].kind in ("reduce", "scan") or node.op in ("gather", "take"):
+    if OPS[node.op].kind in REDUCING or node.op in ("gather", "take"):
         return True
     row = SCALAR_OPS.get(node.op)
     return row is not None and row.cost >= 5

@@ -1,12 +1,16 @@
 """Cutting a graph into regions: what lies between calls, and what must be in memory.
 
 Views and tensors made of indices alone are transparent: they are index maps, pulled into whoever reads them. The other
-nodes that treadle computes form regions, connected parts at one depth, where depth counts the calls on the longest path
-from the inputs. Equal layers give equal regions, which are then solved once.
+nodes that treadle computes form regions, connected parts at one depth, where depth counts the calls and contractions on
+the longest path from the inputs. Equal layers give equal regions, which are then solved once.
+
+A contraction is in a region with what is computed of its results one by one; what reduces them waits until they are
+stored. Its operands are stored too, unless few of its results read each element of theirs.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -15,7 +19,7 @@ from ..ir.graph import Graph, Node
 from ..ir.index import Axis, Index, axis_coefficient, is_affine, linearize, of_atom
 from ..ir.ops import OPS
 from ..ir.simplify import Simplifier
-from ..ir.types import Dim, contiguous_strides, multiply
+from ..ir.types import Dim, contiguous_strides, multiply, product
 from .inline import Lowered
 from .order import connected_parts
 from .reasons import Reason, Refusal
@@ -23,6 +27,8 @@ from .reasons import Reason, Refusal
 PURE_VIEWS = ("reshape", "permute", "expand", "slice")
 CALLS = {"library": Reason.LIBRARY, "effect": Reason.EFFECT}  # kinds of calls; what is not here is opaque
 LIGHT = 24  # nodes of an index-only value (a mask of positions) that is cheaper to recompute than to load
+FEW = 16  # times that an operand of a contraction may be computed again, rather than stored
+POINT_BY_POINT = ("pointwise", "view", "create")  # kinds of nodes that need no more of a value than its own element
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,14 +173,20 @@ class Regions:
 
     def _find_depths(self) -> dict[str, int]:
         depth: dict[str, int] = {n.name: 0 for n in self.graph.inputs}
+        fresh: set[str] = set()  # what is computed of a contraction of the same depth
         for node in self.graph.nodes:
             level = max((depth[i] for i in node.inputs), default=0)
-            depth[node.name] = level + 1 if node.op == "call" else level
+            kind = OPS[node.op].kind
+            waits = any(i in fresh and depth[i] == level for i in node.inputs)
+            deeper = node.op == "call" or kind == "contract" or (waits and kind not in POINT_BY_POINT)
+            depth[node.name] = level + 1 if deeper else level
+            if kind == "contract" or (waits and not deeper):
+                fresh.add(node.name)
         for node in reversed(self.graph.nodes):
             if self._may_sink(node):
                 readers = self._readers_through_views(node.name)
                 levels = {depth[r] for r in readers}
-                if len(levels) == 1 and min(levels) > depth[node.name]:
+                if len(levels) == 1 and min(levels) > depth[node.name] and self._is_read_seldom(node.name, readers):
                     depth[node.name] = levels.pop()
         return depth
 
@@ -182,6 +194,27 @@ class Regions:
         name = node.name
         pointwise = OPS[node.op].kind == "pointwise" or node.op in ("cat", "pad", "slice_scatter")
         return pointwise and name in self.live and name not in self.required and self.is_computed(name)
+
+    def _is_read_seldom(self, name: str, readers: Iterable[str]) -> bool:
+        """True where the contractions among the readers would not compute a value again for each of many results."""
+        for reader in readers:
+            node = self.graph.by_name[reader]
+            if OPS[node.op].kind != "contract":
+                continue
+            sizes = dict(zip(node.attr("out"), node.shape, strict=True))
+            for labels, operand in zip((node.attr("left"), node.attr("right")), node.inputs, strict=True):
+                again = product(n for label, n in sizes.items() if label not in labels)
+                if self._leads_to(name, operand) and not (isinstance(again, int) and again <= FEW):
+                    return False
+        return True
+
+    def _leads_to(self, name: str, operand: str) -> bool:
+        """True where a value is an operand, or is read by it through views."""
+        if name == operand:
+            return True
+        return self.is_transparent(operand) and any(
+            self._leads_to(name, i) for i in self.graph.by_name[operand].inputs
+        )
 
     def _readers_through_views(self, name: str) -> set[str]:
         found: set[str] = set()

@@ -17,7 +17,7 @@ from treadle.ir.graph import Graph
 from treadle.ir.interp_numbers import torch_dtype
 from treadle.ir.ops.pointwise import PAIRWISE
 from treadle.ir.scalar import SCALAR_OPS, accepts
-from treadle.ir.types import BOOL, DTYPES, F32, F64, I32, I64, DType
+from treadle.ir.types import BF16, BOOL, DTYPES, F32, F64, I8, I32, I64, DType
 
 Shape = tuple[int, ...]
 Draw = Callable[[st.SearchStrategy[Any]], Any]
@@ -215,6 +215,19 @@ def _scan(draw: Draw, g: GraphBuilder, operand: Operand) -> Value:
     return g.scan(state, operand(shape, dtype), dim, component, backwards, exclusive)
 
 
+def _contract(draw: Draw, g: GraphBuilder, operand: Operand) -> Value:
+    """Labels of which each operand alone has some, both have some that are kept, and some that are summed over."""
+    sizes_of = dict(enumerate(draw(st.lists(sizes, min_size=4, max_size=6))))
+    kinds = {label: draw(st.sampled_from(("left", "right", "batch", "sum"))) for label in sizes_of}
+    left, right = (
+        tuple(draw(st.permutations([k for k, kind in kinds.items() if kind != other]))) for other in ("right", "left")
+    )
+    out = tuple(draw(st.permutations([k for k, kind in kinds.items() if kind != "sum"])))
+    dtype = draw(st.sampled_from((F32, F64, BF16, I8, I32)))
+    operands = (operand(tuple(sizes_of[k] for k in own), dtype, -5, 5) for own in (left, right))
+    return g.contract(*operands, (left, right, out))
+
+
 def _gather(draw: Draw, g: GraphBuilder, operand: Operand) -> Value:
     shape = draw(shapes(3, 1, positive))
     dim = draw(st.integers(0, len(shape) - 1))
@@ -266,7 +279,7 @@ EMITTERS: dict[str, Callable[[Draw, GraphBuilder, Operand], Value]] = {
     "slice": _slice,
     "iota": lambda draw, g, operand: g.iota(draw(sizes)), "dim": lambda draw, g, operand: g.dim(draw(sizes)),
     "pad": _pad, "cat": _cat, "slice_scatter": _slice_scatter, "scan": _scan, "gather": _gather, "take": _take,
-    "put": _put, "scatter": _scatter,
+    "put": _put, "scatter": _scatter, "contract": _contract,
     **{name: _reduce(name) for name in ("sum", "prod", "max", "min", "any", "all", "argmax", "argmin")},
 }  # fmt: skip
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from lowering import kernel_of_graph, run_reference
 from strategies import EMITTERS, Case, one_op
 
-from treadle.ir.interp import run_kernel
+from treadle.ir.interp import error_bound, run_kernel
 from treadle.ir.ops import OPS
 
 DECLARED = {"input", "size", "call", "result"}
@@ -43,8 +43,13 @@ def test_lowering_is_reference(name: str):
     def check(case: Case, seed: int, float64: bool) -> None:
         graph = case.builder.finish([case.builder._value_of("v1")])
         tensors = case.tensors(seed)
-        got = run_kernel(kernel_of_graph(graph), tensors, float64=float64)["out_v1"]
+        kernel = kernel_of_graph(graph)
+        got = run_kernel(kernel, tensors, float64=float64)["out_v1"]
         (expected,) = run_reference(graph, tensors, float64).values()
-        assert_same(got, expected, name not in ROUNDED)
+        if name == "contract" and got.is_floating_point():  # what cancels has the error of what was added
+            room = 2 * error_bound(kernel, tensors)["out_v1"]
+            assert bool(((got.double() - expected.double()).abs() <= room).all()), (got, expected)
+        else:
+            assert_same(got, expected, name not in ROUNDED)
 
     check()

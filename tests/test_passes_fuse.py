@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 
 import pytest
@@ -28,7 +29,8 @@ class RandomGraph:
     def build(self, size: int) -> Graph:
         for _ in range(size):
             x = self.rng.choice(self.pool[-6:])
-            step = self.rng.choice((self.unary, self.binary, self.view, self.reduce, self.norm, self.index, self.scan))
+            step = self.rng.choice((self.unary, self.binary, self.view, self.reduce, self.norm, self.index, self.scan,
+                                    self.product))  # fmt: skip
             self.pool.append(step(x))
         outputs = list(dict.fromkeys([self.pool[-1], *self.rng.sample(self.pool[2:], min(2, size))]))
         return self.g.finish(outputs, (), [_strides(o.shape) for o in outputs])
@@ -41,6 +43,19 @@ class RandomGraph:
         return self.g.apply(
             self.rng.choice(("add", "mul", "sub", "max", "min")), x, self.g.cast(self.rng.choice(fits), x.dtype)
         )
+
+    def product(self, x: Value) -> Value:
+        """x times itself, or another value, over one of its dimensions."""
+        g, d = self.g, self.rng.randrange(x.rank)
+        y = self.rng.choice([v for v in self.pool if v.dtype is x.dtype and x.shape[d] in v.shape] or [x])
+        at = y.shape.index(x.shape[d])
+        left = tuple(range(x.rank))
+        right = tuple(d if k == at else x.rank + k for k in range(y.rank))
+        kept = [*(k for k in left if k != d), *(k for k in right if k != d)]
+        if not 1 <= len(kept) <= 3 or math.prod(int(n) for n in (*x.shape, *y.shape)) > 4000:
+            return self.unary(x)
+        self.rng.shuffle(kept)
+        return g.tanh(g.contract(x, y, (left, right, tuple(kept))))
 
     def view(self, x: Value) -> Value:
         g, rng = self.g, self.rng

@@ -8,7 +8,7 @@ from ...ir.expr import Const, Expr, Iota, Load, Op
 from ...ir.index import Axis, Data, Div, Index, Mod, axis_coefficient, bounds
 from ...ir.types import BF16, BOOL, F16, F32, I64, DType, is_nonnegative
 from ..dims import print_dim
-from ..ranges import index_fits_32
+from ..ranges import fits_in, index_fits_32
 from ..text import strip
 from .printer_memory import Memory
 from .printer_names import TYPES, print_const
@@ -216,7 +216,7 @@ class Values:
         inner = e.args[0]
         val = self.value_to_round(inner, e.dtype)
         target = PACKS[e.dtype.name] if val.single else pack_of(e)
-        exact = inner.dtype is BOOL or inner.dtype is e.dtype
+        exact = inner.dtype is BOOL or inner.dtype is e.dtype or fits_in(inner, e.dtype)
         dtype = F32 if exact and e.dtype.is_float else e.dtype if not exact else I64
         text, needed = print_cast(val.text, val.pack, target, dtype, val.single)
         for name in needed:

@@ -24,7 +24,8 @@ STAGE = Knob("stage", True, (False, True), "loads across the lanes are read in b
 KEEP = Knob("keep", "auto", ("auto", "all", "none"), "values that several passes read are kept, or computed again")
 PARTS = Knob("parts", 1, (1, 2, 4, 8, 16, 32, 64), "points that long reductions are cut into, for threads")
 BLOCKS = Knob("blocks", True, (False, True), "what keeps rows and what reduces them take turns over blocks of rows")
-KNOBS = (UNROLL, ROWS, CHUNK, STREAM, PREFETCH, AHEAD, STAGE, KEEP, PARTS, BLOCKS)
+TILES = Knob("tiles", True, (False, True), "sums of products run as tiles of registers")
+KNOBS = (UNROLL, ROWS, CHUNK, STREAM, PREFETCH, AHEAD, STAGE, KEEP, PARTS, BLOCKS, TILES)
 
 
 def choices_of(schedule: Schedule, lanes: int) -> Choices:
@@ -38,6 +39,7 @@ def choices_of(schedule: Schedule, lanes: int) -> Choices:
         stream=bool(schedule.get(STREAM)),
         prefetch=int(schedule.get(PREFETCH)),
         stage=bool(schedule.get(STAGE)),
+        tiles=bool(schedule.get(TILES)),
     )
 
 

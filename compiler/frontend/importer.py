@@ -8,7 +8,7 @@ that torch has traced is an error here. Sizes are resolved to dimensions, views 
 from __future__ import annotations
 
 import operator
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -23,12 +23,16 @@ from ...ir.types import F64, I64, contiguous_strides
 from . import lowerings
 from .calls import Encoder, name_target
 from .context import LOWERINGS, Context, Unsupported
+from .contractions import Product
 from .dims import DTYPE_OF, Dims, Meta, Shape
 from .results import Placer
 from .sources import find_source
 
 # Checks of what tracing has fixed already: metadata is static, sizes are guarded.
 DROPPED = frozenset({"aten._assert_tensor_metadata.default"})
+
+
+Judge = Callable[[Product], str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,14 +62,19 @@ class Imported:
     native: int
 
 
-def import_graph(gm: fx.GraphModule, name: str, device: str = "cpu", rng: str = "eager") -> Imported:
+def import_graph(
+    gm: fx.GraphModule, name: str, device: str = "cpu", rng: str = "eager", judge: Judge | None = None
+) -> Imported:
     """The IR graph of an aten fx module whose nodes carry fake tensors in `meta["val"]`; nodes on other devices are
     left to ATen.
 
-    rng  where random numbers come from: see the setting
+    rng    where random numbers come from: see the setting
+    judge  why a library is to compute a product of matrices, "" where it becomes equations; None: they are left to it
     """
     importer = _Importer(gm, name, device)
     importer.cx.rng = rng
+    if judge is not None:
+        importer.cx.judge = judge
     for node in gm.graph.nodes:
         importer.visit(node)
     return importer.finish()
@@ -262,7 +271,8 @@ class _Importer:
         layouts = () if free else tuple(self._layout(node, v) for v in encoder.tensors)
         value = self.g.call(target, tree, encoder.tensors, kind, meta.shape, meta.dtype, strides, layouts)
         if kind != "view" and (isinstance(val, (torch.Tensor, list, tuple)) or kind != "opaque"):
-            self.calls.append(CallRecord(node.name, target, kind, why or reason, self.g.source))
+            told = (reason if kind == "library" else "") or why or reason
+            self.calls.append(CallRecord(node.name, target, kind, told, self.g.source))
         return value
 
     def _target(self, node: fx.Node) -> Any:

@@ -7,6 +7,7 @@ from torch import fx
 # Importing them fills the table.
 from . import activations, pointwise, selects, views
 from . import batch_norm as batch_norm
+from . import contractions as contractions
 from . import creation as creation
 from . import foreach as foreach
 from . import indexing as indexing

@@ -24,7 +24,8 @@ class OpRow:
     infer      (input nodes, attributes) -> (shape, dtype); raises VerifyError where they do not fit
     reference  (torch, input tensors, node) -> tensor: the meaning, on tensors of the node's dtypes (or all in float64)
     lower      (node, input nodes, axes) -> statements that define `node.name` over `axes`, one axis per dimension
-    kind       "input", "create", "pointwise", "view", "reduce", "scan", "scatter" or "call": its numeric class
+    kind       "input", "create", "pointwise", "view", "reduce", "scan", "contract", "scatter" or "call": its
+             numeric class
     attrs      the names of its attributes
     """
 

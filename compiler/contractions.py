@@ -1,0 +1,28 @@
+"""Which products of matrices become kernels of ours, and which a library computes.
+
+Products with few rows are read from memory once, whatever computes them: those are ours, with all that is computed of
+their operands and results. With many rows a library's blocking wins (until ours does).
+"""
+
+from __future__ import annotations
+
+from ..ir.types import BF16, F16, F32
+from .frontend.contractions import Product
+
+FEW_ROWS = 16  # of the smaller operand: so many share one pass over the larger one
+FLOATS = (F32, BF16, F16)
+
+
+def judge_product(product: Product) -> str:
+    """Why a library is to compute it; "" where a kernel is to."""
+    if not product.is_static:
+        return "a contraction of dynamic sizes"
+    if product.dtypes[0] not in FLOATS or product.dtypes[1] not in FLOATS:
+        return "a contraction of other types than floats of up to 32 bits"
+    rows, columns = product.rows, product.columns
+    assert isinstance(rows, int) and isinstance(columns, int)
+    if min(rows, columns) > FEW_ROWS:
+        return f"a contraction of more than {FEW_ROWS} rows"
+    if not product.dense[1 if columns >= rows else 0]:
+        return "a contraction whose larger operand is not dense along what is summed over"
+    return ""

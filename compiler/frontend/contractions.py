@@ -1,0 +1,108 @@
+"""Lowerings of products of matrices: sums of products in f32 (integers in i32), rounded once at the end.
+
+Whether a product becomes equations or stays a library's is a question of cost, which `Context.judge` answers.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from ...ir.types import Dim, DType, is_static, product
+from .context import Context, Unsupported, Value, lowers
+
+Labels = tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]
+
+
+@dataclass(frozen=True, slots=True)
+class Product:
+    """What decides on how a contraction is computed.
+
+    batch, rows, columns, depth  points that both operands have, only the left, only the right; those summed over
+    dense    whether the left and the right operand are dense in memory along the last of the summed dimensions
+    """
+
+    batch: Dim
+    rows: Dim
+    columns: Dim
+    depth: Dim
+    dtypes: tuple[DType, DType]
+    dense: tuple[bool, bool]
+
+    @property
+    def is_static(self) -> bool:
+        return is_static((self.batch, self.rows, self.columns, self.depth))
+
+
+def contract(cx: Context, left: Value, right: Value, labels: Labels, at: tuple[int, int] = (0, 1)) -> Value:
+    """The contraction in its accumulator's type. `at` are the positions of the operands among the node's arguments.
+
+    Raises Unsupported where a library is to do it.
+    """
+    reason = cx.judge(describe(cx, left, right, labels, at))
+    if reason:
+        raise Unsupported(reason)
+    return cx.g.contract(left, right, labels)
+
+
+def describe(cx: Context, left: Value, right: Value, labels: Labels, at: tuple[int, int]) -> Product:
+    of_left, of_right, out = labels
+    sizes = dict(zip((*of_left, *of_right), (*left.shape, *right.shape), strict=True))
+    summed = [label for label in of_left if label not in out]
+    dense: list[bool] = []
+    for k, own in zip(at, (of_left, of_right), strict=True):
+        strides = cx.strides(k)
+        dense.append(bool(summed) and strides is not None and strides[own.index(summed[-1])] == 1)
+    return Product(
+        product(sizes[label] for label in out if label in of_left and label in of_right),
+        product(sizes[label] for label in out if label not in of_right),
+        product(sizes[label] for label in out if label not in of_left),
+        product(sizes[label] for label in summed),
+        (left.dtype, right.dtype),
+        (dense[0], dense[1]),
+    )
+
+
+def _scaled(cx: Context, value: Value, factor: Any) -> Value:
+    return value if factor == 1 else value * cx.operand(factor, value.dtype)
+
+
+def _with_bias(cx: Context, sums: Value, bias: Value | None, beta: Any, alpha: Any) -> Value:
+    """beta * bias + alpha * sums; a bias times 0 is not looked at."""
+    sums = _scaled(cx, sums, alpha)
+    if bias is None or beta == 0:
+        return cx.round(sums)
+    return cx.round(sums + _scaled(cx, cx.operand(bias, sums.dtype), beta))
+
+
+@lowers("mm.default")
+def _mm(cx: Context, a: Value, b: Value) -> Value:
+    return cx.round(contract(cx, a, b, ((0, 1), (1, 2), (0, 2))))
+
+
+@lowers("bmm.default")
+def _bmm(cx: Context, a: Value, b: Value) -> Value:
+    return cx.round(contract(cx, a, b, ((0, 1, 2), (0, 2, 3), (0, 1, 3))))
+
+
+@lowers("mv.default")
+def _mv(cx: Context, a: Value, b: Value) -> Value:
+    return cx.round(contract(cx, a, b, ((0, 1), (1,), (0,))))
+
+
+@lowers("addmm.default")
+def _addmm(cx: Context, bias: Value, a: Value, b: Value, *, beta: Any = 1, alpha: Any = 1) -> Value:
+    return _with_bias(cx, contract(cx, a, b, ((0, 1), (1, 2), (0, 2)), (1, 2)), bias, beta, alpha)
+
+
+@lowers("baddbmm.default")
+def _baddbmm(cx: Context, bias: Value, a: Value, b: Value, *, beta: Any = 1, alpha: Any = 1) -> Value:
+    return _with_bias(cx, contract(cx, a, b, ((0, 1, 2), (0, 2, 3), (0, 1, 3)), (1, 2)), bias, beta, alpha)
+
+
+@lowers("linear.default")
+def _linear(cx: Context, x: Value, weight: Value, bias: Value | None = None) -> Value:
+    kept = tuple(range(x.rank - 1))
+    columns = () if weight.rank == 1 else (x.rank,)
+    labels = (*kept, x.rank - 1), (*columns, x.rank - 1), (*kept, *columns)
+    return _with_bias(cx, contract(cx, x, weight, labels), bias, 1, 1)

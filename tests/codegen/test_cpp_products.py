@@ -1,0 +1,189 @@
+"""Sums of products as register tiles: what they compute, when they are made, and that no worker waits for another."""
+
+from __future__ import annotations
+
+import pytest
+from cpp_run import HERE, Case, check_cases
+from cpp_texts import inputs_of
+from law_runs import read
+from tiled import assert_computes, make_blocks_small, tile
+
+from treadle.codegen import tiling_product
+from treadle.codegen.cpp.emit import default_schedule
+from treadle.codegen.cpp.isa import ISAS
+from treadle.codegen.tiling_prepare import prepare
+from treadle.codegen.tiling_product import choose_tile, find_products
+from treadle.ir.expr import loads_in
+from treadle.ir.interp import run_kernel
+from treadle.ir.loops import Kernel
+from treadle.ir.tiles import Loop, Program, Put, State, walk_statements
+
+LINEAR = """
+kernel linear(x: {d}[{m}, {k}], w: {d}[{n}, {k}], b: {d}[{n}]) -> (y: {d}[{m}, {n}])
+  axes m:{m}, n:{n}, k:{k}
+  s[m, n]: f32 = sum(k) operands {d} (f32(x[m, k]) * f32(w[n, k]))
+  y[m, n] <- {d}(max((s[m, n] + f32(b[n])), 0.0))
+"""
+GATED = """
+kernel gated(x: {d}[{m}, {k}], g: {d}[{n}, {k}], u: {d}[{n}, {k}]) -> (y: {d}[{m}, {n}], z: {d}[{m}, {n}])
+  axes m:{m}, n:{n}, k:{k}
+  s[m, n]: f32 = sum(k) operands {d} (f32(x[m, k]) * f32(g[n, k]))
+  t[m, n]: f32 = sum(k) operands {d} (f32(x[m, k]) * f32(u[n, k]))
+  v[m, n]: f32 = ((s[m, n] * sigmoid(s[m, n])) * t[m, n])
+  y[m, n] <- {d}(v[m, n])
+  z[m, n] <- {d}((v[m, n] * 2.0))
+"""
+NORMED = """
+kernel normed(x: {d}[{m}, {k}], g: {d}[{k}], w: {d}[{n}, {k}]) -> (y: f32[{m}, {n}])
+  axes m:{m}, n:{n}, k:{k}
+  q[m]: f32 = sum(k) (f32(x[m, k]) * f32(x[m, k]))
+  s[m, n]: f32 = sum(k) ((f32(x[m, k]) * f32(g[k])) * f32(w[n, k]))
+  y[m, n] <- (s[m, n] * rsqrt((q[m] + 0.001)))
+"""
+HEADS = """
+kernel heads(q: {d}[{m}, {n}, {k}], c: {d}[{m}, 7, {k}]) -> (y: {d}[{m}, 7, {n}])
+  axes h:{m}, s:7, n:{n}, k:{k}
+  a[h, s, n]: f32 = sum(k) operands {d} (f32(q[h, n, k]) * f32(c[h, s, k]))
+  y[h, s, n] <- {d}((a[h, s, n] * 0.125))
+"""
+SCALED = """
+kernel scaled(x: f32[{m}, {k}], w: i8[{n}, {k}], s: f32[{n}]) -> (y: f32[{m}, {n}])
+  axes m:{m}, n:{n}, k:{k}
+  a[m, n]: f32 = sum(k) (x[m, k] * f32(w[n, k]))
+  y[m, n] <- (a[m, n] * s[n])
+"""
+WHOLE = """
+kernel whole(x: i8[{m}, {k}], w: i8[{n}, {k}]) -> (y: i32[{m}, {n}])
+  axes m:{m}, n:{n}, k:{k}
+  a[m, n]: i32 = sum(k) (i32(x[m, k]) * i32(w[n, k]))
+  y[m, n] <- a[m, n]
+"""
+PRODUCTS = {"linear": LINEAR, "gated": GATED, "normed": NORMED, "heads": HEADS, "scaled": SCALED, "whole": WHOLE}
+SIZES = ((1, 1, 1), (1, 8, 40), (2, 70, 33), (3, 129, 64), (4, 5, 17), (7, 67, 100), (11, 130, 16), (16, 64, 129))
+
+
+def kernel_of(text: str, d: str, m: int, n: int, k: int) -> Kernel:
+    return read(text.format(d=d, m=m, n=n, k=k))
+
+
+@pytest.mark.parametrize("isa", HERE)
+@pytest.mark.parametrize("dtype", ["f32", "bf16"])
+def test_sizes(isa: str, dtype: str):
+    kernels = [(f"{name} {size}", kernel_of(text, dtype, *size)) for name, text in PRODUCTS.items() for size in SIZES]
+    check_cases([Case(name, k, inputs_of(k, 3)) for name, k in kernels], ISAS[isa])
+
+
+def test_every_type():
+    kernels = {f"{n} {d}": kernel_of(PRODUCTS[n], d, 5, 21, 50) for n in ("linear", "heads") for d in ("f16", "bf16")}
+    check_cases([Case(name, k, inputs_of(k, 5)) for name, k in kernels.items()], ISAS[HERE[0]])
+
+
+def test_empty_sums():
+    kernels = {size: kernel_of(LINEAR, "f32", *size) for size in ((0, 4, 4), (4, 0, 4), (4, 70, 0))}
+    check_cases([Case(str(size), k, inputs_of(k, 5)) for size, k in kernels.items()], ISAS[HERE[0]])
+
+
+@pytest.mark.parametrize("isa", list(ISAS))
+@pytest.mark.parametrize("name", list(PRODUCTS))
+def test_programs_of_small_blocks(isa: str, name: str, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(tiling_product, "BLOCK", 8)
+    make_blocks_small(monkeypatch)
+    for size in ((5, 21, 20), (1, 9, 7)):
+        kernel = kernel_of(PRODUCTS[name], "f32", *size)
+        program = tile(kernel, isa)
+        assert any(isinstance(s, State) for s in walk_statements(program.body))
+        assert_computes(program, kernel, inputs_of(kernel, 7))
+
+
+def test_threads_give_the_same_bits():
+    kernel = kernel_of(GATED, "bf16", 6, 1003, 600)
+    check_cases([Case(f"{n}", kernel, inputs_of(kernel, 1), threads=n) for n in (1, 2, 5)], ISAS[HERE[0]])
+
+
+def test_parts_share_no_scratch():
+    program = tile(kernel_of(LINEAR, "f32", 5, 127, 64), "avx512")
+    users: dict[str, int] = {}
+    for k, loop in enumerate(program.body):
+        assert isinstance(loop, Loop) and loop.kind == "grid"
+        for s in walk_statements([loop]):
+            if isinstance(s, Put) and s.target.startswith("s_"):
+                assert users.setdefault(s.target, k) == k
+    assert len(program.body) == len(users) == 3  # a block, whole tiles, the columns that are left
+
+
+def _reads_of_larger(program: Program) -> int:
+    return sum(
+        e.name == "w" for s in walk_statements(program.body) if hasattr(s, "value") for e in loads_in(s.value)
+    )  # fmt: skip
+
+
+def test_operands_are_loaded_once_a_tile():
+    program = tile(kernel_of(LINEAR, "f32", 4, 64, 64), "avx512")
+    assert choose_tile(4, 1, 16) == (4, 4) and _reads_of_larger(program) == 4
+
+
+@pytest.mark.parametrize("lanes", [1, 2, 4, 8, 16])
+@pytest.mark.parametrize("sums", [1, 2, 3, 6])
+def test_tiles_fit_registers(lanes: int, sums: int):
+    for rows in range(1, 40):
+        height, width = choose_tile(rows, sums, lanes)
+        assert 1 <= height <= rows and width >= 1
+        room = 30 if lanes == 16 else 14
+        assert (height, width) == (1, 1) or sums * height * width + height + sums * width <= room
+    assert sums > 1 or choose_tile(1, 1, 16)[1] == 8
+
+
+OTHERS = {
+    "across": """
+kernel across(x: f32[4, 64], w: f32[64, 32]) -> (y: f32[4, 32])
+  axes m:4, n:32, k:64
+  s[m, n]: f32 = sum(k) (x[m, k] * w[k, n])
+  y[m, n] <- s[m, n]
+""",
+    "waits": """
+kernel waits(x: f32[4, 64], w: f32[32, 64]) -> (y: f32[4, 32])
+  axes m:4, n:32, k:64
+  s[m, n]: f32 = sum(k) (x[m, k] * w[n, k])
+  t[m]: f32 = max(n) s[m, n]
+  y[m, n] <- (s[m, n] - t[m])
+""",
+    "turned": """
+kernel turned(x: f32[8, 64], w: f32[8, 64]) -> (y: f32[8, 8])
+  axes m:8, n:8, k:64
+  s[m, n]: f32 = sum(k) (x[m, k] * w[n, k])
+  y[m, n] <- (s[m, n] - s[n, m])
+""",
+    "in_place": """
+kernel in_place(x: f32[4, 64], y: f32[64, 64]) -> (y: f32[64, 64])
+  axes m:4, n:64, k:64
+  s[m, n]: f32 = sum(k) (x[m, k] * y[n, k])
+  y[m, n] <- s[m, n]
+""",
+    "dynamic": """
+kernel dynamic(x: f32[s0, 64], w: f32[32, 64]) -> (y: f32[s0, 32])
+  axes m:s0, n:32, k:64
+  s[m, n]: f32 = sum(k) (x[m, k] * w[n, k])
+  y[m, n] <- s[m, n]
+""",
+    "rows": """
+kernel rows(x: f32[4, 64], w: f32[4, 64]) -> (y: f32[4])
+  axes m:4, k:64
+  s[m]: f32 = sum(k) (x[m, k] * w[m, k])
+  y[m] <- s[m]
+""",
+}
+
+
+@pytest.mark.parametrize("name", list(OTHERS))
+def test_other_kernels_take_the_other_way(name: str):
+    kernel = read(OTHERS[name])
+    assert find_products(prepare(kernel)) is None
+    if name not in ("dynamic", "in_place"):
+        check_cases([Case(name, kernel, inputs_of(kernel, 5))], ISAS[HERE[0]])
+
+
+def test_the_knob_leaves_them_out():
+    kernel = kernel_of(LINEAR, "f32", 3, 70, 40)
+    schedule = default_schedule(kernel, ISAS[HERE[0]]).choose(tiles=False)
+    check_cases([Case("plain", kernel, inputs_of(kernel, 5), schedule=schedule)], ISAS[HERE[0]])
+    assert run_kernel(kernel, inputs_of(kernel, 5))["y"].abs().max() > 0

@@ -1,0 +1,116 @@
+"""Contractions in regions: what is computed of their results rides along, and what must wait for them does."""
+
+from __future__ import annotations
+
+import pytest
+from fused import assert_same
+
+from treadle.ir.builder import GraphBuilder, Value
+from treadle.ir.graph import Graph
+from treadle.ir.loops import Equation
+from treadle.ir.text import print_kernel
+from treadle.ir.types import BF16, F32, U8, DType
+from treadle.passes.fuse import Fused, Launch
+
+ROWS, COLUMNS, DEPTH = 4, 96, 64
+
+
+def launches_of(fused: Fused) -> list[Launch]:
+    return [s for s in fused.steps if isinstance(s, Launch)]
+
+
+def sums_of(launch: Launch) -> list[Equation]:
+    return [s for s in launch.kernel.body if isinstance(s, Equation) and s.state == "sum"]
+
+
+class Layer:
+    """A graph under construction with an input of rows and weights that its linear layers read."""
+
+    def __init__(self, rows: int = ROWS, dtype: DType = F32) -> None:
+        self.g = GraphBuilder("layer")
+        self.dtype = dtype
+        self.x = self.g.input("x", (rows, DEPTH), dtype, (DEPTH, 1))
+
+    def weight(self, name: str, shape: tuple[int, ...] = (COLUMNS, DEPTH), dtype: DType | None = None) -> Value:
+        strides = (*shape[1:], 1) if len(shape) < 3 else (shape[1] * shape[2], shape[2], 1)
+        return self.g.input(name, shape, dtype or self.dtype, strides)
+
+    def linear(self, x: Value, weight: Value) -> Value:
+        return self.g.contract(x, weight, ((0, 2), (1, 2), (0, 1)))
+
+    def finish(self, *outputs: Value) -> Graph:
+        strides = [tuple(_contiguous(o)) for o in outputs]
+        return self.g.finish(outputs, (), strides)
+
+
+def _contiguous(v: Value) -> list[int]:
+    strides, step = [], 1
+    for n in reversed(v.shape):
+        strides.append(step)
+        step *= int(n)
+    return strides[::-1]
+
+
+def check(graph: Graph, count: int) -> list[Launch]:
+    """The launches, after a look at what they compute."""
+    launches = launches_of(assert_same(graph))
+    assert len(launches) == count, [print_kernel(s.kernel) for s in launches]
+    return launches
+
+
+def test_bias_activation_and_residual_are_one_kernel():
+    layer = Layer()
+    g, bias, other = layer.g, layer.weight("b", (COLUMNS,)), layer.weight("r", (ROWS, COLUMNS))
+    y = g.sigmoid(layer.linear(layer.x, layer.weight("w")) + bias) * 2.0 + other
+    (launch,) = check(layer.finish(y), 1)
+    assert len(sums_of(launch)) == 1
+
+
+def test_gate_and_up_are_one_kernel():
+    layer = Layer(dtype=BF16)
+    gate, up = (layer.linear(layer.x, layer.weight(n)) for n in ("gate", "up"))
+    y = layer.g.cast(gate * layer.g.sigmoid(gate) * up, BF16)
+    (launch,) = check(layer.finish(y), 1)
+    assert len(sums_of(launch)) == 2 and {s.operand_dtype for s in sums_of(launch)} == {BF16}
+
+
+def test_layers_after_each_other_are_kernels_after_each_other():
+    layer = Layer()
+    h = layer.g.tanh(layer.linear(layer.x, layer.weight("w1")))
+    y = layer.g.tanh(layer.linear(h, layer.weight("w2", (8, COLUMNS))))
+    first, second = check(layer.finish(y), 2)
+    assert len(sums_of(first)) == len(sums_of(second)) == 1
+
+
+def test_what_reduces_the_results_waits_for_them():
+    layer = Layer()
+    g = layer.g
+    y = layer.linear(layer.x, layer.weight("w"))
+    z = g.exp(y - g.reduce("max", y, (1,), keepdim=True))
+    first, second = check(layer.finish(z), 2)
+    assert len(sums_of(first)) == 1 and not sums_of(second)
+
+
+def test_results_read_at_two_places_are_computed_once():
+    layer = Layer()
+    g, half = layer.g, COLUMNS // 2
+    y = layer.linear(layer.x, layer.weight("w"))
+    turned = g.cat([-g.slice(y, 1, half, half), g.slice(y, 1, 0, half)], 1)
+    launches = check(layer.finish(y * 3.0 + turned), 2)
+    assert [len(sums_of(s)) for s in launches] == [1, 0]
+
+
+@pytest.mark.parametrize(("rows", "count"), [(1, 1), (ROWS, 1), (400, 2)])
+def test_weights_are_unpacked_on_the_way_where_few_rows_read_them(rows: int, count: int):
+    layer = Layer(rows)
+    g = layer.g
+    whole, scale = layer.weight("q", dtype=U8), layer.weight("s", (COLUMNS, 1))
+    w = (g.cast(whole, F32) - 8.0) * scale
+    check(layer.finish(layer.linear(layer.x, w)), count)
+
+
+def test_inputs_are_computed_before_the_results_that_share_them():
+    layer = Layer()
+    h = layer.g.exp(layer.x)
+    launches = check(layer.finish(layer.linear(h, layer.weight("w"))), 2)
+    assert [len(sums_of(s)) for s in launches] == [0, 1]
