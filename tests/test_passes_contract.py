@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 from fused import assert_same
+from golden import Golden
 
 from treadle.ir.builder import GraphBuilder, Value
 from treadle.ir.graph import Graph
@@ -66,12 +67,13 @@ def test_bias_activation_and_residual_are_one_kernel():
     assert len(sums_of(launch)) == 1
 
 
-def test_gate_and_up_are_one_kernel():
+def test_gate_and_up_are_one_kernel(golden: Golden):
     layer = Layer(dtype=BF16)
     gate, up = (layer.linear(layer.x, layer.weight(n)) for n in ("gate", "up"))
     y = layer.g.cast(gate * layer.g.sigmoid(gate) * up, BF16)
     (launch,) = check(layer.finish(y), 1)
     assert len(sums_of(launch)) == 2 and {s.operand_dtype for s in sums_of(launch)} == {BF16}
+    golden(print_kernel(launch.kernel))
 
 
 def test_layers_after_each_other_are_kernels_after_each_other():

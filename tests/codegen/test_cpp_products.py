@@ -9,14 +9,14 @@ from law_runs import read
 from tiled import assert_computes, make_blocks_small, tile
 
 from treadle.codegen import tiling_product
-from treadle.codegen.cpp.emit import default_schedule
+from treadle.codegen.cpp.emit import default_schedule, emit_kernel
 from treadle.codegen.cpp.isa import ISAS
 from treadle.codegen.tiling_prepare import prepare
 from treadle.codegen.tiling_product import choose_tile, find_products
 from treadle.ir.expr import loads_in
 from treadle.ir.interp import run_kernel
 from treadle.ir.loops import Kernel
-from treadle.ir.tiles import Loop, Program, Put, State, walk_statements
+from treadle.ir.tiles import Let, Loop, Program, Put, State, walk_statements
 
 LINEAR = """
 kernel linear(x: {d}[{m}, {k}], w: {d}[{n}, {k}], b: {d}[{n}]) -> (y: {d}[{m}, {n}])
@@ -58,7 +58,14 @@ kernel whole(x: i8[{m}, {k}], w: i8[{n}, {k}]) -> (y: i32[{m}, {n}])
   a[m, n]: i32 = sum(k) (i32(x[m, k]) * i32(w[n, k]))
   y[m, n] <- a[m, n]
 """
-PRODUCTS = {"linear": LINEAR, "gated": GATED, "normed": NORMED, "heads": HEADS, "scaled": SCALED, "whole": WHOLE}
+PACKED = """
+kernel packed(x: {d}[{m}, 3, {k}, 2], q: u8[{n}, 3, {k}], s: {d}[{n}, 3]) -> (y: {d}[{m}, {n}])
+  axes m:{m}, n:{n}, g:3, j:{k}, d:2
+  a[m, n]: f32 = sum(g, j, d) operands {d} ((f32(x[m, g, j, d]) * f32(s[n, g])) * (where((#(d) < 1:i64),
+    f32(u8((i32(q[n, g, j]) & 15:i32))), f32(u8((i32(q[n, g, j]) >> 4:i32)))) - 8.0))
+  y[m, n] <- {d}(a[m, n])
+"""
+PRODUCTS = {"packed": PACKED, "linear": LINEAR, "gated": GATED, "normed": NORMED, "heads": HEADS, "scaled": SCALED, "whole": WHOLE}
 SIZES = ((1, 1, 1), (1, 8, 40), (2, 70, 33), (3, 129, 64), (4, 5, 17), (7, 67, 100), (11, 130, 16), (16, 64, 129))
 
 
@@ -120,6 +127,23 @@ def _reads_of_larger(program: Program) -> int:
 def test_operands_are_loaded_once_a_tile():
     program = tile(kernel_of(LINEAR, "f32", 4, 64, 64), "avx512")
     assert choose_tile(4, 1, 16) == (4, 4) and _reads_of_larger(program) == 4
+
+
+def test_digits_are_written_out_and_bits_need_no_rounding():
+    kernel = kernel_of(PACKED, "bf16", 4, 64, 16)
+    found = find_products(prepare(kernel))
+    assert found is not None and [a.extent for a in (found.lanes, *found.summed)] == [16, 3]
+    source = emit_kernel(kernel, default_schedule(kernel, ISAS["avx512"]), ISAS["avx512"], "packed")
+    assert "ld_u8" in source.text and "wrap_u8" not in source.text and "sel_" not in source.text
+
+
+def test_scales_join_the_larger_operand():
+    """Once a column, and not once a result; in f32 products are taken as they were written."""
+    for dtype, columns in (("bf16", 4), ("f32", 16)):
+        program = tile(kernel_of(PACKED, dtype, 4, 64, 16), "avx512")
+        lets = [s for s in walk_statements(program.body) if isinstance(s, Let)]
+        scaled = [s for s in lets if {"s"} <= {e.name for e in loads_in(s.value)}]
+        assert len(scaled) == 2 * columns if dtype == "bf16" else len(scaled) <= columns
 
 
 @pytest.mark.parametrize("lanes", [1, 2, 4, 8, 16])
