@@ -114,7 +114,7 @@ class Builder:
         self.kernel = kernel
         self.choices = choices
         self.scratch: dict[str, Scratch] = {}
-        self.chunks: dict[Axis, tuple[Axis, int]] = {}  # axis -> (the axis of its chunks, points of a chunk)
+        self.chunks: dict[int, tuple[Axis, int]] = {}  # block (its id) -> (the axis of the chunks, points of a chunk)
         self._paths: dict[int, tuple[Block, ...]] = {}
         self._nests: dict[int, Nest] = {}
         self._find_paths(parts, ())
@@ -164,7 +164,7 @@ class Builder:
         if not e.is_pointwise or not self.private_axes(e) or not may_move(self.kernel, e):
             return False
         size = e.dtypes[0].compute.itemsize
-        lanes = {b.lanes for b in self._paths[self._position(e)]}
+        lanes = {b.lanes for b in self._around(e)}
         for a in self.private_axes(e):
             size *= min(estimate(a.extent), self.choices.chunk) if a in lanes else estimate(a.extent)
         return keep == "none" or size > KEPT_BYTES or expression_cost(*e.args) < WORTH_KEEPING
@@ -189,18 +189,20 @@ class Builder:
         self.add_scratch(f"{name}_all", dtype, e, axes)
         return Put(f"{name}_all", self.scratch_index(e, axes), Load(name, (), dtype))
 
+    def _around(self, e: Equation) -> tuple[Block, ...]:
+        """The blocks around an equation and all who read it."""
+        around = self._paths[self._position(e)]
+        for r in {r for n in e.names for r in self._readers.get(n, [])}:
+            around = _common(around, self._paths[r])
+        return around
+
     def _within_chunk(self, i: Index, axis: Axis, e: Equation) -> Index:
         chunk = self._chunk_of(axis, e)
         return i if chunk is None else i - of_atom(chunk[0]) * chunk[1]
 
     def _chunk_of(self, axis: Axis, e: Equation) -> tuple[Axis, int] | None:
         """The chunks of `axis`, where all readers of `e` are inside the same chunk."""
-        if axis not in self.chunks:
-            return None
-        k = self._position(e)
-        readers = {r for n in e.names for r in self._readers.get(n, [])}
-        inside = all(any(b.lanes is axis for b in _common(self._paths[k], self._paths[r])) for r in readers)
-        return self.chunks[axis] if inside else None
+        return next((self.chunks[id(b)] for b in self._around(e) if b.lanes is axis and id(b) in self.chunks), None)
 
     def add_scratch(self, name: str, dtype: DType, e: Equation, axes: tuple[Axis, ...]) -> None:
         shape: list[Dim] = []
@@ -267,8 +269,9 @@ class Builder:
         return loops.build(block, arrays, tuple(point))
 
     def _limits(self, nest: Nest) -> tuple[Index | None, Index | None]:
-        chunk = self.chunks.get(nest.lanes) if nest.lanes else None
-        if chunk is None or not any(b.lanes is nest.lanes for b in self._paths[nest.members[0]]):
+        around = self._paths[nest.members[0]]
+        chunk = next((self.chunks[id(b)] for b in around if b.lanes is nest.lanes and id(b) in self.chunks), None)
+        if chunk is None:
             return None, None
         start = of_atom(chunk[0]) * chunk[1]
         return start, start + chunk[1]
@@ -287,7 +290,7 @@ class Builder:
         if isinstance(extent, int) and extent < 2 * points:
             return None
         axis = Axis(f"{block.lanes.name}_c", quotient(plus(extent, points - 1), points))
-        self.chunks[block.lanes] = (axis, points)
+        self.chunks[id(block)] = (axis, points)
         return axis
 
     def _has_columns(self, block: Block) -> bool:

@@ -246,7 +246,17 @@ class _Planner:
         collides = any(not self.facts[k].axes <= self.facts[k].kept for k in group if self.facts[k].store is not None)
         if len({s.reverse for s in scans}) > 1 or (collides and any(s.reverse for s in scans)):
             return False
-        return not kept or (len(kept) == 1 and (lanes is None or lanes in kept) and self._all_lanes(group, *kept))
+        if not kept:
+            return True
+        if len(kept) > 1 or (lanes is not None and lanes not in kept) or not self._all_lanes(group, *kept):
+            return False
+        return lanes is not None or self._is_dense(tuple(group), *kept, bound)
+
+    def _is_dense(self, group: tuple[int, ...], axis: Axis, bound: frozenset[Axis]) -> bool:
+        """True where running over the axis innermost leaps little more than the best of all axes would."""
+        best = self._best_lanes(group, bound)
+        most = 0.0 if best is None else self._density(group, best)
+        return most - self._density(group, axis) <= WORTH_A_PASS * most
 
     def _kept_axes(self, group: Iterable[int], bound: frozenset[Axis]) -> frozenset[Axis]:
         """Axes of a nest along which its reductions and scans have several running values."""

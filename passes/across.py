@@ -36,7 +36,8 @@ def match_rows(narrow: Kernel, wide: Kernel) -> Match | None:
     if len(found) != 1:
         return None
     match = dict(next(iter(found)))
-    rows = prod(_size(a) for a in domain if a not in match.values())
+    summed = {a for s in wide.body if isinstance(s, Equation) for a in s.reduce}
+    rows = prod(_size(a) for a in domain if a not in match.values() and a not in summed)
     each = _bytes(wide, len(domain)) // max(rows, 1)
     places = [dict(zip((i.single_axis for i in k.stores[-1].index), range(len(k.stores[-1].index)), strict=True))
               for k in (narrow, wide)]  # fmt: skip

@@ -56,6 +56,17 @@ def test_rows_that_do_not_stay_close_stay_apart():
     assert len(made) == 2
 
 
+def test_rows_are_those_that_the_wide_kernel_does_not_sum_over():
+    """Channels of few, long images: their sums go over images and pixels, the results need sums over the pixels."""
+    for images, pixels, count in ((4, 1 << 16, 2), (64, 1 << 9, 1)):
+        g = GraphBuilder("channels")
+        shape, strides = (images, 2, pixels), (2 * pixels, pixels, 1)
+        x, d = (g.input(n, shape, F32, strides) for n in ("x", "d"))
+        y = d - x * g.sum(x * d, (2,), True)
+        graph = g.finish([y, g.sum(x * d, (0, 2))], (), [strides, (1,)])
+        assert len([s for s in fuse(graph).steps if isinstance(s, Launch)]) == count
+
+
 def test_what_no_value_connects_is_one_region():
     """The rows' result and the columns' have nothing in common but what they read."""
     g = GraphBuilder("apart")

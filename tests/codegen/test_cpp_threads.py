@@ -7,7 +7,7 @@ import torch
 from cpp_run import HERE, Case, Fenced, call, check_cases, compile_unit, fill, span, view
 from cpp_texts import EVERYWHERE, inputs_of, kernel_of
 
-from treadle.codegen.cpp.emit import emit_kernel
+from treadle.codegen.cpp.emit import emit_kernel, tile_kernel
 from treadle.codegen.cpp.isa import ISAS
 from treadle.codegen.cpp.space import cuts_under, default_schedule
 from treadle.codegen.cuts import Cut
@@ -15,6 +15,7 @@ from treadle.compiler.cutting import cut_reductions
 from treadle.ir.interp_numbers import torch_dtype
 from treadle.ir.loops import Equation, Kernel
 from treadle.ir.text import parse_kernel
+from treadle.ir.tiles import Loop, walk_statements
 
 TEXTS = {
     **EVERYWHERE,
@@ -136,3 +137,43 @@ kernel k(x: f32[64], n: i64[2]) -> (y: f32[2])
 """)
     (axis,) = kernel.equations["s"].reduce
     assert cut_reductions(kernel, (Cut(axis, 2),)) == (kernel, frozenset())
+
+
+CHANNELS = """
+kernel channels(x: f32[4, 2, {C}], d: f32[4, 2, {C}], r: f32[4, 2]) -> (y: f32[4, 2, {C}], z: f32[2])
+  axes n:4, g:2, c:{C}
+  e[n, g, c]: f32 = sigmoid(x[n, g, c])
+  s[n, g]: f32 = sum(c) ((e[n, g, c] * d[n, g, c]) / r[n, g])
+  y[n, g, c] <- ((s[n, g] * (x[n, g, c] - s[n, g])) + (e[n, g, c] * d[n, g, c]))
+  t[g]: f32 = sum(n, c) ((e[n, g, c] * d[n, g, c]) / r[n, g])
+  z[g] <- t[g]
+"""
+
+
+@pytest.mark.parametrize("keep", ["auto", "all"])
+def test_values_made_in_chunks_and_read_elsewhere(keep: str):
+    """What one grid keeps of each chunk is read by another, whose lanes are cut otherwise, and by a third."""
+    kernel = parse_kernel(CHANNELS.format(C=16384))
+    cuts = (Cut(next(a for a in kernel.axes if a.name == "c"), 2, False),)
+    schedule = default_schedule(kernel, ISAS[HERE[0]]).choose(keep=keep)
+    check_cases([case_of("channels", kernel, schedule=schedule, cuts=cuts)], ISAS[HERE[0]])
+
+
+def test_a_short_axis_that_one_reduction_keeps_does_not_become_the_lanes():
+    kernel = parse_kernel(CHANNELS.format(C=16384))
+    cuts = (Cut(next(a for a in kernel.axes if a.name == "c"), 2, False),)
+    cut, apart = cut_reductions(kernel, cuts)
+    isa = ISAS["avx512"]
+    program = tile_kernel(cut, default_schedule(kernel, isa), isa, apart).program
+    loops = [s for s in walk_statements(program.body) if isinstance(s, Loop) and s.kind == "lanes"]
+    assert loops and not any(s.axis.name == "n" for s in loops)
+
+
+@pytest.mark.parametrize(("columns", "kept"), [(1 << 12, True), (1 << 17, False)])
+def test_a_value_that_would_fill_the_caches_is_computed_again(columns: int, kept: bool):
+    kernel = parse_kernel(CHANNELS.format(C=columns))
+    isa = ISAS["avx512"]
+    for cuts in ((), (Cut(next(a for a in kernel.axes if a.name == "c"), 2, False),)):
+        cut, apart = cut_reductions(kernel, cuts)
+        program = tile_kernel(cut, default_schedule(kernel, isa), isa, apart).program
+        assert any(s.name == "e_all" for s in program.scratch) == kept
