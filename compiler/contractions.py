@@ -1,28 +1,35 @@
 """Which products of matrices become kernels of ours, and which a library computes.
 
 Products with few rows are read from memory once, whatever computes them: those are ours, with all that is computed of
-their operands and results. With many rows a library's blocking wins (until ours does).
+their operands and results. With many rows a library's blocking wins, but for narrow floats that the processor does not
+multiply itself: there libraries are slower than fp32, in which our kernels compute.
 """
 
 from __future__ import annotations
 
+from ..codegen.cpp.isa import Isa
 from ..ir.types import BF16, F16, F32
 from .frontend.contractions import Product
 
 FEW_ROWS = 16  # of the smaller operand: so many share one pass over the larger one
+EMULATED_ROWS = 256  # the same where the library has no instructions for the type (measured: results/linears.json)
+INSTRUCTIONS = {BF16: {"avx512_bf16", "amx_bf16"}, F16: {"avx512_fp16"}}
 FLOATS = (F32, BF16, F16)
 
 
-def judge_product(product: Product) -> str:
+def judge_product(product: Product, isa: Isa) -> str:
     """Why a library is to compute it; "" where a kernel is to."""
     if not product.is_static:
         return "a contraction of dynamic sizes"
-    if product.dtypes[0] not in FLOATS or product.dtypes[1] not in FLOATS:
+    left, right = product.dtypes
+    if left not in FLOATS or right not in FLOATS:
         return "a contraction of other types than floats of up to 32 bits"
     rows, columns = product.rows, product.columns
     assert isinstance(rows, int) and isinstance(columns, int)
-    if min(rows, columns) > FEW_ROWS:
-        return f"a contraction of more than {FEW_ROWS} rows"
+    emulated = left is right and left in INSTRUCTIONS and not INSTRUCTIONS[left] & set(isa.features)
+    most = EMULATED_ROWS if emulated else FEW_ROWS
+    if min(rows, columns) > most:
+        return f"a contraction of more than {most} rows"
     if not product.dense[1 if columns >= rows else 0]:
         return "a contraction whose larger operand is not dense along what is summed over"
     return ""

@@ -88,15 +88,16 @@ def both(a: Expr | None, b: Expr | None) -> Expr | None:
 def _fold_cast(value: Expr, dtype: DType) -> Expr | None:
     if not isinstance(value, Const):
         return None
-    if isinstance(value.value, float) and not dtype.is_float and not math.isfinite(value.value):
+    given = round_to(value.value, value.dtype)  # a tiny number of a narrow type is 0, and so false
+    if isinstance(given, float) and not dtype.is_float and not math.isfinite(given):
         return TRUE if dtype is BOOL else None
-    from_float = isinstance(value.value, float) and dtype.is_integer
-    if from_float and not dtype.limits[0] <= value.value <= dtype.limits[1]:
+    from_float = isinstance(given, float) and dtype.is_integer
+    if from_float and not dtype.limits[0] <= given <= dtype.limits[1]:
         return None  # what the conversion gives is the machine's business
     if dtype.is_float:
-        twice = isinstance(value.value, int) and abs(value.value) > 2**53  # float() would round before round_to does
-        return None if twice else const(round_to(float(value.value), dtype), dtype)
-    return const(value.value, dtype)
+        twice = isinstance(given, int) and abs(given) > 2**53  # float() would round before round_to does
+        return None if twice else const(round_to(float(given), dtype), dtype)
+    return const(given, dtype)
 
 
 def _add_zero(args: Args, dtype: DType) -> Expr | None:

@@ -31,9 +31,9 @@ class Reason(Enum):
     OPAQUE = "opaque", "{other} is left to ATen", "One of the two is an op, or a view, that has no equations here."
     EFFECT = "effect", "{other} keeps its place", "One of the two is a call with effects, in the order of the program."
     ACROSS = (
-        "across", "calls lie between {value} and {other}",
-        "More calls come before the reader than before the value, which cannot wait for them: it is a reduction or a "
-        "scan, or others read it earlier.",
+        "across", "calls or contractions lie between {value} and {other}",
+        "More calls or contractions come before the reader than before the value, which cannot wait for them: it is a "
+        "reduction or a scan, others read it earlier, or a contraction would compute it many times.",
     )  # fmt: skip
     SCATTER = (
         "scatter", "{value} is written where indices say",

@@ -40,7 +40,7 @@ class Model(nn.Module):
 def build(dtype=torch.float32, width=48, layers=3):
     torch.manual_seed(0)
     print("the user's own words")
-    return Model(width, layers).to(dtype), (torch.randn(5, width, dtype=dtype),)
+    return Model(width, layers).to(dtype), (torch.randn(300, width, dtype=dtype),)
 
 def nothing():
     return (lambda x: x), (torch.randn(3),)
@@ -80,7 +80,7 @@ def test_every_kernel_and_call_is_told(file: Path, capsys: pytest.CaptureFixture
     lines = printed.splitlines()
     assert max(map(len, lines)) <= 120
     heading = " ".join(" ".join(lines[:4]).split())  # it wraps where the path is long
-    assert "Model, 7344 parameters in f32; f32[5, 48]" in heading
+    assert "Model, 7344 parameters in f32; f32[300, 48]" in heading
     assert "graph inference" in printed and "kept between calls" in printed
     numbers = [line.split()[1] for line in lines if line.startswith("kernel ")]
     assert numbers == [str(number) for number in range(1, len(numbers) + 1)] and numbers
@@ -118,7 +118,7 @@ def test_a_kernel_that_is_not_there(file: Path, capsys: pytest.CaptureFixture[st
 
 
 def test_json_has_all_of_it(file: Path, capsys: pytest.CaptureFixture[str]):
-    status, printed, _ = explain(capsys, str(file), "--json", "--set", "layers=2", "--dtype", "bf16")
+    status, printed, _ = explain(capsys, str(file), "--json", "--set", "layers=2", "--dtype", "fp64")
     found = json.loads(printed)
     assert status == 0 and found["target"] == f"{file}:build"
     [graph] = found["graphs"]

@@ -194,7 +194,7 @@ def test_treadle_compiles_once_and_then_takes_from_its_store(
         return json.loads(capsys.readouterr().out)["contestants"]["treadle"]
 
     first, second = contest(), contest()
-    assert first["counters"]["kernels"] >= 1 and first["counters"]["library"] == 1 and not first["cached"]
+    assert first["counters"]["kernels"] >= 1 and first["counters"]["native"] >= 3 and not first["cached"]
     assert second["cached"] and second["accuracy"]["ok"]
     assert second["compile_cpu_seconds"] < first["compile_cpu_seconds"]
     assert run(file, backend="treadle") == 0

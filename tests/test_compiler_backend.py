@@ -256,6 +256,17 @@ def test_an_opaque_view_of_an_intermediate_owns_its_memory():
     check(f, rand(4, 6))
 
 
+def test_tensors_used_before_and_after_a_call():
+    """Nothing lies on an arena here, which would hold the addresses from one launch to the next."""
+
+    def f(x: Tensor) -> tuple[Tensor, Tensor]:
+        y = x * 2
+        z = torch.view_as_real(torch.view_as_complex(y.reshape(4, 3, 2)) * 2)
+        return y, z.reshape(4, 6).exp() + x + y
+
+    check(f, rand(4, 6))
+
+
 def test_complex_numbers_pass_through():
     check(lambda x: torch.fft.rfft(x * 2).abs() + 1, rand(4, 8))
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from copy import deepcopy
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -14,7 +15,8 @@ from torch.nn.functional import gelu, linear, silu
 
 import treadle
 from treadle.compiler.check import compare
-from treadle.compiler.contractions import FEW_ROWS, judge_product
+from treadle.codegen.cpp.isa import ISAS
+from treadle.compiler.contractions import EMULATED_ROWS, FEW_ROWS, judge_product
 from treadle.compiler.frontend.contractions import Product
 from treadle.compiler.reference import in_float64, widen
 from treadle.ir.types import BF16, F32, F64, I8, symbol
@@ -183,10 +185,22 @@ def product_of(rows: Any = 4, columns: Any = 512, dtypes: Any = (F32, F32), dens
     return Product(1, rows, columns, 256, dtypes, dense)
 
 
+PLAIN = ISAS["avx512"]
+WITH_BF16 = replace(PLAIN, features=("avx512_bf16",))
+
+
 def test_few_rows_are_ours():
-    assert judge_product(product_of()) == ""
-    assert judge_product(product_of(FEW_ROWS, 10_000, (BF16, BF16))) == ""
-    assert judge_product(product_of(10_000, 3)) == ""
+    assert judge_product(product_of(), PLAIN) == ""
+    assert judge_product(product_of(FEW_ROWS, 10_000, (BF16, BF16)), WITH_BF16) == ""
+    assert judge_product(product_of(10_000, 3), PLAIN) == ""
+
+
+def test_more_rows_are_ours_where_the_type_is_emulated():
+    many = product_of(EMULATED_ROWS, 10_000, (BF16, BF16))
+    assert judge_product(many, PLAIN) == ""
+    assert "more than 16 rows" in judge_product(many, WITH_BF16)
+    assert "more than 256 rows" in judge_product(product_of(EMULATED_ROWS + 1, 10_000, (BF16, BF16)), PLAIN)
+    assert "rows" in judge_product(product_of(EMULATED_ROWS, 10_000), PLAIN)
 
 
 @pytest.mark.parametrize(
@@ -201,7 +215,7 @@ def test_few_rows_are_ours():
     ],
 )
 def test_the_library_keeps_the_rest_and_says_why(product: Product, word: str):
-    assert word in judge_product(product)
+    assert word in judge_product(product, PLAIN)
 
 
 def test_the_reason_is_told():

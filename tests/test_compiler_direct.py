@@ -27,7 +27,7 @@ PLAIN: dict[str, Callable[[Tensor], Any]] = {
     "pointwise": lambda x: torch.tanh(x) * 2,
     "input": keep,
     "view of a result": lambda x: (lambda y: (y, y[0]))(x * 3),
-    "several": lambda x: (x + 1, x.sum(), x @ x.t()),
+    "several": lambda x: (x + 1, x.sum(), x @ x.new_ones(5, 40)),
     "nothing to compute": lambda x: torch.ones(3),
 }
 WRAPPED: dict[str, Callable[[Tensor], Any]] = {

@@ -330,10 +330,25 @@ class _Writer:
 
     @cached_property
     def _needs_fit(self) -> bool:
-        """Whether anything lies on an arena; else each call has its table on the stack."""
+        """Whether anything lies on an arena, or is used on both sides of a call; else each segment has its table on the
+        stack.
+        """
         launches = any(isinstance(step, Launch) for step in self.values.fused.steps)
         has_work = any(w != 0 for w in self.choices.workspaces)
-        return bool(self.arena or (launches and (self.sizes or has_work)))
+        return bool(self.arena or (launches and (self.sizes or has_work)) or self._outlasts_a_segment())
+
+    def _outlasts_a_segment(self) -> bool:
+        """Whether launches before and after a call use one tensor: the first segment alone is given its address."""
+        first: dict[str, int] = {}
+        segment = 0
+        for step in self.values.fused.steps:
+            if not isinstance(step, Launch):
+                segment += 1
+                continue
+            for name in map(self.values.memory_of, step.buffers):
+                if self.values.homes[name] in DYNAMIC and first.setdefault(name, segment) != segment:
+                    return True
+        return False
 
     def _take_fit(self) -> list[str]:
         """An arena belongs to one call at a time: a second thread, or a callee that calls again, makes its own."""
