@@ -19,7 +19,8 @@ from .tiling_keep import KEPT_BYTES, WORTH_KEEPING, may_move, recompute
 from .tiling_nest import NestBuilder, map_statement, quotient
 from .tiling_plan import Block, Nest, Part, estimate, expression_cost, make_plan
 from .tiling_prepare import prepare
-from .tiling_product import ProductBuilder, find_products
+from .tiling_product import find_products
+from .tiling_product_tiles import ProductBuilder
 from .tiling_stage import CACHE_LINE, StageLoops, Staging, choose_shape, find_staging, stage_scratch
 
 STREAMED_BYTES = 1 << 16  # smaller outputs stay in the caches

@@ -12,7 +12,6 @@ from ..ir.types import BF16, F16, F32
 from .frontend.contractions import Product
 
 FEW_ROWS = 16  # of the smaller operand: so many share one pass over the larger one
-EMULATED_ROWS = 256  # the same where the library has no instructions for the type (measured: results/linears.json)
 INSTRUCTIONS = {BF16: {"avx512_bf16", "amx_bf16"}, F16: {"avx512_fp16"}}
 FLOATS = (F32, BF16, F16)
 
@@ -27,9 +26,8 @@ def judge_product(product: Product, isa: Isa) -> str:
     rows, columns = product.rows, product.columns
     assert isinstance(rows, int) and isinstance(columns, int)
     emulated = left is right and left in INSTRUCTIONS and not INSTRUCTIONS[left] & set(isa.features)
-    most = EMULATED_ROWS if emulated else FEW_ROWS
-    if min(rows, columns) > most:
-        return f"a contraction of more than {most} rows"
+    if min(rows, columns) > FEW_ROWS and not emulated:
+        return f"a contraction of more than {FEW_ROWS} rows"
     if not product.dense[1 if columns >= rows else 0]:
         return "a contraction whose larger operand is not dense along what is summed over"
     return ""

@@ -8,11 +8,12 @@ from cpp_texts import inputs_of
 from law_runs import read
 from tiled import assert_computes, make_blocks_small, tile
 
-from treadle.codegen import tiling_product
+from treadle.codegen import tiling_product_tiles
 from treadle.codegen.cpp.emit import default_schedule, emit_kernel
 from treadle.codegen.cpp.isa import ISAS
 from treadle.codegen.tiling_prepare import prepare
-from treadle.codegen.tiling_product import choose_tile, find_products
+from treadle.codegen.tiling_product import find_products
+from treadle.codegen.tiling_product_tiles import choose_tile
 from treadle.ir.expr import loads_in
 from treadle.ir.interp import run_kernel
 from treadle.ir.loops import Kernel
@@ -93,9 +94,11 @@ def test_empty_sums():
 @pytest.mark.parametrize("isa", list(ISAS))
 @pytest.mark.parametrize("name", list(PRODUCTS))
 def test_programs_of_small_blocks(isa: str, name: str, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(tiling_product, "BLOCK", 8)
+    monkeypatch.setattr(tiling_product_tiles, "BLOCK", 8)
+    monkeypatch.setattr(tiling_product_tiles, "DEEP", 8)
+    monkeypatch.setattr(tiling_product_tiles, "MANY", 6)
     make_blocks_small(monkeypatch)
-    for size in ((5, 21, 20), (1, 9, 7)):
+    for size in ((5, 21, 20), (1, 9, 7), (14, 19, 9)):
         kernel = kernel_of(PRODUCTS[name], "f32", *size)
         program = tile(kernel, isa)
         assert any(isinstance(s, State) for s in walk_statements(program.body))
