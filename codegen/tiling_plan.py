@@ -250,7 +250,7 @@ class _Planner:
             return True
         if len(kept) > 1 or (lanes is not None and lanes not in kept) or not self._all_lanes(group, *kept):
             return False
-        return lanes is not None or self._is_dense(tuple(group), *kept, bound)
+        return lanes is not None or self._is_dense(tuple(group), next(iter(kept)), bound)
 
     def _is_dense(self, group: tuple[int, ...], axis: Axis, bound: frozenset[Axis]) -> bool:
         """True where running over the axis innermost leaps little more than the best of all axes would."""

@@ -97,7 +97,7 @@ def _with_axes(
     kernel: Kernel, sums: tuple[Equation, ...], stores: tuple[Store, ...], main: Equation
 ) -> Products | None:  # fmt: skip
     """The roles of the axes; None where the larger operand is not dense along one that is summed over."""
-    kept, summed = frozenset(main.axes), frozenset(main.reduce)
+    summed = frozenset(main.reduce)
     loads = [e for e in loads_in(*main.args) if e.name in kernel.buffers and e.axes & summed]
     if not loads:
         return None

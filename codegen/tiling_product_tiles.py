@@ -112,7 +112,8 @@ class ProductBuilder:
         tiles = count // self.width * self.width
         done: list[Statement] = []
         for begin, end, width in ((0, blocks, self.width), (blocks, tiles, self.width), (tiles, count, 1)):
-            for self.rows in self.row_parts if begin < end else ():
+            for rows in self.row_parts if begin < end else ():
+                self.rows = rows
                 self.part = f"_part{len(done)}" if done else ""
                 done += self._part(begin, end, width)
         return done
@@ -192,7 +193,8 @@ class ProductBuilder:
             made = self._tile(tile, column, width, first)
             made = made if tile.axis is None else [Loop("serial", tile.axis, tuple(made))]
             body += self._around(made, f.inner)
-        sums: list[Statement] = [*self._pack_rows(), Loop("serial", tiles, tuple(body), 1, start, start + size // width)]
+        tiled = Loop("serial", tiles, tuple(body), 1, start, start + size // width)
+        sums: list[Statement] = [*self._pack_rows(), tiled]
         if self.deep is not None:
             sums = [*self._clear(first, size), Loop("serial", self.deep[1], tuple(sums))]
         loops: list[Statement] = [*sums, *(s for store in f.stores for s in self._store(store, first, size))]
@@ -201,12 +203,12 @@ class ProductBuilder:
             loops = [Loop("grid", axis, tuple(loops))]
         return loops
 
-    def _around(self, body: list[Statement], axes: Sequence[Axis]) -> list[Statement]:
+    def _around(self, body: Sequence[Statement], axes: Sequence[Axis]) -> list[Statement]:
         """Loops over rows (those of the current block) and over axes inside of the columns."""
         for axis in reversed(axes):
             begin, end = self.rows.limits if axis is self.found.rows else (None, None)
             body = [Loop("serial", axis, tuple(body), 1, begin, end)]
-        return body
+        return list(body)
 
     @property
     def _small_axes(self) -> tuple[Axis, ...]:
@@ -232,11 +234,11 @@ class ProductBuilder:
 
     def _operands_of(self, value: Expr) -> list[Expr]:
         """What is multiplied: the largest parts of a product that the same axes of a tile are in."""
+        if not isinstance(value, Op) or value.name != "mul":
+            return [value]
         tiled = {self.found.columns, self.found.rows}
-        if isinstance(value, Op) and value.name == "mul":
-            if any(not isinstance(a, Const) and a.axes & tiled != value.axes & tiled for a in value.args):
-                return [e for a in value.args for e in self._operands_of(a)]
-        return [value]
+        differ = any(not isinstance(a, Const) and a.axes & tiled != value.axes & tiled for a in value.args)
+        return [e for a in value.args for e in self._operands_of(a)] if differ else [value]
 
     def _product(self, value: Expr, tile: RowTile, at: dict[Axis, Index], j: int, lets: dict[Expr, Let]) -> Expr:
         """A product with its operands named: one that several sums share is computed once."""
@@ -266,8 +268,10 @@ class ProductBuilder:
         name = packed.array + self.part
         if name not in self.scratch:
             own: list[Dim] = [self.width] if packed.columns else [self._size(a) for a in packed.axes]
-            for axis in (*self.found.summed, self.found.lanes):
-                own.append(self.deep[2] if self.deep is not None and self.deep[0] is axis else axis.extent)
+            own += [
+                self.deep[2] if self.deep is not None and self.deep[0] is axis else axis.extent
+                for axis in (*self.found.summed, self.found.lanes)
+            ]
             self.scratch[name] = Scratch(name, packed.dtype, tuple(own))
         return Put(name, self._read_packed(packed, at, j).index, Rewriter(at)(e))
 

@@ -212,9 +212,7 @@ class Regions:
         """True where a value is an operand, or is read by it through views."""
         if name == operand:
             return True
-        return self.is_transparent(operand) and any(
-            self._leads_to(name, i) for i in self.graph.by_name[operand].inputs
-        )
+        return self.is_transparent(operand) and any(self._leads_to(name, i) for i in self.graph.by_name[operand].inputs)
 
     def _readers_through_views(self, name: str) -> set[str]:
         found: set[str] = set()

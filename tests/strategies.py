@@ -224,8 +224,8 @@ def _contract(draw: Draw, g: GraphBuilder, operand: Operand) -> Value:
     )
     out = tuple(draw(st.permutations([k for k, kind in kinds.items() if kind != "sum"])))
     dtype = draw(st.sampled_from((F32, F64, BF16, I8, I32)))
-    operands = (operand(tuple(sizes_of[k] for k in own), dtype, -5, 5) for own in (left, right))
-    return g.contract(*operands, (left, right, out))
+    a, b = (operand(tuple(sizes_of[k] for k in own), dtype, -5, 5) for own in (left, right))
+    return g.contract(a, b, (left, right, out))
 
 
 def _gather(draw: Draw, g: GraphBuilder, operand: Operand) -> Value:

@@ -14,8 +14,8 @@ from torch._dynamo.utils import counters
 from torch.nn.functional import gelu, linear, silu
 
 import treadle
-from treadle.compiler.check import compare
 from treadle.codegen.cpp.isa import ISAS
+from treadle.compiler.check import compare
 from treadle.compiler.contractions import FEW_ROWS, judge_product
 from treadle.compiler.frontend.contractions import Product
 from treadle.compiler.reference import in_float64, widen
@@ -56,7 +56,8 @@ SIZES = [
 def test_layers(size: tuple[int, int, int], dtype: torch.dtype):
     rows, columns, depth = size
     x, w, b = (torch.randn(s).to(dtype) for s in ((rows, depth), (columns, depth), (columns,)))
-    check(lambda x, w, b: gelu(linear(x, w, b)) * 0.5 + 1, x, w, b, library=0 if min(rows, columns) <= FEW_ROWS else None)
+    library = 0 if min(rows, columns) <= FEW_ROWS else None  # the machine's features decide on more
+    check(lambda x, w, b: gelu(linear(x, w, b)) * 0.5 + 1, x, w, b, library=library)
 
 
 @pytest.mark.parametrize("size", [(0, 5, 7), (3, 0, 7), (3, 5, 0)], ids=str)
@@ -125,7 +126,7 @@ class Gated(nn.Module):
 def test_a_gated_block(dtype: torch.dtype):
     model, x = Gated(64, 176, dtype).requires_grad_(False), torch.randn(2, 64).to(dtype)
     check(model, x)
-    report = treadle.explain(model, x)
+    report = treadle.explain(model, (x,))
     (graph,) = report.graphs
     gated = [k.equations for k in graph.kernels if "sum2[i0, i1]" in k.equations]  # both products and what joins them
     assert len(graph.kernels) == 3 and len(gated) == 1 and "exp(" in gated[0]

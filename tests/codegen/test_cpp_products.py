@@ -66,7 +66,10 @@ kernel packed(x: {d}[{m}, 3, {k}, 2], q: u8[{n}, 3, {k}], s: {d}[{n}, 3]) -> (y:
     f32(u8((i32(q[n, g, j]) & 15:i32))), f32(u8((i32(q[n, g, j]) >> 4:i32)))) - 8.0))
   y[m, n] <- {d}(a[m, n])
 """
-PRODUCTS = {"packed": PACKED, "linear": LINEAR, "gated": GATED, "normed": NORMED, "heads": HEADS, "scaled": SCALED, "whole": WHOLE}
+PRODUCTS = {
+    "packed": PACKED, "linear": LINEAR, "gated": GATED, "normed": NORMED, "heads": HEADS, "scaled": SCALED,
+    "whole": WHOLE,
+}  # fmt: skip
 SIZES = ((1, 1, 1), (1, 8, 40), (2, 70, 33), (3, 129, 64), (4, 5, 17), (7, 67, 100), (11, 130, 16), (16, 64, 129))
 
 
@@ -98,7 +101,7 @@ def test_programs_of_small_blocks(isa: str, name: str, monkeypatch: pytest.Monke
     monkeypatch.setattr(tiling_product_tiles, "DEEP", 8)
     monkeypatch.setattr(tiling_product_tiles, "MANY", 6)
     make_blocks_small(monkeypatch)
-    for size in ((5, 21, 20), (1, 9, 7), (14, 19, 9)):
+    for size in ((14, 19, 9), (1, 9, 7)) if isa == "avx512" else ((7, 11, 10),):
         kernel = kernel_of(PRODUCTS[name], "f32", *size)
         program = tile(kernel, isa)
         assert any(isinstance(s, State) for s in walk_statements(program.body))
@@ -122,9 +125,8 @@ def test_parts_share_no_scratch():
 
 
 def _reads_of_larger(program: Program) -> int:
-    return sum(
-        e.name == "w" for s in walk_statements(program.body) if hasattr(s, "value") for e in loads_in(s.value)
-    )  # fmt: skip
+    lets = [s for s in walk_statements(program.body) if isinstance(s, Let)]
+    return sum(e.name == "w" for s in lets for e in loads_in(s.value))
 
 
 def test_operands_are_loaded_once_a_tile():
