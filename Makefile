@@ -6,6 +6,7 @@ VENV   ?= .venv
 JOBS   ?= auto
 ARGS   ?=
 BIN    := $(VENV)/bin
+SUITES := kernels bandwidth overhead reductions modules linears models
 SOURCES := codegen compiler costmodel ir passes tests tools $(wildcard examples benchmarks)
 
 .DEFAULT_GOAL := help
@@ -40,7 +41,8 @@ golden: venv  ## rewrite the golden files; read the diff before you commit it
 	git --no-pager diff --stat -- tests/golden
 
 bench: venv  ## run the benchmarks (wants a quiet machine); results in JSON
-	$(BIN)/python benchmarks/run.py $(ARGS)
+	for suite in $(SUITES); do \
+	  $(BIN)/python benchmarks/$$suite.py --resume --out benchmarks/results/$$suite.json $(ARGS) || exit 1; done
 
 clean:  ## remove the environment and everything generated
 	rm -rf $(VENV) .typing .pytest_cache .ruff_cache .hypothesis build dist
