@@ -64,7 +64,8 @@ def main() -> None:
     counted = dict(counters["treadle"])
     print(f"rows sum to {rows.min():.3f} .. {rows.max():.3f}")
     print(
-        f"{counted['kernels']} kernel, {counted['library']} library call, {counted.get('opaque', 0)} ops left to ATen"
+        f"{counted['kernels']} kernels, {counted.get('library', 0)} library calls, "
+        f"{counted.get('opaque', 0)} ops left to ATen"
     )
 
 

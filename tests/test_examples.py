@@ -69,7 +69,8 @@ def test_an_op_fuses_once_it_has_a_lowering(
     assert check(function, inputs, compiled).ok
     counted = torch._dynamo.utils.counters["treadle"]
     assert counted["opaque"] == (0 if known else 1)
-    assert counted["kernels"] == 1
+    products = 1 - counted["library"]  # a kernel of ours where the processor does not multiply the type itself
+    assert counted["kernels"] == 1 + products
 
 
 # --- 07: a law -----------------------------------------------------------------------------------------------------
