@@ -20,7 +20,7 @@ from typing import Any
 
 import torch
 
-LARGE = 1 << 20  # bytes: a kernel that fills so many runs for longer than it takes to look here
+LARGE = 2 << 20  # bytes: below, malloc has the block at hand, and looking here costs more than the pages do (measured)
 MOST_KEPT = 256 << 20
 PER_SIZE = 8  # a training step holds several, and `y = f(x)` in a loop the old result while it makes the new one
 HUGE_PAGE = 2 << 20
