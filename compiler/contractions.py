@@ -12,12 +12,15 @@ from ..ir.types import BF16, F16, F32
 from .frontend.contractions import Product
 
 FEW_ROWS = 16  # of the smaller operand: so many share one pass over the larger one
+VECTORS = 32  # bytes of a register: with less, libraries are quicker
 INSTRUCTIONS = {BF16: {"avx512_bf16", "amx_bf16"}, F16: {"avx512_fp16"}}
 FLOATS = (F32, BF16, F16)
 
 
 def judge_product(product: Product, isa: Isa) -> str:
     """Why a library is to compute it; "" where a kernel is to."""
+    if isa.vector_bytes < VECTORS:
+        return "a contraction, and no vector instructions to compute it with"
     if not product.is_static:
         return "a contraction of dynamic sizes"
     left, right = product.dtypes

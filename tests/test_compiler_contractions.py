@@ -199,6 +199,12 @@ def test_few_rows_are_ours():
     assert judge_product(product_of(10_000, 3), PLAIN) == ""
 
 
+def test_processors_without_vectors_leave_all_to_the_library():
+    assert "vector" in judge_product(product_of(), ISAS["scalar"])
+    assert "vector" in judge_product(product_of(500, 10_000, (BF16, BF16)), ISAS["scalar"])
+    assert judge_product(product_of(), ISAS["avx2"]) == ""
+
+
 def test_more_rows_are_ours_where_the_type_is_emulated():
     many = product_of(500, 10_000, (BF16, BF16))
     assert judge_product(many, PLAIN) == ""
