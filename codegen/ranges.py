@@ -75,20 +75,40 @@ def _op_range(e: Op) -> Range | None:
     lows, highs = [a[0] for a in known], [a[1] for a in known]
     if e.name in ("where", "min", "max"):
         return min(lows), max(highs)
-    if e.name == "add":
-        return _kept((sum(lows), sum(highs)))
-    if e.name == "sub":
-        return _kept((lows[0] - highs[1], highs[0] - lows[1]))
-    if e.name == "neg":
-        return -highs[0], -lows[0]
+    if e.name in ("add", "sub", "neg", "mul"):
+        return _arithmetic(e.name, known)
     if e.name == "and" and max(lows) >= 0:
         return 0, min(h for low, h in known if low >= 0)
     if e.name == "shr" and lows[0] >= 0 and 0 <= lows[1] < 32:
         return 0, highs[0] >> lows[1]
-    if e.name == "mul":
-        corners = [a * b for a in known[0] for b in known[1]]
-        return _kept((min(corners), max(corners)))
     return None
+
+
+@lru_cache(maxsize=65536)
+def whole_range(e: Expr) -> Range | None:
+    """Bounds of a float expression that takes integer values only; None where it may take others."""
+    if isinstance(e, Const):
+        return (int(e.value), int(e.value)) if e.value == e.value // 1 else None
+    if not isinstance(e, Op):
+        return None
+    if e.name == "cast":
+        inner = e.args[0]
+        return whole_range(inner) if inner.dtype.is_float else value_range(inner)
+    args = [whole_range(a) for a in e.args] if e.name in ("add", "sub", "mul", "neg") else [None]
+    known = [a for a in args if a is not None]
+    return _arithmetic(e.name, known) if len(known) == len(args) else None
+
+
+def _arithmetic(name: str, known: list[Range]) -> Range | None:
+    lows, highs = [a[0] for a in known], [a[1] for a in known]
+    if name == "add":
+        return _kept((sum(lows), sum(highs)))
+    if name == "sub":
+        return _kept((lows[0] - highs[1], highs[0] - lows[1]))
+    if name == "neg":
+        return -highs[0], -lows[0]
+    corners = [a * b for a in known[0] for b in known[1]]
+    return _kept((min(corners), max(corners)))
 
 
 def _kept(r: Range) -> Range | None:

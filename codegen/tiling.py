@@ -38,6 +38,7 @@ class Choices:
     cut     lanes loops are cut where conditions on their axis change
     blocks  long sums are added up in blocks, each in an accumulator of its own
     tiles   sums of products run as register tiles
+    pairs   the target adds two products of bf16 at once; quads: four of bytes
     """
 
     lanes: int
@@ -50,6 +51,8 @@ class Choices:
     cut: bool = True
     blocks: bool = True
     tiles: bool = False
+    pairs: bool = False
+    quads: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +88,7 @@ def build_program(planned: Planned, choices: Choices) -> Program:
     k = planned.kernel
     products = find_products(k) if choices.tiles else None
     if products is not None:
-        made = ProductBuilder(products, choices.lanes)
+        made = ProductBuilder(products, choices.lanes, choices.pairs, choices.quads)
         tiled = tuple(made.build())
         arrays = tuple(made.scratch.values())
         return Program(k.name, k.inputs, k.outputs, arrays, tiled, planned.maths, choices.prefetch)

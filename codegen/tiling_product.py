@@ -1,8 +1,10 @@
 """Which kernels are sums of products, and what their axes are to the tiles that compute them.
 
     y[t, n] = sum(c) x[t, c] * w[n, c]       columns n (of the larger operand), rows t, lanes c
+    y[t, n] = sum(g, c) x[t, g, c] * (q[n, g, c] - 8) * s[n, g]
+            = sum(g) s[n, g] * (sum(c) x[t, g, c] * (q[n, g, c] - 8))        the scales leave the inner sum
 
-`tiling_product_tiles` makes the loops.
+`tiling_product_narrow` finds products that one instruction adds, `tiling_product_tiles` makes the loops.
 """
 
 from __future__ import annotations
@@ -15,7 +17,34 @@ from ..ir.expr import Expr, Op, loads_in, product_factors
 from ..ir.index import Axis, axis_coefficient
 from ..ir.loops import Equation, Kernel, Store, statement_expressions
 from ..ir.scalar import op
+from ..ir.types import DType
 from .tiling_keep import recompute
+
+
+@dataclass(frozen=True, slots=True)
+class Sum:
+    """One of the sums: over its lanes, of groups of products that are added at once.
+
+    scale  what the sum over the lanes is multiplied by, at each point of the other axes that are summed over
+    shift  what is added to the operands of the rows, and is taken from the sum again
+    """
+
+    equation: Equation
+    groups: tuple[tuple[Expr, ...], ...]
+    scale: Expr | None = None
+    shift: int = 0
+
+    @property
+    def axes(self) -> tuple[Axis, ...]:
+        return self.equation.axes
+
+    @property
+    def name(self) -> str:
+        return self.equation.names[0]
+
+    @property
+    def dtype(self) -> DType:
+        return self.equation.dtypes[0]
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +58,7 @@ class Products:
     """
 
     kernel: Kernel
-    sums: tuple[Equation, ...]
+    sums: tuple[Sum, ...]
     stores: tuple[Store, ...]
     lanes: Axis
     summed: tuple[Axis, ...]
@@ -116,17 +145,43 @@ def _with_axes(
     outer = tuple(a for a in own if a is not columns)
     inner = tuple(a for a in rest if a is not rows)
     around = tuple(a for a in main.reduce if a is not lanes)
-    sums = tuple(s if s.operand_dtype is None else replace(s, args=(_grouped(s.args[0], columns),)) for s in sums)
-    return Products(kernel, sums, stores, lanes, around, columns, rows, outer, inner)
+    found = tuple(_sum_of(s, columns) for s in sums)
+    return Products(kernel, found, stores, lanes, around, columns, rows, outer, inner)
+
+
+def _sum_of(s: Equation, columns: Axis) -> Sum:
+    """A sum by its products.
+
+    Only those of sums that round their operands (and so are no exact prescription) are rearranged.
+    """
+    terms = terms_of(s.args[0])
+    rounds = s.operand_dtype is not None
+    return Sum(s, tuple((_grouped(t, columns) if rounds else t,) for t in terms))
+
+
+def delay_scales(found: Products) -> Products:
+    """The same sums, with factors that are free of the lanes taken out of the sums over those.
+
+    That is worth it where operands are computed once a result: else they are multiplied once, before they are kept.
+    """
+    return replace(found, sums=tuple(_delayed(s, found) for s in found.sums)) if found.summed else found
+
+
+def _delayed(s: Sum, found: Products) -> Sum:
+    if s.equation.operand_dtype is None:
+        return s
+    products = [product_factors(t) for (t,) in s.groups]
+    common = [f for f in products[0] if found.lanes not in f.axes and all(f in p for p in products)]
+    left = [[f for f in p if f not in common] for p in products]
+    columns = [{found.columns in f.axes for f in p} for p in left]
+    if not common or any(c != {False, True} for c in columns):
+        return s
+    groups = tuple((_grouped(_multiplied(p), found.columns),) for p in left)
+    return replace(s, groups=groups, scale=_multiplied(common))
 
 
 def _grouped(e: Expr, columns: Axis) -> Expr:
-    """The same products with all factors of each operand multiplied first: once a column or row, not once a result.
-
-    Only for sums that round their operands: others are taken as they were written.
-    """
-    if isinstance(e, Op) and e.name == "add":
-        return op("add", *(_grouped(a, columns) for a in e.args))
+    """The same product with all factors of each operand multiplied first: once a column or row, not once a result."""
     factors = product_factors(e)
     sides = [f for f in factors if columns not in f.axes], [f for f in factors if columns in f.axes]
     return op("mul", *map(_multiplied, sides)) if len(factors) > 2 and all(sides) else e

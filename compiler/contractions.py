@@ -2,19 +2,20 @@
 
 Products with few rows are read from memory once, whatever computes them: those are ours, with all that is computed of
 their operands and results. With many rows a library's blocking wins, but for narrow floats that the processor does not
-multiply itself: there libraries are slower than fp32, in which our kernels compute.
+multiply itself: there libraries are slower than fp32, in which our kernels compute. Nor do they do much for integers.
 """
 
 from __future__ import annotations
 
 from ..codegen.cpp.isa import Isa
-from ..ir.types import BF16, F16, F32
+from ..ir.types import BF16, F16, F32, I8, I16, I32, U8
 from .frontend.contractions import Product
 
 FEW_ROWS = 16  # of the smaller operand: so many share one pass over the larger one
 VECTORS = 32  # bytes of a register: with less, libraries are quicker
 INSTRUCTIONS = {BF16: {"avx512_bf16", "amx_bf16"}, F16: {"avx512_fp16"}}
 FLOATS = (F32, BF16, F16)
+INTEGERS = (I8, U8, I16, I32)
 
 
 def judge_product(product: Product, isa: Isa) -> str:
@@ -24,12 +25,13 @@ def judge_product(product: Product, isa: Isa) -> str:
     if not product.is_static:
         return "a contraction of dynamic sizes"
     left, right = product.dtypes
-    if left not in FLOATS or right not in FLOATS:
-        return "a contraction of other types than floats of up to 32 bits"
+    whole = left in INTEGERS and right in INTEGERS
+    if not whole and (left not in FLOATS or right not in FLOATS):
+        return "a contraction of other types than floats and integers of up to 32 bits"
     rows, columns = product.rows, product.columns
     assert isinstance(rows, int) and isinstance(columns, int)
     emulated = left is right and left in INSTRUCTIONS and not INSTRUCTIONS[left] & set(isa.features)
-    if min(rows, columns) > FEW_ROWS and not emulated:
+    if min(rows, columns) > FEW_ROWS and not (emulated or whole):
         return f"a contraction of more than {FEW_ROWS} rows"
     if not product.dense[1 if columns >= rows else 0]:
         return "a contraction whose larger operand is not dense along what is summed over"

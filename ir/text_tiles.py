@@ -34,7 +34,9 @@ from .tiles import Fold, Let, Loop, Program, Put, Scan, Stage, State, Statement,
 def print_program(program: Program) -> str:
     lines = print_head(f"tiles {quoted(program.name)}", program.inputs, program.outputs)
     lines += [f"  prefetch {program.prefetch}"] if program.prefetch else []
-    lines += [f"  scratch {s.name}: {s.dtype}{print_dims(s.shape)}" for s in program.scratch]
+    lines += [
+        f"  scratch {s.name}: {s.dtype}{print_dims(s.shape)}{' narrow' if s.narrow else ''}" for s in program.scratch
+    ]
     return "\n".join([*lines, *_Printer(program).block(program.body, "  ")]) + "\n"
 
 

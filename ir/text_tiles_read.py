@@ -34,9 +34,14 @@ class _ProgramReader(BufferReader):
         scratch: list[Scratch] = []
         while self._sees_word("scratch"):
             cursor.take()
-            scratch.append(Scratch(*self._typed("a scratch array"), tuple(self.dims())))
+            name, dtype = self._typed("a scratch array")
+            scratch.append(Scratch(name, dtype, tuple(self.dims()), self._accepts_narrow()))
         self.dtypes = {b.name: b.dtype for b in (*inputs, *outputs, *scratch)}
         return Program(name, inputs, outputs, tuple(scratch), self._block(0), (), prefetch)
+
+    def _accepts_narrow(self) -> bool:
+        """`narrow` behind an array's shape, and not an array of that name in the next line."""
+        return self.cursor.peek(1).text != "[" and bool(self.cursor.accept("narrow"))
 
     def _sees_word(self, *words: str) -> bool:
         """True where a statement starts with one of `words`: a name follows it."""

@@ -34,12 +34,14 @@ KINDS = ("grid", "serial", "lanes")
 class Scratch:
     """A private row-major array of the worker: small enough to stay in a cache, never shared.
 
-    It holds values of `dtype`; the target chooses how they are stored.
+    It holds values of `dtype`. The target chooses how they are stored, but for `narrow` arrays: those have the
+    elements of a buffer of that type.
     """
 
     name: str
     dtype: DType
     shape: tuple[Dim, ...]
+    narrow: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,14 +25,14 @@ from ...ir.types import Dim, multiply, plus, product
 from ..dims import print_dim
 from ..parts import writes_of
 from ..phases import find_owner
-from ..tiling import Planned, build_program, plan_kernel
+from ..tiling import Choices, Planned, build_program, plan_kernel
 from .isa import Isa
 from .prelude import prelude
 from .printer import Printer
-from .printer_memory import SCRATCH
+from .printer_memory import BYTES, storage_of
 from .space import AHEAD, KEEP, STREAM_BYTES, candidates, choices_of, default_schedule, stored_bytes
 from .threads import TEAM, count_threads, share_phases
-from .width import PACKS, choose_lanes
+from .width import choose_lanes
 
 __all__ = ["KernelSource", "candidates", "default_schedule", "emit_kernel", "emit_unit", "tile_kernel"]
 
@@ -62,11 +62,15 @@ class KernelSource:
 
 @dataclass(frozen=True, slots=True)
 class Tiled:
-    """A kernel as a tile program, for packs of `lanes`."""
+    """A kernel as a tile program, and the choices it was made by."""
 
     planned: Planned
     program: Program
-    lanes: int
+    choices: Choices
+
+    @property
+    def lanes(self) -> int:
+        return self.choices.lanes
 
 
 def tile_kernel(kernel: Kernel, schedule: Schedule, isa: Isa, apart: frozenset[str] = frozenset()) -> Tiled:
@@ -75,7 +79,8 @@ def tile_kernel(kernel: Kernel, schedule: Schedule, isa: Isa, apart: frozenset[s
     Raises ScheduleError where the schedule does not apply.
     """
     planned, lanes = choose_lanes(plan_kernel(kernel, str(schedule.get(KEEP)), apart=apart), isa)
-    return Tiled(planned, build_program(planned, choices_of(schedule, lanes)), lanes)
+    choices = choices_of(schedule, lanes, isa)
+    return Tiled(planned, build_program(planned, choices), choices)
 
 
 def emit_kernel(
@@ -113,8 +118,12 @@ class _Emitter:
         self.planned = tiled.planned
         self.program, self.prefix, self.phases = share_phases(tiled.program)
         self.symbol = symbol
-        self.lanes = tiled.lanes
-        self.printer = Printer(self.program, tiled.lanes, kernel.symbols, self._streaming(), ahead, strict=strict)
+        choices = tiled.choices
+        self.lanes = choices.lanes
+        self.printer = Printer(
+            self.program, self.lanes, kernel.symbols, self._streaming(), ahead, strict=strict, pairs=choices.pairs,
+            quads=choices.quads,
+        )  # fmt: skip
         order: dict[str, Buffer] = {b.name: b for b in (*kernel.inputs, *kernel.outputs)}
         self.buffers = tuple(order.values())
         owned = [s for s in self.program.scratch if len(self.phases) < 2 or find_owner(self.phases, s) is not None]
@@ -251,7 +260,7 @@ def _lay_out(arrays: Sequence[Scratch], on_stack: int) -> tuple[dict[str, int], 
     at: Dim = 0
     for s in arrays:
         size = product(s.shape)
-        each = {"f32": 4, "f64": 8, "i32": 4, "i64": 8, "b8": 1}[SCRATCH[PACKS[s.dtype.name]]]
+        each = BYTES[storage_of(s)]
         if isinstance(size, int) and size * each <= on_stack and used + size * each <= 2 * on_stack:
             small[s.name] = max(size, 1)
             used += size * each

@@ -55,6 +55,16 @@ class Isa:
         """All flags that decide on the generated code, in the order given to the compiler."""
         return COMMON_FLAGS + self.flags
 
+    @property
+    def adds_pairs(self) -> bool:
+        """Whether an instruction adds two products of bf16."""
+        return self.name == "avx512" and "avx512_bf16" in self.features
+
+    @property
+    def adds_quads(self) -> bool:
+        """Whether an instruction adds four products of bytes."""
+        return {"avx512": "avx512_vnni", "avx2": "avx_vnni"}.get(self.name, "") in self.features
+
     def lanes(self, element_bytes: int) -> int:
         """Lanes of a kernel whose widest pack element has `element_bytes` (4 or 8)."""
         return max(1, self.vector_bytes // element_bytes)

@@ -17,6 +17,8 @@ f16, bf16, f32 in F; f64 in D. D and L need N * 8 <= the register width. With N 
 - Masks: `first_n_M(n) sp_M(bool) and_M or_M xor_M not_M sel_M any_M all_M count_M first_lane_M at_M last_M cvt_M_A`.
 - Across lanes: `hsum_A hprod_A hmin_A hmax_A` (a scalar), `scan_add_A scan_mul_A scan_min_A scan_max_A`,
   `transpose_A(A r[N])`, also of the raw kinds H (16 bits; `get_H`, `put_H`) and B (8 bits, N = 16).
+- Words of 32 bits: `pair_F pair_exact_F` (two bf16) and `quad_I` (four bytes) make them, `dot_pairs_F dot_quads_I` add
+  the products of their elements, where the processor does.
 - `philox_L(key, step, at)`: random bits by their number.
 - Functions of F and D: `exp exp2 expm1 log log2 log10 log1p sigmoid tanh sinh cosh asinh acosh atanh erf erfc erfinv
   lgamma digamma sin cos tan asin acos atan atan2 pow hypot nextafter`, each with the suffix of its pack. `MAX_ULP` says
@@ -36,6 +38,7 @@ from .prelude_avx2 import avx2_text
 from .prelude_avx512 import avx512_text
 from .prelude_base import Shape, split_definitions
 from .prelude_common import common_text
+from .prelude_dots import dots_text
 from .prelude_double import double_text
 from .prelude_lanes import lanes_text
 from .prelude_math import ULP as MATH_ULP
@@ -63,7 +66,10 @@ MAX_ULP: dict[str, float] = MATH_ULP | TRIG_ULP | WIDE_ULP
 sigmoid is 0 below -88.7, as eager is.
 """
 
-_PRIMITIVES = {"avx512": (simd_text, avx512_text, memory_text), "avx2": (simd_text, avx2_text, memory_text)}
+_PRIMITIVES = {
+    "avx512": (simd_text, avx512_text, memory_text, dots_text),
+    "avx2": (simd_text, avx2_text, memory_text, dots_text),
+}
 _SHARED = (common_text, math_text, trig_text, wide_text, double_text, lanes_text, reduce_text)
 _IDENTIFIER = re.compile(r"\b[A-Za-z]\w*")
 

@@ -14,6 +14,7 @@ from ..dims import print_dim
 from ..parts import count_uses, expressions_of, may_be_empty, writes_of
 from ..text import strip
 from .ahead import find_asks
+from .printer_dots import Dots
 from .printer_lanes import LanesPrinter, divides_axis, is_fixed
 from .printer_memory import Memory
 from .printer_scope import Lanes, Stack, Val
@@ -24,11 +25,13 @@ STAGE_AHEAD = 128  # bytes along each row of a block that are asked for while it
 
 
 class Printer:
-    """Prints one program for packs of `lanes`; `ahead` as the knob of that name, `strict` as `Values` has it."""
+    """Prints one program for packs of `lanes`; `ahead` as the knob of that name, `strict` as `Values` has it, `pairs`
+    and `quads` as `Choices`.
+    """
 
     def __init__(
         self, program: Program, lanes: int, symbols: Sequence[str] = (), streaming: str = "true", ahead: bool = False,
-        *, strict: bool = False,
+        *, strict: bool = False, pairs: bool = False, quads: bool = False,
     ) -> None:  # fmt: skip
         self.program = program
         self.lanes = lanes
@@ -36,6 +39,8 @@ class Printer:
         self.stack.taken.update(symbols)
         self.values = Values(self.stack, lanes, strict=strict)
         self.memory = self.values.memory = Memory(program, self.stack, self.values)
+        self.dots = Dots(self.values, self.memory, pairs, quads)
+        self.values.dots = self.dots
         self.states: dict[str, State] = {}
         self.slots: dict[str, str] = {}  # C names of states that are tiles of several packs
         asks = find_asks(program) if ahead else {}
@@ -52,8 +57,14 @@ class Printer:
         return self.stack.close()
 
     def statements(self, body: Sequence[Statement]) -> None:
-        for s in body:
-            getattr(self, f"_{type(s).__name__.lower()}")(s)
+        done = 0
+        for k, s in enumerate(body):
+            if k < done:
+                continue
+            words = self.dots.stores(body, k)
+            done = k + max(words, 1)
+            if not words:
+                getattr(self, f"_{type(s).__name__.lower()}")(s)
 
     # --- values --------------------------------------------------------------------------------------------------
 

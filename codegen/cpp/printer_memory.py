@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from ...ir.expr import Expr, Load, data_in
 from ...ir.index import Axis, Data, Div, Index, Mod, axes_of, axis_coefficient, linearize
-from ...ir.tiles import Program, Put
+from ...ir.tiles import Program, Put, Scratch
 from ...ir.types import I16, Dim, DType, contiguous_strides, plus
 from ..dims import print_dim
 from ..ranges import fits_32, index_fits_32
@@ -25,7 +25,15 @@ if TYPE_CHECKING:
 
 STORAGE = {"bool": "b8"}
 LINE = 64  # bytes of a cache line
+BYTES = {
+    "b8": 1, "i8": 1, "u8": 1, "i16": 2, "f16": 2, "bf16": 2, "i32": 4, "f32": 4, "i64": 8, "f64": 8,
+}  # fmt: skip
 SCRATCH = {"F": "f32", "D": "f64", "I": "i32", "L": "i64", "M": "b8"}
+
+
+def storage_of(s: Scratch) -> str:
+    """How the elements of a scratch array are stored."""
+    return STORAGE.get(s.dtype.name, s.dtype.name) if s.narrow else SCRATCH[PACKS[s.dtype.name]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +75,7 @@ class Memory:
                 storage = STORAGE.get(b.dtype.name, b.dtype.name)
                 self.places[b.name] = Place(identifier(b.name, stack.taken), storage, (1,))
         for s in program.scratch:
-            storage = SCRATCH[PACKS[s.dtype.name]]
+            storage = storage_of(s)
             self.places[s.name] = Place(identifier(s.name, stack.taken), storage, contiguous_strides(s.shape))
         self.places_by_name = {place.name: place.storage for place in self.places.values()}
 
@@ -83,7 +91,7 @@ class Memory:
 
     def load(self, e: Load) -> Val:
         place, pack = self.place_of(e.name, e.dtype), PACKS[e.dtype.name]
-        index = self._flat(e.index, place)
+        index = self.flat(e.index, place)
         self.check(index, e.guard)
         guard = None if e.guard is None else self.values.value(e.guard)
         address = self.address(place, index, names_in(e))
@@ -92,7 +100,7 @@ class Memory:
         branch = guard if guard is not None and guard.single else None
         suffix, arguments = self._way(address, None if branch else guard)
         call = self.values.need(f"ld_{place.storage}{suffix}")
-        self._prefetch(place, address, e)
+        self.prefetch_ahead(address, e)
         text = f"{call}({', '.join([place.at(address.pointer), *arguments])})"
         if branch is not None:
             text = f"({branch.text} ? {text} : {self.values.to(Val('0', pack), pack, single=False)})"
@@ -120,7 +128,7 @@ class Memory:
         text = element(pointer)
         return f"({text} != 0)" if place.storage == "b8" else text
 
-    def _prefetch(self, place: Place, address: Address, e: Load) -> None:
+    def prefetch_ahead(self, address: Address, e: Load) -> None:
         """Asks for what a later tile will load; not for rows that every outer point reads again, nor for scratch."""
         lanes = self.stack.lanes
         if (
@@ -150,7 +158,7 @@ class Memory:
     def put(self, s: Put, value: Val, streams: str | None = None) -> None:
         """Prints a store; `streams` is the condition under which it bypasses the caches."""
         place = self.place_of(s.target, s.value.dtype)
-        index = self._flat(s.index, place)
+        index = self.flat(s.index, place)
         self.check(index, s.guard)
         guard = None if s.guard is None else self.values.value(s.guard)
         names = names_in_index(index) | {s.target}
@@ -255,11 +263,11 @@ class Memory:
         return self._bytes(self.places[name].storage)
 
     def _bytes(self, storage: str) -> int:
-        return {"b8": 1, "i8": 1, "u8": 1, "i16": 2, "f16": 2, "bf16": 2, "i64": 8, "f64": 8}.get(storage, 4)
+        return BYTES[storage]
 
     # --- addresses -----------------------------------------------------------------------------------------------
 
-    def _flat(self, index: tuple[Index, ...], place: Place) -> Index:
+    def flat(self, index: tuple[Index, ...], place: Place) -> Index:
         return linearize(index, place.strides)
 
     def address(self, place: Place, index: Index, names: frozenset[str]) -> Address:

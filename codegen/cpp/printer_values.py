@@ -10,6 +10,7 @@ from ...ir.types import BF16, BOOL, F16, F32, I64, DType, is_nonnegative
 from ..dims import print_dim
 from ..ranges import fits_in, index_fits_32
 from ..text import strip
+from .printer_dots import Dots
 from .printer_memory import Memory
 from .printer_names import TYPES, print_const
 from .printer_ops import COMPARE, EXACT, print_cast, print_op
@@ -34,6 +35,7 @@ class Values:
         self.uses: Counter[Expr] = Counter()
         self._here = 1 << 30
         self.memory: Memory  # set by the printer: the two know each other
+        self.dots: Dots | None = None  # where the processor has such instructions
 
     def need(self, name: str, single: bool = False) -> str:
         """The call name of a prelude function."""
@@ -111,6 +113,9 @@ class Values:
         assert isinstance(e, Op)
         if e.name == "cast":
             return self._cast(e)
+        dot = self.dots.sum(e) if self.dots is not None and e.name == "add" else None
+        if dot is not None:
+            return dot
         if e.name in COMPARE and self.stack.lanes is not None and self.stack.varies(e):
             affine = not self.stack.reads_pack(e)
             if affine and compares_indices(e, self.stack.lanes.axis):

@@ -25,12 +25,14 @@ KEEP = Knob("keep", "auto", ("auto", "all", "none"), "values that several passes
 PARTS = Knob("parts", 1, (1, 2, 4, 8, 16, 32, 64), "points that long reductions are cut into, for threads")
 BLOCKS = Knob("blocks", True, (False, True), "what keeps rows and what reduces them take turns over blocks of rows")
 TILES = Knob("tiles", True, (False, True), "sums of products run as tiles of registers")
-KNOBS = (UNROLL, ROWS, CHUNK, STREAM, PREFETCH, AHEAD, STAGE, KEEP, PARTS, BLOCKS, TILES)
+DOTS = Knob("dots", True, (False, True), "narrow products are added by instructions for several of them")
+KNOBS = (UNROLL, ROWS, CHUNK, STREAM, PREFETCH, AHEAD, STAGE, KEEP, PARTS, BLOCKS, TILES, DOTS)
 
 
-def choices_of(schedule: Schedule, lanes: int) -> Choices:
+def choices_of(schedule: Schedule, lanes: int, isa: Isa) -> Choices:
     """The loop choices that a schedule makes, for packs of `lanes`."""
     schedule.check_names(KNOBS)
+    dots = bool(schedule.get(DOTS)) and lanes > 1
     return Choices(
         lanes=lanes,
         unroll=int(schedule.get(UNROLL)),
@@ -40,6 +42,8 @@ def choices_of(schedule: Schedule, lanes: int) -> Choices:
         prefetch=int(schedule.get(PREFETCH)),
         stage=bool(schedule.get(STAGE)),
         tiles=bool(schedule.get(TILES)),
+        pairs=dots and isa.adds_pairs,
+        quads=dots and isa.adds_quads,
     )
 
 

@@ -80,6 +80,11 @@ def _mm(cx: Context, a: Value, b: Value) -> Value:
     return cx.round(contract(cx, a, b, ((0, 1), (1, 2), (0, 2))))
 
 
+@lowers("_int_mm.default")
+def _int_mm(cx: Context, a: Value, b: Value) -> Value:
+    return contract(cx, a, b, ((0, 1), (1, 2), (0, 2)))
+
+
 @lowers("bmm.default")
 def _bmm(cx: Context, a: Value, b: Value) -> Value:
     return cx.round(contract(cx, a, b, ((0, 1, 2), (0, 2, 3), (0, 1, 3))))

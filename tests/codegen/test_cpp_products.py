@@ -158,7 +158,7 @@ def test_tiles_fit_registers(lanes: int, sums: int):
         height, width = choose_tile(rows, sums, lanes)
         assert 1 <= height <= rows and width >= 1
         room = 30 if lanes == 16 else 14
-        assert (height, width) == (1, 1) or sums * height * width + height + sums * width <= room
+        assert (height, width) == (1, 1) or sums * height * width + height + 2 <= room
     assert sums > 1 or choose_tile(1, 1, 16)[1] == 8
 
 

@@ -1,0 +1,26 @@
+"""Sums of narrow products in one instruction: pairs of bf16 (AVX512_BF16), quads of bytes (VNNI).
+
+Operands are words of 32 bits, one a lane: their elements in the order in which they stand in memory.
+"""
+
+from __future__ import annotations
+
+from .prelude_base import Shape
+
+_DOTS = """
+// s + a0 * b0 + a1 * b1, of bf16: added in f32, denormals are 0 (Intel's manual, VDPBF16PS)
+F dot_pairs_F(F s, I a, I b) { asm("vdpbf16ps %2, %1, %0" : "+v"(s) : "v"(a), "v"(b)); return s; }
+// s + a0 * b0 + .. + a3 * b3, a of unsigned and b of signed bytes
+I dot_quads_I(I s, I a, I b) { asm("${vex}vpdpbusd %2, %1, %0" : "+$v"(s) : "$v"(a), "$v"(b)); return s; }
+// the words of values that are rounded to bf16
+I pair_F(F low, F high) { return low_u16(enc_bf16(low)) | low_u16(enc_bf16(high)) << 16; }
+// the same of values that bf16 holds
+I pair_exact_F(F low, F high) { return (I)((U)low >> 16 | (U)high); }
+I quad_I(I a, I b, I c, I d) { return (I)((U)a << 24 >> 24 | (U)b << 24 >> 16 | (U)c << 24 >> 8 | (U)d << 24); }
+"""
+
+
+def dots_text(shape: Shape) -> str:
+    """Definitions for vector packs; a kernel uses those that its processor has."""
+    wide = shape.kind == "avx512"
+    return shape.fill(_DOTS, vex="" if wide else "%{vex%} ", v="v" if wide else "x")

@@ -1,0 +1,189 @@
+"""Sums of narrow products as instructions: s + (a0 * b0 + a1 * b1) of bf16, s + (a0 * b0 + .. + a3 * b3) of bytes.
+
+The elements of an operand are one word a lane. They are loaded as such where they are neighbours in memory, else put
+together from packs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from ...ir.expr import Const, Expr, Load, Op, const, data_in
+from ...ir.index import Index
+from ...ir.tiles import Put
+from ...ir.types import BF16, F32, I8, I32, U8, DType
+from ..ranges import fits_in, whole_range
+from ..text import strip
+from .printer_memory import Memory, Place
+from .printer_scope import Val, names_in
+
+if TYPE_CHECKING:
+    from .printer_values import Values
+
+COUNTS = {BF16: 2, I8: 4, U8: 4}  # elements of a word
+SHIFT = const(128, I32)  # added to signed bytes, it makes them unsigned
+EXACT = 256  # integers up to it are bf16
+
+
+class Dots:
+    """Prints sums of products, and stores of words; `pairs` and `quads`: which instructions there are."""
+
+    def __init__(self, values: Values, memory: Memory, pairs: bool, quads: bool) -> None:
+        self.values = values
+        self.memory = memory
+        self.stack = values.stack
+        self.count = {F32: 2 if pairs else 0, I32: 4 if quads else 0}
+
+    def sum(self, e: Op) -> Val | None:
+        """`e` as one instruction; None where it is none."""
+        count = self.count.get(e.dtype, 0)
+        if not count or self.stack.lanes is None or not self.stack.varies(e):
+            return None
+        terms = _terms(e.args[1])
+        sides = _sides(terms) if len(terms) == count else None
+        if sides is None:
+            return None
+        if e.dtype is F32:
+            words = [self._pair(side) for side in sides]
+            function, pack = "dot_pairs_F", "F"
+        else:
+            words = self._quads(*sides)
+            function, pack = "dot_quads_I", "I"
+        if any(w is None for w in words):
+            return None
+        start = self.values.to(self.values.value(e.args[0]), pack, single=False)
+        texts = ", ".join(w.text for w in words if w is not None)
+        return Val(f"{self.values.need(function)}({strip(start)}, {texts})", pack, False)
+
+    def stores(self, body: Sequence[object], k: int) -> int:
+        """Prints the stores from `body[k]` that fill a word, as one; how many those are."""
+        first = body[k]
+        if not isinstance(first, Put) or self.stack.lanes is None or first.guard is not None:
+            return 0
+        place = self.memory.places[first.target]
+        dtype = next((d for d in COUNTS if d.name == place.storage), None)
+        count = 0 if dtype is None else COUNTS[dtype]
+        group = [s for s in body[k : k + count] if isinstance(s, Put) and s.target == first.target and s.guard is None]
+        if dtype is None or not self.count[dtype.compute] or len(group) < count:
+            return 0
+        flats = [self.memory.flat(s.index, place) for s in group]
+        if not self._are_neighbours(flats):
+            return 0
+        word = self._computed([_wide(s.value) for s in group], dtype)
+        self._store(place, flats[0], word)
+        self.stack.forget(first.target)
+        return count
+
+    # --- words ---------------------------------------------------------------------------------------------------
+
+    def _pair(self, side: list[Expr]) -> Val | None:
+        if not all(isinstance(e, Op) and e.name == "cast" and e.args[0].dtype is BF16 for e in side):
+            return None
+        return self._kept(side, BF16)
+
+    def _quads(self, a: list[Expr], b: list[Expr]) -> list[Val | None]:
+        """The words of the unsigned side, and those of the signed one."""
+        for unsigned, signed in ((a, b), (b, a)):
+            if all(fits_in(e, U8) for e in unsigned) and all(fits_in(e, I8) for e in signed):
+                return [self._kept(unsigned, U8), self._kept(signed, I8)]
+        return [None]
+
+    def _kept(self, side: list[Expr], dtype: DType) -> Val:
+        """The words of a side: made once in the lanes loop."""
+        key = ("word", dtype.kind, *side)
+        found = self.stack.find(key, self.stack.depth)
+        if found is None:
+            word = self._word(side, dtype)
+            found = self.values.name(Val(self.values.to(word, "I", single=False), "I", False), "w", self.stack.depth)
+            self.stack.keep(key, found, self.stack.depth, frozenset().union(*map(names_in, side)))
+        return found
+
+    def _word(self, side: list[Expr], dtype: DType) -> Val:
+        if all(e is side[0] and isinstance(e, Const) for e in side):
+            byte = int(side[0].value) & 255 if isinstance(side[0], Const) else 0
+            return Val(f"0x{byte:02x}{byte:02x}{byte:02x}{byte:02x}", "I")
+        plain = [e.args[0] for e in side if isinstance(e, Op) and e.name == "add" and e.args[1] is SHIFT]
+        if len(plain) == len(side):
+            loaded = self._loaded(plain)
+            if loaded is not None:
+                return Val(f"({loaded.text} ^ 0x80808080)", "I", False)
+        loaded = self._loaded(side)
+        return self._computed(side, dtype) if loaded is None else loaded
+
+    def _loaded(self, side: list[Expr]) -> Val | None:
+        """The words as they stand in memory."""
+        loads = [e.args[0] for e in side if isinstance(e, Op) and e.name == "cast" and isinstance(e.args[0], Load)]
+        parts = [e for e in loads if isinstance(e, Load) and e.guard is None and e.name not in self.stack.bound]
+        if len(parts) < len(side) or any(e.name != parts[0].name or e.dtype not in COUNTS for e in parts):
+            return None
+        place = self.memory.places[parts[0].name]
+        flats = [self.memory.flat(e.index, place) for e in parts]
+        if place.storage != parts[0].dtype.name or not self._are_neighbours(flats):
+            return None
+        address = self.memory.address(place, flats[0], names_in(parts[0]))
+        self.memory.prefetch_ahead(replace(address, stride=1), parts[0])
+        pointer = address.pointer
+        suffix, rest = self._rest()
+        return Val(f"{self.values.need(f'ld_i32{suffix}')}((i32*)({pointer}){rest})", "I", False)
+
+    def _computed(self, side: list[Expr], dtype: DType) -> Val:
+        """The words of values that are computed: rounded to bf16, or integers that fit bytes."""
+        if dtype is BF16:
+            wide = [_unrounded(e) for e in side]
+            exact = all(_is_exact(e) for e in wide)
+            texts = [strip(self.values.to(self.values.value(e), "F", single=False)) for e in wide]
+            return Val(f"{self.values.need('pair_exact_F' if exact else 'pair_F')}({', '.join(texts)})", "I", False)
+        texts = [strip(self.values.to(self.values.value(e), "I", single=False)) for e in side]
+        return Val(f"{self.values.need('quad_I')}({', '.join(texts)})", "I", False)
+
+    def _store(self, place: Place, index: Index, word: Val) -> None:
+        pointer = self.memory.address(place, index, frozenset()).pointer
+        suffix, rest = self._rest()
+        call = self.values.need(f"st_i32{suffix}")
+        self.stack.emit(f"{call}((i32*)({pointer}), {strip(word.text)}{rest});")
+
+    def _rest(self) -> tuple[str, str]:
+        """The suffix of loads and stores at this loop's end, and the argument they take then."""
+        lanes = self.stack.lanes
+        assert lanes is not None
+        return ("", "") if lanes.n is None else ("_n", f", {lanes.n}")
+
+    def _are_neighbours(self, flats: list[Index]) -> bool:
+        """True for elements side by side, and behind them those of the next lane."""
+        if any(list(data_in(i)) for i in flats) or any(flats[0] + k != i for k, i in enumerate(flats)):
+            return False
+        _, stride, varying = self.memory.split(flats[0])
+        return stride == len(flats) and not varying
+
+
+def _terms(e: Expr) -> list[Expr]:
+    """What is added up from left to right."""
+    if isinstance(e, Op) and e.name == "add":
+        return [*_terms(e.args[0]), e.args[1]]
+    return [e]
+
+
+def _sides(terms: list[Expr]) -> tuple[list[Expr], list[Expr]] | None:
+    products = [t for t in terms if isinstance(t, Op) and t.name == "mul"]
+    if len(products) < len(terms):
+        return None
+    return [t.args[0] for t in products], [t.args[1] for t in products]
+
+
+def _wide(e: Expr) -> Expr:
+    """A value that is stored narrow, before its conversion."""
+    return e.args[0] if isinstance(e, Op) and e.name == "cast" and e.args[0].dtype is e.dtype.compute else e
+
+
+def _unrounded(e: Expr) -> Expr:
+    """The f32 value of which a side is the bf16: itself, where there is no such thing."""
+    inner = e.args[0] if isinstance(e, Op) and e.name == "cast" and e.dtype is F32 else e
+    rounded = isinstance(inner, Op) and inner.name == "cast" and inner.dtype is BF16
+    return inner.args[0] if rounded and isinstance(inner, Op) and inner.args[0].dtype is F32 else e
+
+
+def _is_exact(e: Expr) -> bool:
+    found = whole_range(e)
+    return found is not None and max(map(abs, found)) <= EXACT

@@ -1,0 +1,135 @@
+"""Sums of narrow products as processors add them: two products of bf16, four of bytes, in each lane at once.
+
+    sum(c:64) f32(x[t, c]) * f32(w[n, c])
+ -> sum(c:32) (f32(x[t, 2*c]) * f32(w[n, 2*c])) + (f32(x[t, 2*c + 1]) * f32(w[n, 2*c + 1]))
+
+That is arithmetic like any other: the order of additions changes, and operands are rounded to the type that their
+contraction names. Printers see which groups are one instruction (`cpp.printer_dots`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+
+from ..ir.expr import Expr, Op, Rewriter, const, product_factors
+from ..ir.index import Axis, of_atom
+from ..ir.scalar import cast, op
+from ..ir.types import BF16, F32, I8, I32, U8, DType
+from .ranges import value_range
+from .tiling_product import Products, Sum, extent_of
+
+Operand = tuple[Expr, ...]
+"""One side of the products of a group."""
+
+SHIFT = 128  # makes signed bytes unsigned ones
+
+
+@dataclass(frozen=True, slots=True)
+class Narrow:
+    """Products in groups.
+
+    count  products of a group, in neighbouring elements of the operands where `dense` says so
+    dense  the lanes before they were cut into groups; None: the products were written out as groups
+    whole  operands as they were along `dense`
+    """
+
+    found: Products
+    count: int = 1
+    dense: Axis | None = None
+    whole: Mapping[Operand, Expr] = field(default_factory=dict)
+
+
+def take_together(found: Products, pairs: bool, quads: bool, shared: bool) -> Narrow:
+    """The products in groups for instructions that add pairs of bf16, or quads of bytes; as they are where none does.
+
+    `shared`: operands that are computed are kept for several tiles. Others are computed where they are used, which is
+    slow for points apart.
+    """
+    kinds = {s.dtype for s in found.sums}
+    count = 2 if pairs and kinds == {F32} else 4 if quads and kinds == {I32} else 1
+    sums = [_narrow_sum(s, found.columns) for s in found.sums] if count > 1 else []
+    known = [s for s in sums if s is not None]
+    if count == 1 or len(known) < len(sums):
+        return Narrow(found)
+    if all(len(s.groups) % count == 0 for s in known):
+        return Narrow(replace(found, sums=tuple(_by_terms(s, count) for s in known)), count)
+    plain = all(is_stored_narrow(f) for s in known for (t,) in s.groups for f in operands_of(t) if found.columns in f.axes)
+    if extent_of(found.lanes) % count or not (plain or shared):
+        return Narrow(found)
+    lanes = Axis(f"{found.lanes.name}_{count}", extent_of(found.lanes) // count)
+    at = [Rewriter({found.lanes: of_atom(lanes) * count + i}) for i in range(count)]
+    whole: dict[Operand, Expr] = {}
+    for s in known:
+        for (term,) in s.groups:
+            whole.update({tuple(r(f) for r in at): f for f in operands_of(term)})
+    halved = tuple(replace(s, groups=tuple(tuple(r(t) for r in at) for (t,) in s.groups)) for s in known)
+    return Narrow(replace(found, sums=halved, lanes=lanes), count, found.lanes, whole)
+
+
+def operands_of(term: Expr) -> tuple[Expr, Expr]:
+    """The two sides of a product of a group: that of the rows, that of the columns."""
+    assert isinstance(term, Op) and term.name == "mul"
+    return term.args[0], term.args[1]
+
+
+def narrow_type(side: Operand) -> DType:
+    """The type that holds what one side of a group is: bf16, or the bytes that all its values fit."""
+    if side[0].dtype is F32:
+        return BF16
+    return next((d for d in (U8, I8) if all(_fits(e, d) for e in side)), I32)
+
+
+def stored_part(e: Expr) -> Expr:
+    """What is loaded for a side of a product: without its conversion, and without what makes it unsigned."""
+    if isinstance(e, Op) and e.name == "add" and e.args[1] is const(SHIFT, I32):
+        e = e.args[0]
+    return e.args[0] if isinstance(e, Op) and e.name == "cast" else e
+
+
+def is_stored_narrow(e: Expr) -> bool:
+    """True for a conversion of what a narrow buffer holds."""
+    return isinstance(e, Op) and e.name == "cast" and e.args[0].dtype in (BF16, I8, U8) and not isinstance(e.args[0], Op)
+
+
+def _by_terms(s: Sum, count: int) -> Sum:
+    terms = [t for (t,) in s.groups]
+    return replace(s, groups=tuple(tuple(terms[k : k + count]) for k in range(0, len(terms), count)))
+
+
+def _narrow_sum(s: Sum, columns: Axis) -> Sum | None:
+    """The sum with operands that are narrow values; None where that is not what it is."""
+    sides = [_sides(t, columns) for (t,) in s.groups]
+    if any(p is None for p in sides):
+        return None
+    pairs = [p for p in sides if p is not None]
+    if s.dtype is F32:
+        rounds = s.equation.operand_dtype is BF16
+        if not all(rounds or is_stored_narrow(f) for p in pairs for f in p):
+            return None
+        return replace(s, groups=tuple((op("mul", _in_bf16(a), _in_bf16(b)),) for a, b in pairs))
+    if not all(_fits(f, U8) or _fits(f, I8) for p in pairs for f in p):
+        return None
+    if all(_fits(a, U8) != _fits(b, U8) for a, b in pairs):
+        return replace(s, groups=tuple((op("mul", a, b),) for a, b in pairs))
+    if not all(_fits(f, I8) for p in pairs for f in p):
+        return None
+    shifted = tuple((op("mul", op("add", a, const(SHIFT, I32)), b),) for a, b in pairs)
+    return replace(s, groups=shifted, shift=SHIFT)
+
+
+def _sides(term: Expr, columns: Axis) -> tuple[Expr, Expr] | None:
+    factors = product_factors(term)
+    if len(factors) != 2:
+        return None
+    a, b = factors
+    return (b, a) if columns in a.axes and columns not in b.axes else (a, b)
+
+
+def _in_bf16(e: Expr) -> Expr:
+    return e if is_stored_narrow(e) and isinstance(e, Op) and e.args[0].dtype is BF16 else cast(cast(e, BF16), F32)
+
+
+def _fits(e: Expr, dtype: DType) -> bool:
+    found, (low, high) = value_range(e), dtype.limits
+    return found is not None and low <= found[0] and found[1] <= high
