@@ -20,6 +20,7 @@ from .tiling_nest import NestBuilder, map_statement, quotient
 from .tiling_plan import Block, Nest, Part, estimate, expression_cost, make_plan
 from .tiling_prepare import prepare
 from .tiling_product import find_products
+from .tiling_product_panel import PanelBuilder, fits_panels
 from .tiling_product_tiles import ProductBuilder
 from .tiling_stage import CACHE_LINE, StageLoops, Staging, choose_shape, find_staging, stage_scratch
 
@@ -88,7 +89,8 @@ def build_program(planned: Planned, choices: Choices) -> Program:
     k = planned.kernel
     products = find_products(k) if choices.tiles else None
     if products is not None:
-        made = ProductBuilder(products, choices.lanes, choices.pairs, choices.quads)
+        builder = PanelBuilder if fits_panels(products, choices.lanes) else ProductBuilder
+        made = builder(products, choices.lanes, choices.pairs, choices.quads)
         tiled = tuple(made.build())
         arrays = tuple(made.scratch.values())
         return Program(k.name, k.inputs, k.outputs, arrays, tiled, planned.maths, choices.prefetch)

@@ -46,6 +46,11 @@ class Sum:
     def dtype(self) -> DType:
         return self.equation.dtypes[0]
 
+    @property
+    def rounds(self) -> bool:
+        """True where operands are rounded: then how they are computed is no exact prescription."""
+        return self.equation.operand_dtype not in (None, self.dtype)
+
 
 @dataclass(frozen=True, slots=True)
 class Products:
@@ -150,13 +155,9 @@ def _with_axes(
 
 
 def _sum_of(s: Equation, columns: Axis) -> Sum:
-    """A sum by its products.
-
-    Only those of sums that round their operands (and so are no exact prescription) are rearranged.
-    """
-    terms = terms_of(s.args[0])
-    rounds = s.operand_dtype is not None
-    return Sum(s, tuple((_grouped(t, columns) if rounds else t,) for t in terms))
+    """A sum by its products. Only those of sums that round their operands are rearranged."""
+    found = Sum(s, tuple((t,) for t in terms_of(s.args[0])))
+    return replace(found, groups=tuple((_grouped(t, columns),) for (t,) in found.groups)) if found.rounds else found
 
 
 def delay_scales(found: Products) -> Products:
@@ -168,7 +169,7 @@ def delay_scales(found: Products) -> Products:
 
 
 def _delayed(s: Sum, found: Products) -> Sum:
-    if s.equation.operand_dtype is None:
+    if not s.rounds:
         return s
     products = [product_factors(t) for (t,) in s.groups]
     common = [f for f in products[0] if found.lanes not in f.axes and all(f in p for p in products)]

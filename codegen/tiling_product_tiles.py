@@ -97,19 +97,17 @@ class Rows:
 class ProductBuilder:
     """Builds the statements of a kernel of sums of products, for packs of `lanes`."""
 
+    many = MANY
+    block = BLOCK
+
     def __init__(self, found: Products, lanes: int, pairs: bool = False, quads: bool = False) -> None:
         self.pack = lanes
         self.scratch: dict[str, Scratch] = {}
         self.part = ""
         count = 1 if found.rows is None else extent_of(found.rows)
-        size = -(-count // -(-count // MANY))
-        states = sum(has_products(s.equation) for s in found.sums)
-        self.height, self.width = choose_tile(size, states, lanes)
-        self.is_shared = count > self.height or bool(found.inner)
-        if not self.is_shared:
-            found = delay_scales(found)
-            states += sum(s.scale is not None for s in found.sums)
-            self.width = choose_tile(size, states, lanes)[1]
+        size = -(-count // -(-count // self.many))
+        self.height, self.width, self.is_shared = 1, 1, True
+        found = self._choose_tile(found, size)
         self.narrow = take_together(found, pairs, quads, self.is_shared)
         self.found = self.narrow.found
         self.row_parts = self._row_parts(count, -(-size // self.height) * self.height)
@@ -117,10 +115,22 @@ class ProductBuilder:
         self.packed = self._find_packed()
         self.deep = self._find_blocks()
 
+    def _choose_tile(self, found: Products, size: int) -> Products:
+        """Sets the size of a tile for blocks of `size` rows, and whether several share the operands of a column."""
+        states = sum(has_products(s.equation) for s in found.sums)
+        self.height, self.width = choose_tile(size, states, self.pack)
+        self.is_shared = size > self.height or bool(found.inner)
+        if self.is_shared:
+            return found
+        found = delay_scales(found)
+        states += sum(s.scale is not None for s in found.sums)
+        self.width = choose_tile(size, states, self.pack)[1]
+        return found
+
     def build(self) -> list[Statement]:
         """Whole blocks of columns, the rest of whole tiles, and the columns that are left."""
         count = extent_of(self.found.columns)
-        blocks = count // BLOCK * BLOCK
+        blocks = count // self.block * self.block
         tiles = count // self.width * self.width
         done: list[Statement] = []
         for begin, end, width in ((0, blocks, self.width), (blocks, tiles, self.width), (tiles, count, 1)):
@@ -162,9 +172,14 @@ class ProductBuilder:
             if f.columns in axes:
                 if self.is_shared and not axes.intersection(small):
                     found[side] = Packed(name, dtype, True, (), len(side))
-            elif extent_of(f.columns) >= BLOCK and (self.is_shared or len(side) > 1 or self._leaps(side[0])):
+            elif self._is_worth_packing(side):
                 found[side] = Packed(name, dtype, False, tuple(a for a in small if a in axes), len(side))
         return found
+
+    def _is_worth_packing(self, side: Operand) -> bool:
+        """True for an operand of the rows that many columns share, or that is slow to read."""
+        many = extent_of(self.found.columns) >= BLOCK
+        return many and (self.is_shared or len(side) > 1 or self._leaps(side[0]))
 
     def _sides(self, group: Sequence[Expr]) -> list[Operand]:
         """The operands of a group of products."""
@@ -202,7 +217,7 @@ class ProductBuilder:
     def _part(self, begin: int, end: int, width: int) -> list[Statement]:
         """The columns from `begin` to `end`, which are whole blocks or less than one, in tiles of `width`."""
         f = self.found
-        columns, size = f.columns, min(BLOCK, end - begin)
+        columns, size = f.columns, min(self.block, end - begin)
         blocks = Axis(f"{columns.name}_b", (end - begin) // size)
         tiles = Axis(f"{columns.name}_t", extent_of(columns) // width)
         first = of_atom(blocks) * size + begin
@@ -210,6 +225,7 @@ class ProductBuilder:
         body: list[Statement] = self._pack(
             [(e, p, {columns: column + j}, j) for e, p in self.packed.items() if p.columns for j in range(width)]
         )
+        body += self._before_tiles(column, width, first)
         for tile in self.rows.tiles:
             made = self._tile(tile, column, width, first)
             made = made if tile.axis is None else [Loop("serial", tile.axis, tuple(made))]
@@ -218,11 +234,20 @@ class ProductBuilder:
         sums: list[Statement] = [*self._pack_rows(), tiled]
         if self.deep is not None:
             sums = [*self._clear(first, size), Loop("serial", self.deep[1], tuple(sums))]
+        sums += self._after_sums(first, size)
         loops: list[Statement] = [*sums, *(s for store in f.stores for s in self._store(store, first, size))]
         several = [self.rows.blocks] if self.rows.blocks.extent != 1 else []
         for axis in (*several, blocks, *reversed(f.outer)):
             loops = [Loop("grid", axis, tuple(loops))]
         return loops
+
+    def _before_tiles(self, column: Index, width: int, first: Index) -> list[Statement]:
+        """What the tiles of some columns have in common."""
+        return []
+
+    def _after_sums(self, first: Index, size: int) -> list[Statement]:
+        """What is done with the sums of a block before anything is computed of them."""
+        return []
 
     def _around(self, body: Sequence[Statement], axes: Sequence[Axis]) -> list[Statement]:
         """Loops over rows (those of the current block) and over axes inside of the columns."""
@@ -268,12 +293,7 @@ class ProductBuilder:
     # --- operands ------------------------------------------------------------------------------------------------
 
     def _operands_of(self, value: Expr) -> list[Expr]:
-        """What is multiplied: the largest parts of a product that the same axes of a tile are in."""
-        if not isinstance(value, Op) or value.name != "mul":
-            return [value]
-        tiled = {self.found.columns, self.found.rows}
-        differ = any(not isinstance(a, Const) and a.axes & tiled != value.axes & tiled for a in value.args)
-        return [e for a in value.args for e in self._operands_of(a)] if differ else [value]
+        return split_sides(self.found, value)
 
     def _product(self, value: Expr, at: dict[Axis, Index], j: int, lets: dict[Expr, Let]) -> Expr:
         """A product with its operands named: one that several sums share is computed once."""
@@ -382,7 +402,7 @@ class ProductBuilder:
 
     def _keep(self, s: Sum, value: Expr, at: dict[Axis, Index], first: Index) -> Put:
         name = self._array(s)
-        index = tuple(self._place(a, at.get(a, of_atom(a)), first) for a in s.axes)
+        index = self._result(s, at, first)
         if self.deep is not None:
             value = op("add", Load(name, index, value.dtype), value)
         return Put(name, index, value)
@@ -394,10 +414,14 @@ class ProductBuilder:
             self.scratch[name] = Scratch(name, s.dtype, tuple(self._size(a) for a in s.axes))
         return name
 
+    def _result(self, s: Sum, at: dict[Axis, Index], first: Index) -> tuple[Index, ...]:
+        """Where a result stands in the sum's array."""
+        return tuple(self._place(a, at.get(a, of_atom(a)), first) for a in s.axes)
+
     def _size(self, a: Axis) -> Dim:
         if a in self.found.outer:
             return 1
-        return BLOCK if a is self.found.columns else self.rows.size if a is self.found.rows else a.extent
+        return self.block if a is self.found.columns else self.rows.size if a is self.found.rows else a.extent
 
     def _place(self, a: Axis, at: Index, first: Index) -> Index:
         """Where a point of an axis stands in the scratch arrays."""
@@ -414,8 +438,7 @@ class ProductBuilder:
         f = self.found
         puts: list[Statement] = []
         for s in f.sums:
-            index = tuple(self._place(a, of_atom(a), first) for a in s.axes)
-            puts.append(Put(self._array(s), index, const(0, s.dtype)))
+            puts.append(Put(self._array(s), self._result(s, {}, first), const(0, s.dtype)))
         loop: Statement = Loop("lanes", f.columns, tuple(puts), self.pack, first, first + size)
         return self._around([loop], self._small_axes)
 
@@ -429,8 +452,7 @@ class ProductBuilder:
             own = sums.get(e.name)
             if own is None:
                 return e
-            index = tuple(self._place(a, of_atom(a), first) for a in own.axes)
-            return Load(self._array(own), index, e.dtype)
+            return Load(self._array(own), self._result(own, {}, first), e.dtype)
 
         rewrite = Rewriter(load=read)
         put = Put(s.buffer, tuple(rewrite.index(i) for i in s.index), rewrite(s.value))
@@ -493,6 +515,15 @@ class TileBody:
         for group in s.groups:
             value = op("add", value, self.b._group(group, at, j, self.lets))
         self.updates.append(Update((name,), (value,)))
+
+
+def split_sides(found: Products, value: Expr) -> list[Expr]:
+    """What is multiplied: the largest parts of a product that the same axes of a tile are in."""
+    if not isinstance(value, Op) or value.name != "mul":
+        return [value]
+    tiled = {found.columns, found.rows}
+    differ = any(not isinstance(a, Const) and a.axes & tiled != value.axes & tiled for a in value.args)
+    return [e for a in value.args for e in split_sides(found, a)] if differ else [value]
 
 
 def add_up(values: Sequence[Expr]) -> Expr:

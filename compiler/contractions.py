@@ -1,19 +1,22 @@
 """Which products of matrices become kernels of ours, and which a library computes.
 
 Products with few rows are read from memory once, whatever computes them: those are ours, with all that is computed of
-their operands and results. With many rows a library's blocking wins, but for narrow floats that the processor does not
-multiply itself: there libraries are slower than fp32, in which our kernels compute. Nor do they do much for integers.
+their operands and results. With many rows they are where no library is quicker: narrow floats that the processor does
+not multiply itself (libraries are then slower than fp32, in which our kernels compute), integers (of which libraries
+multiply bytes alone), bf16 without matrix registers (measured: as quick as oneDNN), and fp32 on processors that MKL
+does not know (measured on a Zen 5: a third of what the processor does).
 """
 
 from __future__ import annotations
 
 from ..codegen.cpp.isa import Isa
-from ..ir.types import BF16, F16, F32, I8, I16, I32, U8
+from ..ir.types import BF16, F16, F32, I8, I16, I32, U8, DType
 from .frontend.contractions import Product
 
 FEW_ROWS = 16  # of the smaller operand: so many share one pass over the larger one
 VECTORS = 32  # bytes of a register: with less, libraries are quicker
 INSTRUCTIONS = {BF16: {"avx512_bf16", "amx_bf16"}, F16: {"avx512_fp16"}}
+NOT_OF_MKL = "AuthenticAMD"  # MKL takes no AVX-512 there
 FLOATS = (F32, BF16, F16)
 INTEGERS = (I8, U8, I16, I32)
 
@@ -26,13 +29,22 @@ def judge_product(product: Product, isa: Isa) -> str:
         return "a contraction of dynamic sizes"
     left, right = product.dtypes
     whole = left in INTEGERS and right in INTEGERS
-    if not whole and (left not in FLOATS or right not in FLOATS):
+    if not whole and not (left in FLOATS and right in FLOATS):
         return "a contraction of other types than floats and integers of up to 32 bits"
     rows, columns = product.rows, product.columns
     assert isinstance(rows, int) and isinstance(columns, int)
-    emulated = left is right and left in INSTRUCTIONS and not INSTRUCTIONS[left] & set(isa.features)
-    if min(rows, columns) > FEW_ROWS and not (emulated or whole):
+    if min(rows, columns) > FEW_ROWS and not (whole or _is_quick(left, right, isa)):
         return f"a contraction of more than {FEW_ROWS} rows"
     if not product.dense[1 if columns >= rows else 0]:
         return "a contraction whose larger operand is not dense along what is summed over"
     return ""
+
+
+def _is_quick(left: DType, right: DType, isa: Isa) -> bool:
+    """True where our kernels for many rows are as quick as libraries."""
+    if left is not right:
+        return False
+    if left is F32:
+        return isa.vendor == NOT_OF_MKL
+    helps = INSTRUCTIONS[left] & set(isa.features)
+    return not helps or (left is BF16 and isa.adds_pairs and helps == {"avx512_bf16"})

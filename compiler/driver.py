@@ -58,8 +58,8 @@ def compile_fx_graph(gm: fx.GraphModule, kind: str = "graph") -> Executable:
     store, isa, collected, device = open_store(), choose_isa(), _collected.get(), find_device_of(gm)
     with watch.phase("key"):
         sources = digest_sources(store)
-        key = make_graph_key(gm, sources, settings.cache_key(), isa.name, isa.features, describe_device(device),
-                             *describe_measuring())  # fmt: skip
+        key = make_graph_key(gm, sources, settings.cache_key(), isa.name, isa.features, isa.vendor,
+                             describe_device(device), *describe_measuring())  # fmt: skip
     executable = None
     if key is not None and collected is None and not settings.verify:
         executable = find_stored(gm, key, store, watch)

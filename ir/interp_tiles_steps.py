@@ -6,7 +6,7 @@ Values are tensors that broadcast against (points of the grid, lanes).
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -18,7 +18,7 @@ from .interp_numbers import Numbers, Planes, Tensor
 from .interp_states import StateArithmetic
 from .interp_tiles_memory import Array, Watch, make_scratch
 from .states import STATES
-from .tiles import Fold, Let, Loop, Put, Scan, Stage, State, Statement, Update
+from .tiles import Fetch, Fold, Let, Loop, Put, Scan, Stage, State, Statement, Update
 from .types import Dim
 from .verify_tiles_scope import read_by
 
@@ -163,6 +163,9 @@ class Steps:
         flat = tuple(p.expand(shape).reshape(-1)[chosen] for p in value)
         array.write(at.reshape(-1)[chosen], flat, s.value.dtype, self.numbers)
 
+    def _fetch(self, s: Fetch, points: Points) -> None:
+        """A hint computes nothing."""
+
     def _stage(self, s: Stage, points: Points) -> None:
         """All of the block is written: beyond the axes' ends with poison, since nobody may read that."""
         here, array = Here(self, points), self.arrays[s.target]
@@ -173,14 +176,15 @@ class Steps:
         rows, lanes = row + down, lane + along
         exists = (rows < self.size(s.rows.extent)) & (lanes < self.size(s.lanes.extent))
         inside = points.narrowed(s.rows, rows, None).narrowed(s.lanes, lanes, exists, lanes=True)
-        value = self._value(s.value, inside)
-        index = [corner[0] + down, corner[1] + along]
-        for i, size in zip(index, array.shape, strict=True):
-            if bool(((i < 0) | (i >= size)).any()):
-                raise IndexError(f"{s.target}: a staged block leaves the shape {list(array.shape)}")
-        at = array.positions(index)
         unknown = make_scratch("", s.value.dtype, (), self.numbers).planes
-        self._write(array, at, select(exists, value, unknown), points.live, s, inside)
+        for k in range(s.count):
+            element = replace(s.value, index=(*s.value.index[:-1], s.value.index[-1] + k))
+            index = [corner[0] + down, corner[1] + along * s.count + k]
+            for i, size in zip(index, array.shape, strict=True):
+                if bool(((i < 0) | (i >= size)).any()):
+                    raise IndexError(f"{s.target}: a staged block leaves the shape {list(array.shape)}")
+            value = select(exists, self._value(element, inside), unknown)
+            self._write(array, array.positions(index), value, points.live, s, inside)
 
     # --- loops ---------------------------------------------------------------------------------------------------
 

@@ -16,6 +16,7 @@ values      let e: f32 = ...      state s: f32 = 0.0      m, p := ..., ...      
             scan a: f32 = sum of x[c] from a_carry
 stores      y[c] <- v      y[at(d[c], 9)] <- v if p[c]      y[c] <- v, streamed      y[c] <- x[c as i16]: bits
 staging     stage x_t[i, j] by 16 over t in 64 from 16*r, c in 512 from 0 <- x[64*c + t]
+hints       fetch x[c + 64]
 let         let %0 = ...   names a sub-expression that is used more than once
 """
 
@@ -28,7 +29,7 @@ from .expr import Expr, children, loads_in, print_expr, walk
 from .index import Axis, Index
 from .text_loops import lay_out, name_shared, print_dims, print_head
 from .text_tokens import quoted
-from .tiles import Fold, Let, Loop, Program, Put, Scan, Stage, State, Statement, Update, walk_statements
+from .tiles import Fetch, Fold, Let, Loop, Program, Put, Scan, Stage, State, Statement, Update, walk_statements
 
 
 def print_program(program: Program) -> str:
@@ -68,6 +69,8 @@ class _Printer:
             return self._update(s, pad)
         if isinstance(s, Fold):
             return [f"{pad}fold {', '.join(s.names)} = {s.state}"]
+        if isinstance(s, Fetch):
+            return [f"{pad}fetch {s.name}[{s.index}]"]
         if isinstance(s, Scan):
             return self.lay(f"{pad}scan {s.name}: {s.value.dtype} = {s.state} of ", s.value, f" from {s.carry}")
         assert isinstance(s, Put | Stage)
@@ -90,7 +93,8 @@ class _Printer:
 
     def _stage(self, s: Stage, pad: str) -> list[str]:
         over = f"{_axis(s.rows)} from {s.row}, {_axis(s.lanes)} from {s.lane}"
-        return self.lay(f"{pad}stage {s.target}[{_indices(s.at)}]{_by(s.tile)} over {over} <- ", s.value)
+        words = "" if s.count == 1 else f" of {s.count}"
+        return self.lay(f"{pad}stage {s.target}[{_indices(s.at)}]{_by(s.tile)}{words} over {over} <- ", s.value)
 
 
 def _printed(s: Statement) -> tuple[Expr, ...]:

@@ -9,7 +9,7 @@ from .expr import Expr, Load
 from .index import Axis
 from .text_loops_read import BufferReader
 from .text_tokens import Cursor
-from .tiles import KINDS, Fold, Let, Loop, Program, Put, Scan, Scratch, Stage, State, Statement, Update
+from .tiles import KINDS, Fetch, Fold, Let, Loop, Program, Put, Scan, Scratch, Stage, State, Statement, Update
 from .types import DType
 
 
@@ -34,8 +34,8 @@ class _ProgramReader(BufferReader):
         scratch: list[Scratch] = []
         while self._sees_word("scratch"):
             cursor.take()
-            name, dtype = self._typed("a scratch array")
-            scratch.append(Scratch(name, dtype, tuple(self.dims()), self._accepts_narrow()))
+            array, dtype = self._typed("a scratch array")
+            scratch.append(Scratch(array, dtype, tuple(self.dims()), self._accepts_narrow()))
         self.dtypes = {b.name: b.dtype for b in (*inputs, *outputs, *scratch)}
         return Program(name, inputs, outputs, tuple(scratch), self._block(0), (), prefetch)
 
@@ -73,7 +73,10 @@ class _ProgramReader(BufferReader):
     def _statement(self) -> Statement:
         if self._sees_word(*KINDS):
             return self._loop()
-        readers = {"let": self._let, "state": self._state, "fold": self._fold, "scan": self._scan, "stage": self._stage}
+        readers = {
+            "let": self._let, "state": self._state, "fold": self._fold, "scan": self._scan, "stage": self._stage,
+            "fetch": self._fetch,
+        }  # fmt: skip
         if self._sees_word(*readers):
             return readers[self.cursor.take().text]()
         name = self.cursor.name("a statement")
@@ -161,6 +164,12 @@ class _ProgramReader(BufferReader):
         self.cursor.expect("=")
         return Fold(names, self.cursor.name("a state"))
 
+    def _fetch(self) -> Fetch:
+        name = self.cursor.name("a buffer")
+        index = self._after("[").index()
+        self.cursor.expect("]")
+        return Fetch(name, index)
+
     def _scan(self) -> Scan:
         cursor = self.cursor
         name, dtype = self._typed("a scan's name")
@@ -187,6 +196,7 @@ class _ProgramReader(BufferReader):
         cursor.expect("[")
         at = (self.index(), self._after(",").index())
         tile = self._after("]")._by()
+        count = cursor.integer() if cursor.accept("of") else 1
         rows = self._after("over")._axis()
         row = self._after("from").index()
         lanes = self._after(",")._axis()
@@ -197,7 +207,7 @@ class _ProgramReader(BufferReader):
             value = self.expr()
         if not isinstance(value, Load):
             cursor.fail_at(start, "only loads are staged", "a load 'name[...]'", str(value))
-        return Stage(target, at, value, rows, lanes, row, lane, tile)
+        return Stage(target, at, value, rows, lanes, row, lane, tile, count)
 
     def _after(self, text: str) -> _ProgramReader:
         self.cursor.expect(text)

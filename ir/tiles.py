@@ -128,7 +128,7 @@ class Stage:
     the axes.
 
     The load runs along `rows` in memory, so tiles of it are read along `rows` and written transposed. Points beyond the
-    axes' ends are not read.
+    axes' ends are not read. Each point is `count` neighbouring elements: element k of it goes to `at + (i, count*j + k)`.
     """
 
     target: str
@@ -139,9 +139,18 @@ class Stage:
     row: Index
     lane: Index
     tile: int
+    count: int = 1
 
 
-Statement = Loop | Let | State | Update | Fold | Scan | Put | Stage
+@dataclass(frozen=True, slots=True)
+class Fetch:
+    """A hint that an element of a buffer, and those around it, are read soon; it may lie beyond the buffer's end."""
+
+    name: str
+    index: Index
+
+
+Statement = Loop | Let | State | Update | Fold | Scan | Put | Stage | Fetch
 
 
 @dataclass(frozen=True, slots=True)

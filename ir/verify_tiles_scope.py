@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 
 from .expr import Expr, Load, data_in, walk
 from .index import Axis, Index, axes_of
-from .tiles import Fold, Let, Loop, Program, Put, Scan, Stage, State, Statement, Update
+from .tiles import Fetch, Fold, Let, Loop, Program, Put, Scan, Stage, State, Statement, Update
 from .types import DType
 
 
@@ -133,6 +133,8 @@ def indices_of(s: Statement) -> tuple[Index, ...]:
         return s.index
     if isinstance(s, Stage):
         return (*s.at, s.row, s.lane)
+    if isinstance(s, Fetch):
+        return (s.index,)
     return tuple(i for i in (s.begin, s.end) if i is not None) if isinstance(s, Loop) else ()
 
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from .expr import Rewriter, data_in, loads_in
 from .index import ZERO, Axis, Index, axes_of, axis_coefficient, bounds, is_affine, of_atom, substitute
-from .tiles import Program, Put, Stage, Statement, walk_statements
+from .tiles import Fetch, Program, Put, Stage, Statement, walk_statements
 from .types import BOOL, I16, I32, Dim, is_nonnegative, is_static, multiply, plus
 from .verify_loops import index_leaves
 from .verify_rules import Problem, Rule
@@ -58,15 +58,25 @@ def _stages_fit(program: Program) -> Iterator[Problem]:
         held = I32 if load.dtype is BOOL else load.dtype
         if array.dtype is not held:
             yield Problem(where(s), "the array has another type", held, array.dtype)
-        if load.name not in buffers or load.guard is not None or len(load.index) != 1:
-            yield Problem(where(s), "what is staged is a plain load of a buffer", ", ".join(buffers), load)
+        dims = 1 if load.name in buffers else len(arrays[load.name].shape) if load.name in arrays else 0
+        if load.guard is not None or dims == 0 or len(load.index) != dims:
+            yield Problem(where(s), "what is staged is a plain load of an array", ", ".join(buffers), load)
             continue
-        if axis_coefficient(load.index[0], s.rows) != 1 or axis_coefficient(load.index[0], s.lanes) is None:
-            yield Problem(where(s), "a staged load runs along its rows", f"1*{s.rows}", load.index[0])
+        *outer, last = load.index
+        runs = axis_coefficient(last, s.rows) == s.count and all(axis_coefficient(i, s.rows) == 0 for i in outer)
+        if not runs or any(axis_coefficient(i, s.lanes) is None for i in load.index):
+            yield Problem(where(s), "a staged load runs along its rows", f"{s.count}*{s.rows}", last)
         if s.rows is s.lanes or {s.rows.name, s.lanes.name} & {a.name for a in scope.axes}:
             yield Problem(where(s), "rows and lanes are two axes that no loop runs over", names_of(scope.axes), s.rows)
-        if s.tile < 1:
+        if s.tile < 1 or s.count < 1:
             yield Problem(where(s), "a block without points", "at least 1", s.tile)
+
+
+def _hints_are_of_buffers(program: Program) -> Iterator[Problem]:
+    buffers = {b.name for b in (*program.inputs, *program.outputs)}
+    for s, _ in scopes_of(program):
+        if isinstance(s, Fetch) and s.name not in buffers:
+            yield Problem(where(s), "what is fetched is no buffer", ", ".join(buffers), s.name)
 
 
 def _scratch_is_written_first(program: Program) -> Iterator[Problem]:
@@ -105,7 +115,7 @@ def _indices_are_in_range(program: Program) -> Iterator[Problem]:
 def _accesses(s: Statement) -> list[tuple[str, tuple[Index, ...]]]:
     """Names of arrays with indices that are surely taken."""
     if isinstance(s, Stage):
-        last = (s.at[0] + (s.tile - 1), s.at[1] + (s.tile - 1))
+        last = (s.at[0] + (s.tile - 1), s.at[1] + (s.tile * s.count - 1))
         return [(s.target, s.at), (s.target, last)]
     found = [(e.name, e.index) for e in loads_in(*read_by(s)) if e.guard is None and e.index]
     return [*found, (s.target, s.index)] if isinstance(s, Put) and s.guard is None else found
@@ -147,6 +157,7 @@ def _in_blocks(i: Index, scope: Scope) -> Index:
 STORE_RULES: list[Rule[Program]] = [
     Rule("stores fit their arrays", _puts_fit),
     Rule("stages fit", _stages_fit),
+    Rule("hints are of buffers", _hints_are_of_buffers),
     Rule("lanes write apart", _lanes_write_apart),
     Rule("scratch is written first", _scratch_is_written_first),
     Rule("outputs are written", _outputs_are_written),

@@ -124,15 +124,22 @@ def _lanes_fit(s: Update, scope: Scope, states: list[State]) -> Iterator[Problem
 
 
 def _tiles_are_read_as_tiles(program: Program) -> Iterator[Problem]:
-    """A state that is a tile holds parts until it is folded: only updates of its like read it."""
+    """A state that is a tile holds parts until it is folded: only updates of its like read it, or, where one tile is
+    all of the axis, stores of its points.
+    """
     for s, scope in scopes_of(program):
         for e in loads_in(*read_by(s)):
             state = scope.states.get(e.name)
-            if state is None or state.lanes is None:
+            if state is None or state.lanes is None or (isinstance(s, Put) and _is_whole(state, scope.lanes)):
                 continue
             into = [scope.states[n] for n in s.names] if isinstance(s, Update) else []
             if not into or any((x.lanes, x.tile) != (state.lanes, state.tile) for x in into):
                 yield Problem(where(s), f"{e.name} is a tile that was not folded", "a fold before", state.lanes)
+
+
+def _is_whole(state: State, loop: Loop | None) -> bool:
+    """True in a loop over the lanes of a state whose tile is all of them."""
+    return loop is not None and loop.axis is state.lanes and state.tile == loop.tile == loop.axis.extent
 
 
 def _folds_fit(program: Program) -> Iterator[Problem]:

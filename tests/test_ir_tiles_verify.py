@@ -197,14 +197,12 @@ BROKEN = {
     "staged into a buffer": (f"stage y[0, 0] {BLOCK} <- x[4*c + r]", "two dimensions"),
     "staged into one dimension": (f"stage a[0, 0] {BLOCK} <- x[4*c + r]", "two dimensions"),
     "staged bits": (f"stage t[0, 0] {BLOCK} <- h[4*c + r as i16]", "another type"),
-    "staged scratch": (
-        f"a[0] <- 1.0\nstage t[0, 0] {BLOCK} <- a[4*c + r]",
-        "plain load of a buffer",
-    ),
     "staged under a guard": (
         f"stage t[0, 0] {BLOCK} <- x[4*c + r if (#(r) > 2:i64)]",
-        "plain load of a buffer",
+        "plain load of an array",
     ),
+    "staged words apart": (f"stage t[0, 0] by 4 of 2 {BLOCK[5:]} <- x[4*c + r]", "along its rows"),
+    "a hint of scratch": ("fetch a[0]", "no buffer"),
     "staged across memory": (f"stage t[0, 0] {BLOCK} <- x[c + 4*r]", "along its rows"),
     "staged over an axis around": (
         f"serial r in 4:\n  stage t[0, 0] {BLOCK} <- x[4*c + r]",

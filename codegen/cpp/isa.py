@@ -42,13 +42,16 @@ FEATURES: tuple[str, ...] = (
 
 @dataclass(frozen=True, slots=True)
 class Isa:
-    """An instruction set. `vector_bytes` is the native register width (4: packs are scalars)."""
+    """An instruction set. `vector_bytes` is the native register width (4: packs are scalars); `vendor` made the
+    processor, as its cpuid says.
+    """
 
     name: str
     vector_bytes: int
     flags: tuple[str, ...]
     needs: tuple[str, ...] = ()
     features: tuple[str, ...] = ()
+    vendor: str = ""
 
     @property
     def compile_flags(self) -> tuple[str, ...]:
@@ -85,20 +88,30 @@ ISAS: dict[str, Isa] = {
 """From best to most portable."""
 
 
-def read_cpu_flags(cpuinfo: Path = Path("/proc/cpuinfo")) -> frozenset[str]:
+CPUINFO = Path("/proc/cpuinfo")
+
+
+def read_cpu_flags(cpuinfo: Path = CPUINFO) -> frozenset[str]:
     """Flags that the kernel reports for the first CPU; empty where there is no such file.
 
     The operating system has already removed what it does not support (so no xgetbv is needed).
     """
+    return frozenset(_read(cpuinfo, "flags").split())
+
+
+def read_vendor(cpuinfo: Path = CPUINFO) -> str:
+    """Who made the first CPU: "GenuineIntel", "AuthenticAMD"; "" where that is not known."""
+    return _read(cpuinfo, "vendor_id")
+
+
+def _read(cpuinfo: Path, wanted: str) -> str:
+    """The first value of a key."""
     try:
         text = cpuinfo.read_text()
     except OSError:
-        return frozenset()
-    for line in text.splitlines():
-        key, _, value = line.partition(":")
-        if key.strip() == "flags":
-            return frozenset(value.split())
-    return frozenset()
+        return ""
+    pairs = (line.partition(":") for line in text.splitlines())
+    return next((value.strip() for key, _, value in pairs if key.strip() == wanted), "")
 
 
 def choose_isa(machine: str, cpu_flags: frozenset[str]) -> Isa:
@@ -112,4 +125,4 @@ def choose_isa(machine: str, cpu_flags: frozenset[str]) -> Isa:
 @lru_cache(maxsize=1)
 def detect_isa() -> Isa:
     """The instruction set of this machine."""
-    return choose_isa(platform.machine(), read_cpu_flags())
+    return replace(choose_isa(platform.machine(), read_cpu_flags()), vendor=read_vendor())

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from ...ir.expr import Expr, Load, Op
 from ...ir.index import Axis, axis_coefficient, linearize, substitute
 from ...ir.states import STATES
-from ...ir.tiles import Fold, Let, Loop, Program, Put, Scan, Stage, State, Statement, Update, walk_statements
+from ...ir.tiles import Fetch, Fold, Let, Loop, Program, Put, Scan, Stage, State, Statement, Update, walk_statements
 from ..dims import print_dim
 from ..parts import count_uses, expressions_of, may_be_empty, writes_of
 from ..text import strip
@@ -235,42 +235,51 @@ class Printer:
         flag = self.stack.lanes.streams.get(id(s)) if self.stack.lanes is not None else None
         self.memory.put(s, found or self.values.value(value), flag)
 
+    def _fetch(self, s: Fetch) -> None:
+        self.stack.emit(f"__builtin_prefetch({self.memory.pointer_to(s.name, s.index)}, 0, 2);")
+
     def _stage(self, s: Stage) -> None:
         """Reads a square block along its rows, turns it in registers, and writes it to its array."""
-        n, pack = self.lanes, PACKS[s.value.dtype.name]
+        n = self.lanes
+        to, q, rows, cols = (self.stack.fresh(name) for name in ("to", "q", "rows", "cols"))
         place = self.memory.places[s.target]
         source = self.memory.place_of(s.value.name, s.value.dtype)
-        storage = source.storage
+        pack = PACKS[s.value.dtype.name] if s.count == 1 else "I"
+        storage, kept = (source.storage, place.storage) if s.count == 1 else ("i32", "i32")
         load, part = (self.values.need(f"ld_{storage}{suffix}") for suffix in ("", "_n"))
         turned = {"M": "I"}.get(pack, pack)
-        read, read_part = f"{load}(q + {{step}})", f"{part}(q + {{step}}, rows)"
+        at = f"{q} + {{step}}" if s.count == 1 else f"(i32*)({q} + {{step}})"
+        read, read_part = f"{load}({at})", f"{part}({at}, {rows})"
         if pack == "M":
             call = self.values.need("cvt_M_I")
             read, read_part = f"{call}({read})", f"{call}({read_part})"
-        step = print_dim(axis_coefficient(s.value.index[0], s.lanes) or 0)
+        flat = self.memory.flat(s.value.index, source)
+        step = print_dim(axis_coefficient(flat, s.lanes) or 0)
         step = "i" if step == "1" else f"i * {step}"
-        ahead = f" __builtin_prefetch((const char*)(q + {step}) + {STAGE_AHEAD});" if self.memory.prefetch else ""
-        start = self.values.index_text(substitute(s.value.index[0], {s.rows: s.row, s.lanes: s.lane}))
-        rows = f"{print_dim(s.rows.extent)} - ({self.values.index_text(s.row)})"
-        cols = f"{print_dim(s.lanes.extent)} - ({self.values.index_text(s.lane)})"
+        ahead = f" __builtin_prefetch((const char*)({q} + {step}) + {STAGE_AHEAD});" if self.memory.prefetch else ""
+        start = self.values.index_text(substitute(flat, {s.rows: s.row, s.lanes: s.lane}))
+        below = f"{print_dim(s.rows.extent)} - ({self.values.index_text(s.row)})"
+        across = f"{print_dim(s.lanes.extent)} - ({self.values.index_text(s.lane)})"
         block, width = self.stack.fresh("block"), print_dim(place.strides[0])
-        to = self.values.index_text(linearize(s.at, place.strides))
+        corner = self.values.index_text(linearize(s.at, place.strides))
         kind = self.values.type_of(Val("", turned, False))
+        store = self.values.need(f"st_{kept}")
+        into = f"{to} + {width} * i" if s.count == 1 else f"(i32*)({to} + {width} * i)"
         lines = [
             f"{kind} {block}[{n}];",
-            f"{place.storage}* const to = {place.name} + {to};",
-            f"const {storage}* q = {source.at(f'{source.name} + {start}')};",
-            f"const long rows = {rows}, cols = {cols};",
-            f"if (rows >= {n} && cols >= {n}) {{",
+            f"{place.storage}* const {to} = {place.name} + {corner};",
+            f"const {source.storage}* {q} = {source.at(f'{source.name} + {start}')};",
+            f"const long {rows} = {below}, {cols} = {across};",
+            f"if ({rows} >= {n} && {cols} >= {n}) {{",
             f"#pragma GCC unroll {n}",
             f"  for (long i = 0; i < {n}; i++) {{ {block}[i] = {read.format(step=step)};{ahead} }}",
             "} else {",
             f"#pragma GCC unroll {n}",
-            f"  for (long i = 0; i < {n}; i++) {block}[i] = i < cols ? {read_part.format(step=step)} : {kind}{{}};",
+            f"  for (long i = 0; i < {n}; i++) {block}[i] = i < {cols} ? {read_part.format(step=step)} : {kind}{{}};",
             "}",
             f"{self.values.need(f'transpose_{turned}')}({block});",
             f"#pragma GCC unroll {n}",
-            f"for (int i = 0; i < {n}; i++) {self.values.need(f'st_{place.storage}')}(to + {width} * i, {block}[i]);",
+            f"for (int i = 0; i < {n}; i++) {store}({into}, {block}[i]);",
         ]
         self.stack.emit_all(["{", *(line if line.startswith("#") else f"  {line}" for line in lines), "}"])
         self.stack.forget(s.target)

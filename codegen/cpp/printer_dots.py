@@ -69,7 +69,7 @@ class Dots:
         if dtype is None or not self.count[dtype.compute] or len(group) < count:
             return 0
         flats = [self.memory.flat(s.index, place) for s in group]
-        if not self._are_neighbours(flats):
+        if not self._are_neighbours(flats) or self.memory.split(flats[0])[1] == 0:
             return 0
         word = self._computed([_wide(s.value) for s in group], dtype)
         self._store(place, flats[0], word)
@@ -108,7 +108,7 @@ class Dots:
         if len(plain) == len(side):
             loaded = self._loaded(plain)
             if loaded is not None:
-                return Val(f"({loaded.text} ^ 0x80808080)", "I", False)
+                return Val(f"({loaded.text} ^ 0x80808080)", "I", loaded.single)
         loaded = self._loaded(side)
         return self._computed(side, dtype) if loaded is None else loaded
 
@@ -123,6 +123,8 @@ class Dots:
         if place.storage != parts[0].dtype.name or not self._are_neighbours(flats):
             return None
         address = self.memory.address(place, flats[0], names_in(parts[0]))
+        if address.stride == 0:
+            return Val(f"*(const i32*)({address.pointer})", "I")
         self.memory.prefetch_ahead(replace(address, stride=1), parts[0])
         pointer = address.pointer
         suffix, rest = self._rest()
@@ -151,11 +153,11 @@ class Dots:
         return ("", "") if lanes.n is None else ("_n", f", {lanes.n}")
 
     def _are_neighbours(self, flats: list[Index]) -> bool:
-        """True for elements side by side, and behind them those of the next lane."""
+        """True for elements side by side, which are the same for all lanes, or behind which are those of the next."""
         if any(list(data_in(i)) for i in flats) or any(flats[0] + k != i for k, i in enumerate(flats)):
             return False
         _, stride, varying = self.memory.split(flats[0])
-        return stride == len(flats) and not varying
+        return stride in (0, len(flats)) and not varying
 
 
 def _terms(e: Expr) -> list[Expr]:

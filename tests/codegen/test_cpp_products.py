@@ -17,7 +17,8 @@ from treadle.codegen.tiling_product_tiles import choose_tile
 from treadle.ir.expr import loads_in
 from treadle.ir.interp import run_kernel
 from treadle.ir.loops import Kernel
-from treadle.ir.tiles import Let, Loop, Program, Put, State, walk_statements
+from treadle.ir.tiles import Let, Loop, Program, Put, State, Statement, Update, walk_statements
+from treadle.ir.verify_tiles_scope import read_by
 
 LINEAR = """
 kernel linear(x: {d}[{m}, {k}], w: {d}[{n}, {k}], b: {d}[{n}]) -> (y: {d}[{m}, {n}])
@@ -142,13 +143,22 @@ def test_digits_are_written_out_and_bits_need_no_rounding():
     assert "ld_u8" in source.text and "wrap_u8" not in source.text and "sel_" not in source.text
 
 
-def test_scales_join_the_larger_operand():
-    """Once a column, and not once a result; in f32 products are taken as they were written."""
-    for dtype, columns in (("bf16", 4), ("f32", 16)):
-        program = tile(kernel_of(PACKED, dtype, 4, 64, 16), "avx512")
-        lets = [s for s in walk_statements(program.body) if isinstance(s, Let)]
-        scaled = [s for s in lets if {"s"} <= {e.name for e in loads_in(s.value)}]
-        assert len(scaled) == 2 * columns if dtype == "bf16" else len(scaled) <= columns
+def _scaled(program: Program) -> list[Statement]:
+    """The statements that multiply by a scale."""
+    found = [s for s in walk_statements(program.body) if isinstance(s, Let | Update | Put)]
+    return [s for s in found if "s" in {e.name for e in loads_in(*read_by(s))}]
+
+
+def test_scales_leave_the_sums_of_few_rows():
+    """One multiplication a group and result; where operands are kept for several tiles, once when they are made."""
+    program = tile(kernel_of(PACKED, "bf16", 2, 64, 16), "avx512")
+    assert all(isinstance(s, Update) for s in _scaled(program)) and len(_scaled(program)) == 2 * 4
+    shared = tile(kernel_of(PACKED, "bf16", 7, 64, 16), "avx512")
+    assert _scaled(shared) and all(isinstance(s, Put) for s in _scaled(shared))
+
+
+def test_sums_of_f32_are_taken_as_they_were_written():
+    assert not any(isinstance(s, Update) for s in _scaled(tile(kernel_of(PACKED, "f32", 2, 64, 16), "avx512")))
 
 
 @pytest.mark.parametrize("lanes", [1, 2, 4, 8, 16])

@@ -34,19 +34,19 @@ static int turn_part(void *const *args, const long *sizes, char *shared, char *w
         }
         {
           F block1[16];
-          f32* const to = x_t1 + -32 * c_b + 16 * c_t;
-          const bf16* q = x + 4096 * c_t + 16 * t_s;
-          const long rows = 256 - (16 * t_s), cols = 512 - (16 * c_t);
-          if (rows >= 16 && cols >= 16) {
+          f32* const to1 = x_t1 + -32 * c_b + 16 * c_t;
+          const bf16* q1 = x + 4096 * c_t + 16 * t_s;
+          const long rows1 = 256 - (16 * t_s), cols1 = 512 - (16 * c_t);
+          if (rows1 >= 16 && cols1 >= 16) {
 #pragma GCC unroll 16
-            for (long i = 0; i < 16; i++) { block1[i] = ld_bf16(q + i * 256); }
+            for (long i = 0; i < 16; i++) { block1[i] = ld_bf16(q1 + i * 256); }
           } else {
 #pragma GCC unroll 16
-            for (long i = 0; i < 16; i++) block1[i] = i < cols ? ld_bf16_n(q + i * 256, rows) : F{};
+            for (long i = 0; i < 16; i++) block1[i] = i < cols1 ? ld_bf16_n(q1 + i * 256, rows1) : F{};
           }
           transpose_F(block1);
 #pragma GCC unroll 16
-          for (int i = 0; i < 16; i++) st_f32(to + 48 * i, block1[i]);
+          for (int i = 0; i < 16; i++) st_f32(to1 + 48 * i, block1[i]);
         }
       }
       const long t_begin = 16 * t_s;

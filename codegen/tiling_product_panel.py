@@ -1,0 +1,366 @@
+"""Sums of products of many rows: the lanes are rows, and each element of the other operand is read once for all of them.
+
+    y[t, n] = sum(c) x[t, c] * w[n, c]      with t:256, n:128, tiles of 32 rows and 8 columns
+->
+stage panel[t / 32][c, t % 32] <- x[t, c]                     turned in registers
+serial n by 8:
+  serial t by 32:
+    state y_0_0 .. y_7_1 over 16 rows each
+    serial c: lanes t: y_0_0 := y_0_0 + panel[c, t] * w[n, c]; ..; y_7_1 := y_7_1 + panel[c, t + 16] * w[n + 7, c]
+    lanes t: y_cols[n, t] <- y_0_0; ..
+stage y_all[t, n] <- y_cols[n, t]
+serial t: lanes n: y[t, n] <- ..
+
+The operand of the rows, which is the smaller one, is rearranged once for a block of columns; the larger one is taken as
+it lies in memory, whatever its rows. There are no sums across lanes (Goto and van de Geijn, Anatomy of high-performance
+matrix multiplication, TOMS 2008, with the two operands' parts exchanged).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from ..ir.expr import Expr, Load, Rewriter, const
+from ..ir.index import Axis, Index, axis_coefficient, of_atom
+from ..ir.scalar import cast, op
+from ..ir.tiles import Fetch, Fold, Loop, Put, Scratch, Stage, State, Statement, Update
+from ..ir.types import F32, I32
+from .tiling_product import Products, Sum, extent_of
+from .tiling_product_narrow import Operand, stored_part
+from .tiling_product_tiles import ProductBuilder, RowTile, add_up, split_sides
+
+MANY_ROWS = 128  # of a block
+COLUMNS = 512  # of a block: so many share one rearrangement of the rows
+STREAMS = 8  # columns of a tile: rows that are a power of two apart share their places in the nearest cache
+PANEL_BYTES = 1 << 19  # of a block's rearranged rows, which stay in the second-level cache
+RESULTS = {16: 16, 8: 8, 4: 8}  # running packs of a tile, by the lanes of a pack: registers, and chains of additions
+LINE = 64  # bytes
+LONGEST_CHAIN = 512  # additions of f32 to one running value
+WASTE = 2  # rows that packs have room for, to those there are
+
+
+def fits_panels(found: Products, lanes: int) -> bool:
+    """True where there are rows enough for the lanes, and nothing else than products of a row's and a column's side."""
+    rows, columns = found.rows, found.columns
+    if rows is None or found.inner or lanes < 4 or len(found.sums) > 2:
+        return False
+    count = extent_of(rows)
+    if -(-count // lanes) * lanes > WASTE * count:
+        return False
+    for s in found.sums:
+        if s.dtype not in (F32, I32) or not {rows, columns} <= set(s.axes):
+            return False
+        for (term,) in s.groups:
+            sides = split_sides(found, term)
+            if len(sides) != 2 or any((rows in e.axes) == (columns in e.axes) for e in sides):
+                return False
+            if rows in sides[0].axes and rows in sides[1].axes or any(found.lanes not in e.axes for e in sides):
+                return False
+    return True
+
+
+class PanelBuilder(ProductBuilder):
+    """Builds the statements of a kernel of sums of products of many rows."""
+
+    many = MANY_ROWS
+    block = COLUMNS
+
+    def _choose_tile(self, found: Products, size: int) -> Products:
+        packs = min(2, -(-size // self.pack))
+        self.height = packs * self.pack
+        self.width = max(1, min(STREAMS, RESULTS[self.pack] // (packs * len(found.sums))))
+        room = RESULTS[self.pack] // (packs * len(found.sums) * self.width)
+        self.chains = 2 if room > 1 else 1
+        self.local = Axis("lane", self.pack)
+        return found
+
+    def _find_blocks(self) -> tuple[Axis, Axis, int] | None:
+        f = self.found
+        axis = f.summed[0] if f.summed else f.lanes
+        points = 1
+        for a in (*f.summed, f.lanes):
+            points *= extent_of(a) if a is not axis else 1
+        size = PANEL_BYTES // (4 * self._padded_rows())
+        if self.narrow.count == 1:  # others are rounded to less than what such sums lose
+            size = min(size, LONGEST_CHAIN * self.chains)
+        size //= points
+        size = max(1, size if f.summed else size // self.pack * self.pack)
+        size = size if f.summed else max(self.pack, size)
+        if size >= extent_of(axis):
+            return None
+        return axis, Axis(f"{axis.name}_b", -(-extent_of(axis) // size)), size
+
+    def _is_plain(self, side: Operand) -> bool:
+        """True for what needs no scratch array: elements in memory, those of a row along the lanes."""
+        parts = [stored_part(e) for e in side]
+        loads = [e for e in parts if isinstance(e, Load) and e.guard is None]
+        if len(loads) < len(side):
+            return False
+        if self.found.columns in side[0].axes:
+            return len(side) > 1 and super()._is_plain(side) or len(side) == 1 and isinstance(side[0], Load)
+        return axis_coefficient(loads[0].index[-1], self.found.lanes) == len(side) and (
+            len(side) == 1 or super()._is_plain(side)
+        )
+
+    def _is_worth_packing(self, side: Operand) -> bool:
+        return True  # only what lies in memory is turned
+
+    # --- the rows' operands --------------------------------------------------------------------------------------
+
+    def _row_sides(self) -> dict[Operand, str]:
+        """The operands of rows, with the names of their arrays."""
+        sides = dict.fromkeys(self._oriented(g)[0] for s in self.found.sums for g in s.groups)
+        return {side: f"panel{k}{self.part}" for k, side in enumerate(sides)}
+
+    def _oriented(self, group: Sequence[Expr]) -> tuple[Operand, Operand]:
+        """The sides of a group: that of the rows, that of the columns."""
+        a, b = self._sides(group)
+        return (b, a) if self.found.columns in a[0].axes else (a, b)
+
+    def _pack_rows(self) -> list[Statement]:
+        """Computes operands that are no plain loads, and turns all of them."""
+        turned: list[Statement] = []
+        for k, tile in enumerate(self.rows.tiles):
+            stages: list[Statement] = []
+            for side, name in self._row_sides().items():
+                stages += self._stages(side, name, k, tile)
+            chunks = self._chunks()
+            body: list[Statement] = [Loop("serial", chunks, tuple(stages))] if chunks.extent != 1 else stages
+            for axis in reversed(self.found.summed):
+                begin, end = self._limits(axis)
+                body = [Loop("serial", axis, tuple(body), 1, begin, end)]
+            turned += body if tile.axis is None else [Loop("serial", tile.axis, tuple(body))]
+        return [*super()._pack_rows(), *turned]
+
+    def _stages(self, side: Operand, name: str, k: int, tile: RowTile) -> list[Statement]:
+        f, value = self.found, self._panel_source(side)
+        assert f.rows is not None
+        count, width = len(side), self.height * len(side)
+        if name not in self.scratch:
+            rows = len(self._tile_starts()) * self._tile_points()
+            self.scratch[name] = Scratch(name, value.dtype, (rows, width), count > 1)
+        begin, _ = self._limits(f.lanes)
+        at = of_atom(self._chunks()) * self.pack if self._chunks().extent != 1 else Index(())
+        row = at if begin is None else at + begin
+        base = self._tile_base(k, tile) + self._panel_place(at)
+        found: list[Statement] = []
+        for u in range(self._packs(tile)):
+            lane = self.rows.first + tile.row(0) + self.pack * u
+            place = base, Index((), count * self.pack * u)
+            found.append(Stage(name, place, value, f.lanes, f.rows, row, lane, self.pack, count))
+        return found
+
+    def _panel_source(self, side: Operand) -> Load:
+        """What is turned: the first element of each group."""
+        packed = self.packed.get(side)
+        value = self._read_packed(packed, {}, 0) if packed is not None else stored_part(side[0])
+        assert isinstance(value, Load)
+        return value
+
+    def _chunks(self) -> Axis:
+        return Axis(f"{self.found.lanes.name}_w", -(-self._block_points(self.found.lanes) // self.pack))
+
+    def _block_points(self, axis: Axis) -> int:
+        """Points of an axis that is summed over, in a block."""
+        return self.deep[2] if self.deep is not None and self.deep[0] is axis else extent_of(axis)
+
+    def _tile_points(self) -> int:
+        """Rows of a panel: the points of the sum in a block, whole tiles of them."""
+        points = -(-self._block_points(self.found.lanes) // self.pack) * self.pack
+        for a in self.found.summed:
+            points *= self._block_points(a)
+        return points
+
+    def _panel_place(self, lanes: Index) -> Index:
+        """The row of a panel: at a place of the lanes in their block, and the current point of the other axes."""
+        place = Index(())
+        for a in self.found.summed:
+            begin, _ = self._limits(a)
+            place = place * self._block_points(a) + (of_atom(a) if begin is None else of_atom(a) - begin)
+        return place * (-(-self._block_points(self.found.lanes) // self.pack) * self.pack) + lanes
+
+    def _tile_starts(self) -> list[int]:
+        """The first rows of the tiles of a block."""
+        return [
+            t.low + i * t.height
+            for t in self.rows.tiles for i in range(1 if t.axis is None else extent_of(t.axis))
+        ]  # fmt: skip
+
+    def _tile_base(self, k: int, tile: RowTile) -> Index:
+        """Where the panel of a tile starts."""
+        if tile.axis is not None:
+            return of_atom(tile.axis) * self._tile_points()
+        return Index((), self._tile_starts().index(tile.low) * self._tile_points())
+
+    def _packs(self, tile: RowTile) -> int:
+        return -(-tile.height // self.pack)
+
+    def _padded_rows(self) -> int:
+        return -(-self.rows.size // self.pack) * self.pack
+
+    # --- a tile --------------------------------------------------------------------------------------------------
+
+    def _tile(self, tile: RowTile, column: Index, width: int, first: Index) -> list[Statement]:
+        k = self.rows.tiles.index(tile)
+        names = self._row_sides()
+        states: list[Statement] = []
+        updates: list[Statement] = []
+        puts: list[Statement] = []
+        chains = self._chains()
+        for i, step in enumerate(chains):
+            for s in self.found.sums:
+                for j in range(width):
+                    for u in range(self._packs(tile)):
+                        name = f"{s.name}_{k}_{j}_{u}" + "_b" * i
+                        states.append(State(name, s.dtype, const(0, s.dtype), self.local, self.pack))
+                        value: Expr = Load(name, (), s.dtype)
+                        for group in s.groups:
+                            rows, columns = self._oriented(group)
+                            a = self._from_panel(rows, names[rows], k, tile, u)
+                            b = self._side(columns, {self.found.columns: column + j}, j)
+                            value = op("add", value, add_up([op("mul", x, y) for x, y in zip(a, b, strict=True)]))
+                        updates.append(Update((name,), (step(value),)))
+                        if i == 0:
+                            puts.append(self._keep_pack(s, name, tile, column + j - first, u, len(chains)))
+        sums: Statement = Loop("lanes", self.local, tuple(updates), self.pack)
+        sums = self._over_points(sums, chains, self._fetches(column, width) if k == 0 else [])
+        for axis in reversed(self.found.summed):
+            begin, end = self._limits(axis)
+            sums = Loop("serial", axis, (sums,), 1, begin, end)
+        return [*states, sums, Loop("lanes", self.local, tuple(puts), self.pack)]
+
+    def _over_points(self, body: Statement, chains: Sequence[Rewriter], fetches: Sequence[Statement]) -> Statement:
+        """The loop over the points of the sum; `fetches` are done once for the points of a line of the cache."""
+        lanes, line = self.found.lanes, self._line()
+        begin, end = self._limits(lanes)
+        axis = self._twos() if len(chains) > 1 else lanes
+        step = len(chains)
+        if not fetches or extent_of(lanes) % line or self._block_points(lanes) % line:
+            first, last = (None if i is None else i // step for i in (begin, end))
+            return Loop("serial", axis, (body,), 1, first, last)
+        lines = Axis(f"{lanes.name}_l", extent_of(lanes) // line)
+        first, last = (None if i is None else i // line for i in (begin, end))
+        start, points = of_atom(lines) * (line // step), line // step
+        inner = Loop("serial", axis, (body,), 1, start, start + points)
+        return Loop("serial", lines, (*(s for s in fetches), inner), 1, first, last)
+
+    def _line(self) -> int:
+        """Points of the sum in a line of the cache."""
+        return LINE // 4
+
+    def _fetches(self, column: Index, width: int) -> list[Statement]:
+        """Asks for what the next columns are multiplied with, at the points of a line."""
+        f = self.found
+        lines = of_atom(Axis(f"{f.lanes.name}_l", extent_of(f.lanes) // self._line())) * self._line()
+        done: list[Statement] = []
+        for side in dict.fromkeys(self._oriented(g)[1] for s in f.sums for g in s.groups):
+            e = stored_part(side[0])
+            if side in self.packed or not isinstance(e, Load):
+                continue
+            for j in range(width):
+                (index,) = Rewriter({f.columns: column + (width + j), f.lanes: lines})(e).index
+                done.append(Fetch(e.name, index))
+        return done
+
+    def _chains(self) -> list[Rewriter]:
+        """Where each of the chains of additions of a result stands: at all points, or at every other one."""
+        lanes = self.found.lanes
+        if self.chains == 1 or extent_of(lanes) % 2 or self._block_points(lanes) % 2:
+            return [Rewriter()]
+        return [Rewriter({lanes: of_atom(self._twos()) * 2 + i}) for i in range(2)]
+
+    def _twos(self) -> Axis:
+        return Axis(f"{self.found.lanes.name}_p", extent_of(self.found.lanes) // 2)
+
+    def _before_tiles(self, column: Index, width: int, first: Index) -> list[Statement]:
+        """What the shift of the rows' operands adds to all results of each column."""
+        done: list[Statement] = []
+        for s in (s for s in self.found.sums if s.shift):
+            array = f"{s.name}_shift{self.part}"
+            self.scratch[array] = Scratch(array, s.dtype, (self.block,))
+            states, updates, after = list[Statement](), list[Statement](), list[Statement]()
+            for j in range(width):
+                name, at = f"{s.name}_s_{j}", {self.found.columns: column + j}
+                states.append(State(name, s.dtype, const(0, s.dtype), self.found.lanes, self.pack))
+                value: Expr = Load(name, (), s.dtype)
+                for group in s.groups:
+                    side = self._side(self._oriented(group)[1], at, j)
+                    value = op("add", value, add_up([op("mul", const(s.shift, s.dtype), e) for e in side]))
+                updates.append(Update((name,), (value,)))
+                after += [Fold((name,), "sum"), Put(array, (column + j - first,), Load(name, (), s.dtype))]
+            done += [*states, self._over_sum(updates), *after]
+        return done
+
+    def _from_panel(self, side: Operand, name: str, k: int, tile: RowTile, u: int) -> list[Expr]:
+        """The operands of a pack of rows."""
+        begin, _ = self._limits(self.found.lanes)
+        at = of_atom(self.found.lanes) if begin is None else of_atom(self.found.lanes) - begin
+        row, count = self._tile_base(k, tile) + self._panel_place(at), len(side)
+        found: list[Expr] = []
+        for n, e in enumerate(side):
+            place = of_atom(self.local) * count + (count * self.pack * u + n)
+            held = Load(name, (row, place), self._panel_source(side).dtype)
+            if side in self.packed:
+                found.append(cast(held, e.dtype))
+            else:
+                found.append(Rewriter(load=lambda _, held=held: held)(e))
+        return found
+
+    def _side(self, side: Operand, at: dict[Axis, Index], j: int) -> list[Expr]:
+        packed = self.packed.get(side)
+        if packed is not None and len(side) == 1:
+            return [self._read_packed(packed, at, j)]
+        return super()._side(side, at, j)
+
+    # --- results -------------------------------------------------------------------------------------------------
+
+    def _columns_array(self, s: Sum) -> str:
+        """The sums of a block, each column's together."""
+        name = f"{s.name}_cols{self.part}"
+        if name not in self.scratch:
+            self.scratch[name] = Scratch(name, s.dtype, (self.block, self._padded_rows()))
+        return name
+
+    def _keep_pack(self, s: Sum, name: str, tile: RowTile, column: Index, u: int, chains: int) -> Put:
+        index = column, of_atom(self.local) + tile.row(0) + self.pack * u
+        value: Expr = add_up([Load(name + "_b" * i, (), s.dtype) for i in range(chains)])
+        array = self._columns_array(s)
+        if s.shift:
+            value = op("sub", value, Load(f"{s.name}_shift{self.part}", (column,), s.dtype))
+        if self.deep is not None:
+            value = op("add", Load(array, index, s.dtype), value)
+        return Put(array, index, value)
+
+    def _clear(self, first: Index, size: int) -> list[Statement]:
+        columns, rows = Axis("column", size), Axis("row", self._padded_rows())
+        puts = [
+            Put(self._columns_array(s), (of_atom(columns), of_atom(rows)), const(0, s.dtype)) for s in self.found.sums
+        ]
+        return [Loop("serial", columns, (Loop("lanes", rows, tuple(puts), self.pack),))]
+
+    def _after_sums(self, first: Index, size: int) -> list[Statement]:
+        """Turns the sums, so that those of a row are together."""
+        f, n = self.found, self.pack
+        assert f.rows is not None
+        across, along = Axis("row_w", self._padded_rows() // n), Axis("column_w", -(-size // n))
+        stages: list[Statement] = []
+        for s in f.sums:
+            value = Load(
+                self._columns_array(s), (of_atom(f.columns) - first, of_atom(f.rows) - self.rows.first), s.dtype
+            )
+            at = of_atom(across) * n, of_atom(along) * n
+            row, lane = of_atom(across) * n + self.rows.first, of_atom(along) * n + first
+            stages.append(Stage(self._array(s), at, value, f.rows, f.columns, row, lane, n))
+        return [Loop("serial", across, (Loop("serial", along, tuple(stages)),))]
+
+    def _array(self, s: Sum) -> str:
+        name = f"{s.name}_all{self.part}"
+        if name not in self.scratch:
+            self.scratch[name] = Scratch(name, s.dtype, (self._padded_rows(), self.block))
+        return name
+
+    def _result(self, s: Sum, at: dict[Axis, Index], first: Index) -> tuple[Index, ...]:
+        f = self.found
+        assert f.rows is not None
+        return of_atom(f.rows) - self.rows.first, of_atom(f.columns) - first
+
