@@ -93,7 +93,8 @@ def build_program(planned: Planned, choices: Choices) -> Program:
         made = builder(products, choices.lanes, choices.pairs, choices.quads)
         tiled = tuple(made.build())
         arrays = tuple(made.scratch.values())
-        return Program(k.name, k.inputs, k.outputs, arrays, tiled, planned.maths, choices.prefetch)
+        ahead = 0 if made.fetches else choices.prefetch
+        return Program(k.name, k.inputs, k.outputs, arrays, tiled, planned.maths, ahead)
     builder = Builder(planned.kernel, planned.parts, choices)
     body = [s for p in planned.parts for s in builder.build(p, frozenset(), root=True)]
     return Program(

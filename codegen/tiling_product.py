@@ -161,11 +161,8 @@ def _sum_of(s: Equation, columns: Axis) -> Sum:
 
 
 def delay_scales(found: Products) -> Products:
-    """The same sums, with factors that are free of the lanes taken out of the sums over those.
-
-    That is worth it where operands are computed once a result: else they are multiplied once, before they are kept.
-    """
-    return replace(found, sums=tuple(_delayed(s, found) for s in found.sums)) if found.summed else found
+    """The same sums, with factors that are free of the lanes taken out of the sums over those."""
+    return replace(found, sums=tuple(_delayed(s, found) for s in found.sums))
 
 
 def _delayed(s: Sum, found: Products) -> Sum:

@@ -20,12 +20,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ..ir.expr import Expr, Load, Rewriter, const
+from ..ir.expr import Expr, Load, Rewriter, const, loads_in
 from ..ir.index import Axis, Index, axis_coefficient, of_atom
 from ..ir.scalar import cast, op
 from ..ir.tiles import Fetch, Fold, Loop, Put, Scratch, Stage, State, Statement, Update
 from ..ir.types import F32, I32
-from .tiling_product import Products, Sum, extent_of
+from .tiling_product import Products, Sum, delay_scales, extent_of
 from .tiling_product_narrow import Operand, stored_part
 from .tiling_product_tiles import ProductBuilder, RowTile, add_up, split_sides
 
@@ -35,6 +35,8 @@ STREAMS = 8  # columns of a tile: rows that are a power of two apart share their
 PANEL_BYTES = 1 << 19  # of a block's rearranged rows, which stay in the second-level cache
 RESULTS = {16: 16, 8: 8, 4: 8}  # running packs of a tile, by the lanes of a pack: registers, and chains of additions
 LINE = 64  # bytes
+PACKED = 512  # words of a column of a tile that are kept in the nearest cache
+LEAST_DELAYED = 32  # points of the sums whose results are worth to be multiplied and added apart
 LONGEST_CHAIN = 512  # additions of f32 to one running value
 WASTE = 2  # rows that packs have room for, to those there are
 
@@ -64,6 +66,7 @@ class PanelBuilder(ProductBuilder):
 
     many = MANY_ROWS
     block = COLUMNS
+    fetches = True
 
     def _choose_tile(self, found: Products, size: int) -> Products:
         packs = min(2, -(-size // self.pack))
@@ -72,7 +75,19 @@ class PanelBuilder(ProductBuilder):
         room = RESULTS[self.pack] // (packs * len(found.sums) * self.width)
         self.chains = 2 if room > 1 else 1
         self.local = Axis("lane", self.pack)
-        return found
+        is_long = not found.summed or extent_of(found.lanes) >= LEAST_DELAYED
+        delayed = delay_scales(found) if is_long else found
+        fits = all(s.scale is None or found.rows not in s.scale.axes for s in delayed.sums)
+        return delayed if fits else found
+
+    @property
+    def _adds(self) -> bool:
+        return super()._adds or self._scales_parts
+
+    @property
+    def _scales_parts(self) -> bool:
+        """True where the sums over the lanes are multiplied before they are added up."""
+        return bool(self.found.summed) and any(s.scale is not None for s in self.found.sums)
 
     def _find_blocks(self) -> tuple[Axis, Axis, int] | None:
         f = self.found
@@ -83,6 +98,8 @@ class PanelBuilder(ProductBuilder):
         size = PANEL_BYTES // (4 * self._padded_rows())
         if self.narrow.count == 1:  # others are rounded to less than what such sums lose
             size = min(size, LONGEST_CHAIN * self.chains)
+        if any(p.columns for p in self.packed.values()):
+            size = min(size, PACKED)
         size //= points
         size = max(1, size if f.summed else size // self.pack * self.pack)
         size = size if f.summed else max(self.pack, size)
@@ -126,9 +143,7 @@ class PanelBuilder(ProductBuilder):
                 stages += self._stages(side, name, k, tile)
             chunks = self._chunks()
             body: list[Statement] = [Loop("serial", chunks, tuple(stages))] if chunks.extent != 1 else stages
-            for axis in reversed(self.found.summed):
-                begin, end = self._limits(axis)
-                body = [Loop("serial", axis, tuple(body), 1, begin, end)]
+            body = self._over_outer(body)
             turned += body if tile.axis is None else [Loop("serial", tile.axis, tuple(body))]
         return [*super()._pack_rows(), *turned]
 
@@ -221,13 +236,20 @@ class PanelBuilder(ProductBuilder):
                             value = op("add", value, add_up([op("mul", x, y) for x, y in zip(a, b, strict=True)]))
                         updates.append(Update((name,), (step(value),)))
                         if i == 0:
-                            puts.append(self._keep_pack(s, name, tile, column + j - first, u, len(chains)))
-        sums: Statement = Loop("lanes", self.local, tuple(updates), self.pack)
-        sums = self._over_points(sums, chains, self._fetches(column, width) if k == 0 else [])
+                            puts.append(self._keep_pack(s, name, tile, column + j - first, first, u, len(chains)))
+        point: Statement = Loop("lanes", self.local, tuple(updates), self.pack)
+        point = self._over_points(point, chains, self._fetches(column, width) if k == 0 else [])
+        keep = Loop("lanes", self.local, tuple(puts), self.pack)
+        if self._scales_parts:
+            return self._over_outer([*states, point, keep])
+        return [*states, *self._over_outer([point]), keep]
+
+    def _over_outer(self, body: list[Statement]) -> list[Statement]:
+        """Loops over the axes around the lanes."""
         for axis in reversed(self.found.summed):
             begin, end = self._limits(axis)
-            sums = Loop("serial", axis, (sums,), 1, begin, end)
-        return [*states, sums, Loop("lanes", self.local, tuple(puts), self.pack)]
+            body = [Loop("serial", axis, tuple(body), 1, begin, end)]
+        return body
 
     def _over_points(self, body: Statement, chains: Sequence[Rewriter], fetches: Sequence[Statement]) -> Statement:
         """The loop over the points of the sum; `fetches` are done once for the points of a line of the cache."""
@@ -243,6 +265,28 @@ class PanelBuilder(ProductBuilder):
         start, points = of_atom(lines) * (line // step), line // step
         inner = Loop("serial", axis, (body,), 1, start, start + points)
         return Loop("serial", lines, (*(s for s in fetches), inner), 1, first, last)
+
+    def _fetch_packed(self, column: Index, width: int) -> list[Statement]:
+        """Asks for what the operands of the next columns are computed of, line by line."""
+        f = self.found
+        sides = [side[0] for side, p in self.packed.items() if p.columns]
+        done: list[Statement] = []
+        for k, e in enumerate(e for e in loads_in(*sides) if {f.columns, f.lanes} <= e.axes and e.name in f.kernel.buffers):
+            step = axis_coefficient(e.index[0], f.lanes)
+            if not isinstance(step, int) or step < 1 or e.guard is not None:
+                continue
+            points = max(1, LINE // (step * e.dtype.itemsize))
+            begin, end = self._limits(f.lanes)
+            if self._block_points(f.lanes) % points:
+                continue
+            lines = Axis(f"{f.lanes.name}_f{k}", -(-extent_of(f.lanes) // points))
+            asks = [
+                Fetch(e.name, Rewriter({f.columns: column + (width + j), f.lanes: of_atom(lines) * points})(e).index[0])
+                for j in range(width)
+            ]
+            first, last = (None if i is None else i // points for i in (begin, end))
+            done += self._over_outer([Loop("serial", lines, tuple(asks), 1, first, last)])
+        return done
 
     def _line(self) -> int:
         """Points of the sum in a line of the cache."""
@@ -321,13 +365,18 @@ class PanelBuilder(ProductBuilder):
             self.scratch[name] = Scratch(name, s.dtype, (self.block, self._padded_rows()))
         return name
 
-    def _keep_pack(self, s: Sum, name: str, tile: RowTile, column: Index, u: int, chains: int) -> Put:
+    def _keep_pack(
+        self, s: Sum, name: str, tile: RowTile, column: Index, first: Index, u: int, chains: int
+    ) -> Put:  # fmt: skip
+        """Leaves a pack of results in the column's place of the array, or adds it to what is there."""
         index = column, of_atom(self.local) + tile.row(0) + self.pack * u
         value: Expr = add_up([Load(name + "_b" * i, (), s.dtype) for i in range(chains)])
+        if s.scale is not None:
+            value = op("mul", value, Rewriter({self.found.columns: column + first})(s.scale))
         array = self._columns_array(s)
         if s.shift:
             value = op("sub", value, Load(f"{s.name}_shift{self.part}", (column,), s.dtype))
-        if self.deep is not None:
+        if self._adds:
             value = op("add", Load(array, index, s.dtype), value)
         return Put(array, index, value)
 

@@ -99,6 +99,7 @@ class ProductBuilder:
 
     many = MANY
     block = BLOCK
+    fetches = False  # asks for what is read next by itself
 
     def __init__(self, found: Products, lanes: int, pairs: bool = False, quads: bool = False) -> None:
         self.pack = lanes
@@ -120,11 +121,12 @@ class ProductBuilder:
         states = sum(has_products(s.equation) for s in found.sums)
         self.height, self.width = choose_tile(size, states, self.pack)
         self.is_shared = size > self.height or bool(found.inner)
-        if self.is_shared:
-            return found
+        if self.is_shared and found.summed:
+            return found  # scales join operands that are computed once for several tiles
         found = delay_scales(found)
-        states += sum(s.scale is not None for s in found.sums)
-        self.width = choose_tile(size, states, self.pack)[1]
+        if found.summed:
+            states += sum(s.scale is not None for s in found.sums)
+            self.width = choose_tile(size, states, self.pack)[1]
         return found
 
     def build(self) -> list[Statement]:
@@ -222,7 +224,8 @@ class ProductBuilder:
         tiles = Axis(f"{columns.name}_t", extent_of(columns) // width)
         first = of_atom(blocks) * size + begin
         start, column = first // width, of_atom(tiles) * width
-        body: list[Statement] = self._pack(
+        body = self._fetch_packed(column, width)
+        body += self._pack(
             [(e, p, {columns: column + j}, j) for e, p in self.packed.items() if p.columns for j in range(width)]
         )
         body += self._before_tiles(column, width, first)
@@ -233,13 +236,24 @@ class ProductBuilder:
         tiled = Loop("serial", tiles, tuple(body), 1, start, start + size // width)
         sums: list[Statement] = [*self._pack_rows(), tiled]
         if self.deep is not None:
-            sums = [*self._clear(first, size), Loop("serial", self.deep[1], tuple(sums))]
+            sums = [Loop("serial", self.deep[1], tuple(sums))]
+        if self._adds:
+            sums = [*self._clear(first, size), *sums]
         sums += self._after_sums(first, size)
         loops: list[Statement] = [*sums, *(s for store in f.stores for s in self._store(store, first, size))]
         several = [self.rows.blocks] if self.rows.blocks.extent != 1 else []
         for axis in (*several, blocks, *reversed(f.outer)):
             loops = [Loop("grid", axis, tuple(loops))]
         return loops
+
+    @property
+    def _adds(self) -> bool:
+        """True where sums are added to what is in their arrays already."""
+        return self.deep is not None
+
+    def _fetch_packed(self, column: Index, width: int) -> list[Statement]:
+        """Asks for what the operands of the next columns are computed of."""
+        return []
 
     def _before_tiles(self, column: Index, width: int, first: Index) -> list[Statement]:
         """What the tiles of some columns have in common."""
@@ -403,7 +417,7 @@ class ProductBuilder:
     def _keep(self, s: Sum, value: Expr, at: dict[Axis, Index], first: Index) -> Put:
         name = self._array(s)
         index = self._result(s, at, first)
-        if self.deep is not None:
+        if self._adds:
             value = op("add", Load(name, index, value.dtype), value)
         return Put(name, index, value)
 
@@ -477,7 +491,7 @@ class TileBody:
         """A running value for one result; what it is in the end."""
         self._start(self.states, name, s.dtype)
         own = Load(name, (), s.dtype)
-        if s.scale is None:
+        if s.scale is None or not self.b.found.summed:
             self._update(s, name, at, j)
         else:
             part = f"{name}_part"
@@ -487,7 +501,10 @@ class TileBody:
             self.flushes.append(Update((name,), (op("add", own, scaled),)))
         self.after.append(Fold((name,), "sum"))
         shift = self.shifts.get((s.name, j))
-        return own if shift is None else op("sub", own, shift)
+        whole = own if shift is None else op("sub", own, shift)
+        if s.scale is None or self.b.found.summed:
+            return whole
+        return op("mul", whole, Rewriter(at)(s.scale))
 
     def add_shift(self, s: Sum, name: str, at: dict[Axis, Index], j: int) -> None:
         """What the shift of the rows' operands adds to all results of a column."""

@@ -28,6 +28,8 @@ PURE_VIEWS = ("reshape", "permute", "expand", "slice")
 CALLS = {"library": Reason.LIBRARY, "effect": Reason.EFFECT}  # kinds of calls; what is not here is opaque
 LIGHT = 24  # nodes of an index-only value (a mask of positions) that is cheaper to recompute than to load
 FEW = 16  # times that an operand of a contraction may be computed again, rather than stored
+TOGETHER = 128  # results that share an element of the larger operand, whatever the tiles of a target
+FEW_BLOCKS = 4  # of so many results, for each of which the larger operand may be computed again
 POINT_BY_POINT = ("pointwise", "view", "create")  # kinds of nodes that need no more of a value than its own element
 
 
@@ -204,7 +206,8 @@ class Regions:
             sizes = dict(zip(node.attr("out"), node.shape, strict=True))
             for labels, operand in zip((node.attr("left"), node.attr("right")), node.inputs, strict=True):
                 again = product(n for label, n in sizes.items() if label not in labels)
-                if self._leads_to(name, operand) and not (isinstance(again, int) and again <= FEW):
+                own = product(n for label, n in sizes.items() if label in labels)
+                if self._leads_to(name, operand) and not _is_cheap_again(again, own):
                     return False
         return True
 
@@ -343,3 +346,10 @@ def _live(graph: Graph) -> set[str]:
             live.add(node.name)
             live.update(node.inputs)
     return live
+
+
+def _is_cheap_again(again: Dim, own: Dim) -> bool:
+    """True where an operand of a contraction is computed a few times: `again` results share each of its `own` ones."""
+    if not isinstance(again, int) or not isinstance(own, int):
+        return False
+    return again <= FEW or (again <= own and again <= TOGETHER * FEW_BLOCKS)

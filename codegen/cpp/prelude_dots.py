@@ -16,6 +16,20 @@ I dot_quads_I(I s, I a, I b) { asm("${vex}vpdpbusd %2, %1, %0" : "+$v"(s) : "$v"
 I pair_F(F low, F high) { return low_u16(enc_bf16(low)) | low_u16(enc_bf16(high)) << 16; }
 // the same of values that bf16 holds
 I pair_exact_F(F low, F high) { return (I)((U)low >> 16 | (U)high); }
+// words of 16 bits each from a table of twice 16: entry `low`, and entry `high` of the second half
+I lookup_I(I table, I low, I high) {
+  I at = low | (high | 16) << 16, word;
+  asm("vpermw %1, %2, %0" : "=v"(word) : "v"(table), "v"(at));
+  return word;
+}
+// the same for the halves of bytes, where both halves of the table are the same
+I lookup_nibbles_I(I table, I bytes) {
+  I at = bytes | bytes << 12, word;
+  asm("vpermw %1, %2, %0" : "=v"(word) : "v"(table), "v"(at));
+  return word;
+}
+// the upper halves of values that bf16 holds
+I top_exact_F(F x) { return (I)((U)x >> 16); }
 I quad_I(I a, I b, I c, I d) { return (I)((U)a << 24 >> 24 | (U)b << 24 >> 16 | (U)c << 24 >> 8 | (U)d << 24); }
 """
 

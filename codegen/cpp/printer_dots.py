@@ -6,15 +6,17 @@ together from packs.
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from ...ir.expr import Const, Expr, Load, Op, const, data_in
 from ...ir.index import Index
+from ...ir.simplify import make, make_cast
 from ...ir.tiles import Put
 from ...ir.types import BF16, F32, I8, I32, U8, DType
-from ..ranges import fits_in, whole_range
+from ..ranges import fits_in, value_range, whole_range
 from ..text import strip
 from .printer_memory import Memory, Place
 from .printer_scope import Val, names_in
@@ -134,11 +136,39 @@ class Dots:
         """The words of values that are computed: rounded to bf16, or integers that fit bytes."""
         if dtype is BF16:
             wide = [_unrounded(e) for e in side]
-            exact = all(_is_exact(e) for e in wide)
+            looked = self._looked_up(wide)
+            if looked is not None:
+                return looked
+            exact = all(is_exact_bf16(e) for e in wide)
             texts = [strip(self.values.to(self.values.value(e), "F", single=False)) for e in wide]
             return Val(f"{self.values.need('pair_exact_F' if exact else 'pair_F')}({', '.join(texts)})", "I", False)
         texts = [strip(self.values.to(self.values.value(e), "I", single=False)) for e in side]
         return Val(f"{self.values.need('quad_I')}({', '.join(texts)})", "I", False)
+
+    def _looked_up(self, side: list[Expr]) -> Val | None:
+        """Two bf16 that are functions of 4 bits each, from a table in a register; None where they are not."""
+        found = [find_digit(e) for e in side]
+        digits = [d for d in found if d is not None]
+        if len(digits) < 2 or not all(self.stack.varies(d) for d in digits) or self.values.lanes != 16:
+            return None
+        tables = [tabulate(e, d) for e, d in zip(side, digits, strict=True)]
+        if None in tables:
+            return None
+        words = [t for table in tables if table is not None for t in table]
+        byte = _byte_of(digits) if words[:DIGITS] == words[DIGITS:] else None
+        parts = digits if byte is None else [byte]
+        index = ", ".join(strip(self.values.to(self.values.value(d), "I", single=False)) for d in parts)
+        pairs = ", ".join(f"{words[k] | words[k + 1] << 16:#010x}" for k in range(0, 32, 2))
+        table = self.stack.find(("table", pairs), 0)
+        if table is None:
+            name = self.stack.fresh("table", 0)
+            self.values.needs.add((self.values.lanes, "I"))
+            self.values.needs.add((self.values.lanes, "U"))
+            self.stack.emit(f"const I {name} = (I)U{{{pairs}}};", 0)
+            table = Val(name, "I", False)
+            self.stack.keep(("table", pairs), table, 0, frozenset())
+        function = self.values.need("lookup_I" if byte is None else "lookup_nibbles_I")
+        return Val(f"{function}({table.text}, {index})", "I", False)
 
     def _store(self, place: Place, index: Index, word: Val) -> None:
         pointer = self.memory.address(place, index, frozenset()).pointer
@@ -158,6 +188,53 @@ class Dots:
             return False
         _, stride, varying = self.memory.split(flats[0])
         return stride in (0, len(flats)) and not varying
+
+
+DIGITS = 16  # entries of a table for each of two values
+
+
+def find_digit(e: Expr) -> Expr | None:
+    """The integer of 4 bits that a value is a function of; None where there is none."""
+    if not e.axes:
+        return None
+    found = value_range(e) if e.dtype.is_integer else None
+    if found is not None and found[0] >= 0 and found[1] < DIGITS and isinstance(e, Op) and e.name != "cast":
+        return e
+    if not isinstance(e, Op):
+        return None
+    digits = {find_digit(a) for a in e.args if not isinstance(a, Const)}
+    return next(iter(digits)) if len(digits) == 1 else None
+
+
+def _byte_of(digits: list[Expr]) -> Expr | None:
+    """The byte of which two digits are the lower and the upper half; None where they are something else."""
+    low, high = digits
+    if not (isinstance(low, Op) and isinstance(high, Op) and low.name == "and" and high.name == "shr"):
+        return None
+    byte, mask, shift = low.args[0], low.args[1], high.args[1]
+    halves = isinstance(mask, Const) and isinstance(shift, Const) and (mask.value, shift.value) == (DIGITS - 1, 4)
+    return byte if halves and byte is high.args[0] and fits_in(byte, U8) else None
+
+
+def tabulate(e: Expr, digit: Expr) -> list[int] | None:
+    """The bits of a function of a digit as bf16, for each of its values; None where it cannot be evaluated here."""
+
+    def at(x: Expr, k: int) -> Expr:
+        if x is digit:
+            return const(k, x.dtype)
+        if not isinstance(x, Op):
+            return x
+        return make(x.name, *(at(a, k) for a in x.args)) if x.name != "cast" else make_cast(at(x.args[0], k), x.dtype)
+
+    values = [at(e, k) for k in range(DIGITS)]
+    if not all(isinstance(v, Const) for v in values):
+        return None
+    return [_bf16_bits(float(v.value)) for v in values if isinstance(v, Const)]
+
+
+def _bf16_bits(value: float) -> int:
+    (bits,) = struct.unpack("<I", struct.pack("<f", value))
+    return (bits + 0x7FFF + (bits >> 16 & 1)) >> 16 & 0xFFFF
 
 
 def _terms(e: Expr) -> list[Expr]:
@@ -186,6 +263,7 @@ def _unrounded(e: Expr) -> Expr:
     return inner.args[0] if rounded and isinstance(inner, Op) and inner.args[0].dtype is F32 else e
 
 
-def _is_exact(e: Expr) -> bool:
+def is_exact_bf16(e: Expr) -> bool:
+    """True for a value that is an integer which bf16 holds."""
     found = whole_range(e)
     return found is not None and max(map(abs, found)) <= EXACT

@@ -188,6 +188,10 @@ class Values:
             return e
         return Op("mul", (Op("div", (a, e.args[1]), e.dtype), x), e.dtype)
 
+    def varies(self, e: Expr) -> bool:
+        """True for a value that is a pack of floats, not one for all lanes."""
+        return self.lanes > 1 and self.stack.lanes is not None and self.stack.varies(e)
+
     def _is_single(self, e: Expr) -> bool:
         """True for one value for all lanes."""
         return self.stack.lanes is None or not self.stack.varies(e)

@@ -67,8 +67,14 @@ kernel packed(x: {d}[{m}, 3, {k}, 2], q: u8[{n}, 3, {k}], s: {d}[{n}, 3]) -> (y:
     f32(u8((i32(q[n, g, j]) & 15:i32))), f32(u8((i32(q[n, g, j]) >> 4:i32)))) - 8.0))
   y[m, n] <- {d}(a[m, n])
 """
+CHANNELS = """
+kernel channels(x: {d}[{m}, {k}], w: i8[{n}, {k}], s: f32[{n}], t: f32[{m}]) -> (y: f32[{m}, {n}])
+  axes m:{m}, n:{n}, k:{k}
+  a[m, n]: f32 = sum(k) operands {d} ((f32(x[m, k]) * t[m]) * (f32(w[n, k]) * s[n]))
+  y[m, n] <- a[m, n]
+"""
 PRODUCTS = {
-    "packed": PACKED, "linear": LINEAR, "gated": GATED, "normed": NORMED, "heads": HEADS, "scaled": SCALED,
+    "channels": CHANNELS, "packed": PACKED, "linear": LINEAR, "gated": GATED, "normed": NORMED, "heads": HEADS, "scaled": SCALED,
     "whole": WHOLE,
 }  # fmt: skip
 SIZES = ((1, 1, 1), (1, 8, 40), (2, 70, 33), (3, 129, 64), (4, 5, 17), (7, 67, 100), (11, 130, 16), (16, 64, 129))
