@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from ...ir.errors import BadInput
-from .build import build_layer, check_layer, store_layer
+from .build import build_layer, check_layer, name_place, store_layer
 from .calibrate import Observed
 from .names import parse_scheme
 from .schemes import Scheme
@@ -50,7 +50,7 @@ def choose_schemes(
 
 
 def _list_choices(key: Any, layer: nn.Linear, schemes: Sequence[Scheme], seen: Observed | None) -> list[Choice]:
-    where = f"layer {key[0] if isinstance(key, tuple) else key!r}"
+    where = name_place(key[0] if isinstance(key, tuple) else str(key))
     found, problems = [], []
     for scheme in schemes:
         try:
@@ -102,7 +102,8 @@ def _run_program(choices: Sequence[Sequence[Choice]], budget: float) -> list[int
         raise BadInput("a budget needs scipy", where=WHERE, hint="pip install 'treadle[quantize]'") from None
     flat = [choice for row in choices for choice in row]
     errors = torch.tensor([c.error for c in flat], dtype=torch.float64)
-    belongs = torch.tensor([[float(k == l) for l, row in enumerate(choices) for _ in row] for k in range(len(choices))])
+    owners = torch.tensor([layer for layer, row in enumerate(choices) for _ in row])
+    belongs = (owners == torch.arange(len(choices))[:, None]).double()
     scaled = errors * (1e6 / float(errors.max()))  # the solver stops at an absolute gap of a millionth
     done = milp(
         c=scaled.numpy(),
@@ -116,7 +117,5 @@ def _run_program(choices: Sequence[Sequence[Choice]], budget: float) -> list[int
     )
     if done.x is None:
         raise BadInput(f"the integer program has no answer: {done.message}", where=WHERE)
-    chosen, taken = iter(done.x > 0.5), []
-    for row in choices:
-        taken.append([next(chosen) for _ in row].index(True))
-    return taken
+    chosen = torch.from_numpy(done.x).split([len(row) for row in choices])
+    return [int(part.argmax()) for part in chosen]

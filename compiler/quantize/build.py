@@ -34,8 +34,13 @@ def store_layer(layer: nn.Linear, scheme: Scheme, observed: Observed | None, whe
     stored = store(weight, scheme, dtype)
     for name, t in stored.items():
         if t.is_floating_point() and not t.float().isfinite().all():
-            raise BadInput(f"the {name} that rounding needs is not finite", where=where, hint="are the weights too large?")
+            raise BadInput(f"the {name} that rounding needs overflows", where=where, hint="are the weights too large?")
     return stored | beside
+
+
+def name_place(name: str) -> str:
+    """A layer, for messages; the model itself has no name."""
+    return f"layer {name!r}" if name else "the layer"
 
 
 def build_layer(layer: nn.Linear, scheme: Scheme, stored: Stored, simulate: bool = False) -> QuantLinear:
@@ -117,7 +122,7 @@ def _find_order(loudest: Tensor, form: Mixed) -> Stored:
     """The loudest channels first, and as many blocks of them in 8 bits as the share says, rounded up."""
     order = loudest.argsort(descending=True, stable=True)
     blocks = len(order) // form.group
-    wide = -(-int(round(form.share * len(order))) // form.group)
+    wide = -(-round(form.share * len(order)) // form.group)
     loud, other = MIXED_LIMITS
     limits = torch.where(torch.arange(blocks, device=order.device) < wide, loud, other)
     return {"order": order, "limits": limits[:, None]}
@@ -128,7 +133,7 @@ def _store_plain(w: Tensor, scheme: Scheme, dtype: torch.dtype) -> Stored:
 
 
 def _store_low_rank(w: Tensor, scheme: Scheme, dtype: torch.dtype) -> Stored:
-    """W = Q + up down: round what the thin product leaves, decompose what rounding leaves, in turn (arXiv:2311.12023)."""
+    """W = Q + up down: round what the product leaves, decompose what rounding leaves, in turn (arXiv:2311.12023)."""
     best: Stored = {}
     least, thin = float("inf"), torch.zeros_like(w)
     for _ in range(RANK_ROUNDS):

@@ -58,7 +58,7 @@ def _listen(found: list[Observed], name: str) -> Any:
         if not len(rows):
             return
         if not rows.isfinite().all():
-            raise BadInput("an input is not finite", where=f"{WHERE}, layer {name!r}", hint="mend the model or its inputs")
+            raise BadInput("an input is not finite", where=f"{WHERE}, layer {name!r}", hint="mend the inputs")
         found.append(Observed(rows.abs().amax(0).float(), rows[:ROWS].clone()))
         found[:] = [reduce(Observed.join, found)]
 

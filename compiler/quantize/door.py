@@ -6,8 +6,9 @@ small = treadle.quantize(model, budget_bits=3.5, calibration=batches)           
 fake = treadle.quantize(model, "w8a8-static", calibration=batches, simulate=True)  floats that are rounded alike
 fast = torch.compile(small, backend="treadle")
 
-The new layers compute in ordinary tensor arithmetic (linear.py), so any backend compiles them and eager runs them. Names of
-schemes: names.py. What rounding costs is told by `measure` (report.py); `save` and `load` (files.py) keep models as safetensors.
+The new layers compute in ordinary tensor arithmetic (linear.py): eager runs them, and any backend compiles them.
+Schemes have names (names.py); `measure` (report.py) tells what rounding costs; `save` and `load` (files.py) keep
+safetensors.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from torch import nn
 
 from ...ir.errors import BadInput
 from .budget import CANDIDATES, choose_schemes
-from .build import build_layer, store_layer
+from .build import build_layer, name_place, store_layer
 from .calibrate import Observed, observe
 from .linear import QuantLinear
 from .names import parse_scheme
@@ -158,7 +159,7 @@ def _build(
     """All new layers before any is put in place: an error leaves the model as it was."""
     built = {}
     for group, scheme in schemes.items():
-        stored = store_layer(layers[group[0]], scheme, observed.get(group), f"layer {group[0]!r}")
+        stored = store_layer(layers[group[0]], scheme, observed.get(group), name_place(group[0]))
         made = [build_layer(layers[name], scheme, stored, simulate) for name in group]
         if simulate:
             for other in made[1:]:

@@ -45,8 +45,8 @@ def save(model: nn.Module, path: str | os.PathLike[str]) -> None:
 def load(model: nn.Module, path: str | os.PathLike[str]) -> nn.Module:
     """Turn the unquantized model into the one that was saved, in place, with the tensors of the file; returns it.
 
-    Its own values are overwritten, so it may be on the meta device. Raises BadInput for a file that is damaged or was not
-    written by `save`, or a model that differs.
+    Its own values are overwritten, so it may be on the meta device. Raises BadInput for a file that is damaged or that
+    `save` did not write, or a model that differs.
     """
     about, tensors = _read(path)
     tensors |= {name: tensors[stored] for name, stored in about["same"].items()}

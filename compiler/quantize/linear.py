@@ -6,9 +6,10 @@
     BlockLinear        inputs rounded by blocks along K; the product is of floats
     SimulatedLinear    the same numbers, all of them floats
 
-All take x [..., K] of any float type and give [..., N] of that type. Rounding: scales of rows are applied to the sum in
-f32, once, before the bias and the one rounding to the type of x; what of an operand is rounded is exact in the type of the
-product (integers of 8 bits and FP8 in bf16). fp16 is the exception, see `find_product_type`.
+All take x [..., K] of any float type and give [..., N] of that type. Scales of rows are applied to the sum in f32,
+with the bias, and the result is rounded once to the type of x: in bf16 the scale, its product and the bias would round
+three times more. Rounded operands are exact in the type they are multiplied in, integers of 8 bits and FP8 in bf16
+among them; for fp16 see `find_product_type`.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
+from torch.nn.functional import linear
 from torch.nn.parameter import Parameter
 
 from .activations import is_in_rows, round_groups, round_inputs, round_rows
@@ -44,7 +45,8 @@ def multiply_int8(x: Tensor, w: Tensor) -> Tensor:
     """i8[M, K], i8[N, K] -> i32[M, N]; where CUDA's product does not take the shape, in f64, which is exact too."""
     if x.is_cuda and (len(x) <= 16 or w.shape[0] % 8 or w.shape[1] % 8):
         return (x.double() @ w.double().t()).to(torch.int32)
-    return torch._int_mm(x, w.t())
+    product: Tensor = torch.ops.aten._int_mm(x, w.t())
+    return product
 
 
 class QuantLinear(nn.Module):
@@ -52,6 +54,15 @@ class QuantLinear(nn.Module):
 
     scheme   how it was quantized; `weight` is what the stored tensors stand for, made when it is asked for
     """
+
+    scale: Tensor
+    input_scale: Tensor | None
+    smoother: Tensor | None
+    order: Tensor | None
+    limits: Tensor | None
+    down: Tensor
+    up: Tensor | None  # with `down` or not at all
+    bias: Parameter | None
 
     def __init__(self, scheme: Scheme, rows: int, columns: int, tensors: Mapping[str, Tensor], bias: Parameter | None):
         super().__init__()
@@ -68,7 +79,7 @@ class QuantLinear(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         y = self.product(self.prepare(x)).to(x.dtype)
         if self.up is not None:
-            y = y + F.linear(F.linear(x, self.down), self.up)
+            y = y + linear(linear(x, self.down), self.up)
         return y
 
     def prepare(self, x: Tensor) -> Tensor:
@@ -76,6 +87,11 @@ class QuantLinear(nn.Module):
         if self.smoother is not None:
             x = x * self.smoother
         return x if self.order is None else x.index_select(-1, self.order)
+
+    def round(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Elements of the inputs and their scales, of rows or of the whole."""
+        assert self.scheme.activation is not None
+        return round_rows(x, self.scheme.activation, self.input_scale)
 
     def elements(self, dtype: torch.dtype) -> Tensor:
         """[N, K] before the scale."""
@@ -120,15 +136,15 @@ class WeightOnlyLinear(QuantLinear):
 
     def product(self, x: Tensor) -> Tensor:
         if is_per_row(self.scheme.weight) and x.dtype != torch.float16:  # |q| up to 255: fp16 would overflow
-            return self.finish(widen(F.linear(x, self.elements(x.dtype))))
-        return F.linear(x, self.dequantize(x.dtype), self.bias)
+            return self.finish(widen(linear(x, self.elements(x.dtype))))
+        return linear(x, self.dequantize(x.dtype), self.bias)
 
 
 class IntLinear(QuantLinear):
     """q = round(x / t), y = (q w^T) t s + b: the sum is of integers, and exact."""
 
     def product(self, x: Tensor) -> Tensor:
-        q, scale = round_rows(x, self.scheme.activation, self.input_scale)
+        q, scale = self.round(x)
         total = multiply_int8(q.reshape(-1, self.in_features), self.elements(torch.int8))
         y = total.to(scale.dtype).reshape(*x.shape[:-1], self.out_features) * scale
         return self.finish(y)
@@ -139,12 +155,12 @@ class RowLinear(QuantLinear):
 
     def product(self, x: Tensor) -> Tensor:
         if not x.numel():  # a scale of the whole tensor needs an element
-            return F.linear(x, self.dequantize(x.dtype), self.bias)
-        q, scale = round_rows(x, self.scheme.activation, self.input_scale)
+            return linear(x, self.dequantize(x.dtype), self.bias)
+        q, scale = self.round(x)
         if is_per_row(self.scheme.weight):
             dtype = find_product_type(x.dtype)
-            return self.finish(widen(F.linear(q.to(dtype), self.elements(dtype))) * scale)
-        y = F.linear(q.to(scale.dtype), self.dequantize(scale.dtype)) * scale
+            return self.finish(widen(linear(q.to(dtype), self.elements(dtype))) * scale)
+        y = linear(q.to(scale.dtype), self.dequantize(scale.dtype)) * scale
         return y if self.bias is None else y + self.bias
 
 
@@ -152,8 +168,9 @@ class BlockLinear(QuantLinear):
     """y = (round(x / t) t) (q s)^T + b with a t for each block along K."""
 
     def product(self, x: Tensor) -> Tensor:
+        assert self.scheme.activation is not None
         rounded = round_groups(x, self.scheme.activation, self.limits)
-        y = F.linear(rounded, self.dequantize(rounded.dtype))
+        y = linear(rounded, self.dequantize(rounded.dtype))
         return y if self.bias is None else y + self.bias
 
 
@@ -173,7 +190,7 @@ class SimulatedLinear(QuantLinear):
 
     def product(self, x: Tensor) -> Tensor:
         rounded = round_inputs(x, self.scheme.activation, self.input_scale, self.limits)
-        y = F.linear(rounded, self.dequantize(rounded.dtype))
+        y = linear(rounded, self.dequantize(rounded.dtype))
         return y if self.bias is None else y + self.bias
 
 

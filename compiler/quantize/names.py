@@ -27,10 +27,10 @@ from .schemes import NF4, Float8, Int, Micro, Mixed, Planes, Scheme, Table, Tern
 GROUP, NF4_GROUP, BFP_GROUP, SMOOTH = 128, 64, 16, 0.5
 
 SCHEMES = (
-    "w8a8", "w8a8-static", "w8a8-smooth", "w8a16", "w4a16", "w4a16-g64", "w4a16-g32", "w4a16-asym", "w4a16-nf4", "w3a16",
-    "w2a16", "w4a8", "w4a8-fp8", "w4a8-smooth", "w4a4", "w4ax", "fp8", "fp8-row", "fp8-block", "ternary", "ternary-a8",
-    "codebook2", "codebook3", "codebook4", "bfp4", "bfp8", "mxfp4", "mxfp8", *(f"planes{n}" for n in range(1, 9)),
-    "w4a16-nf4-r16",
+    "w8a8", "w8a8-static", "w8a8-smooth", "w8a16", "w4a16", "w4a16-g64", "w4a16-g32", "w4a16-asym", "w4a16-nf4",
+    "w3a16", "w2a16", "w4a8", "w4a8-fp8", "w4a8-smooth", "w4a4", "w4ax", "fp8", "fp8-row", "fp8-block", "ternary",
+    "ternary-a8", "codebook2", "codebook3", "codebook4", "bfp4", "bfp8", "mxfp4", "mxfp8",
+    *(f"planes{n}" for n in range(1, 9)), "w4a16-nf4-r16",
 )  # fmt: skip
 
 

@@ -9,9 +9,10 @@ infinity makes it infinite.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
-
 
 TINY = torch.finfo(torch.float32).tiny
 E4M3 = torch.float8_e4m3fn
@@ -31,8 +32,8 @@ def find_scale(x: Tensor, limit: float | Tensor) -> Tensor:
     return (widen(x.abs().amax(-1, keepdim=True)) / limit).clamp(min=TINY)
 
 
-def round_int(x: Tensor, scale: Tensor, limit: float | Tensor) -> Tensor:
-    """Whole numbers from -limit to limit, still floats."""
+def round_int(x: Tensor, scale: Tensor, limit: Any) -> Tensor:
+    """Whole numbers from -limit to limit, still floats; the limit is a number, or a tensor of them."""
     return (x / scale).round().clamp(-limit, limit)
 
 
@@ -77,7 +78,7 @@ def round_to_table(x: Tensor, table: Tensor) -> Tensor:
 
 
 def find_clusters(x: Tensor, count: int, rounds: int = 25) -> Tensor:
-    """k-means of each row by itself: [rows, m] -> [rows, count], ascending. Lloyd's rounds from evenly taken quantiles."""
+    """k-means of each row by itself: [rows, m] -> [rows, count], ascending. Lloyd's rounds, from quantiles."""
     ordered = x.sort(-1).values
     middles = (torch.arange(count, device=x.device) * 2 + 1) * x.shape[1] // (2 * count)
     centres = ordered[:, middles]
@@ -90,5 +91,3 @@ def find_clusters(x: Tensor, count: int, rounds: int = 25) -> Tensor:
             break
         centres = moved
     return centres
-
-

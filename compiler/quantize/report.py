@@ -3,13 +3,13 @@
                    scheme      shape       bits   weights   outputs   arithmetic
   layers.0.up      w4a16       2752 x 1024  4.25   7.1e-02   7.0e-02   2.0e-07
 
-All three are relative, by the root of the sum of squares: `weights` and `outputs` against the layer that was not quantized,
-computed in float64; `arithmetic` is the layer as it runs against its plain reference, and is rounding of its type alone.
+All three are relative, by the root of the sum of squares: `weights` and `outputs` against the unquantized layer in
+float64; `arithmetic` is the layer as it runs against its plain reference, and is rounding of its type alone.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,7 +27,7 @@ ROWS = 64  # of random inputs, where none are given
 
 @dataclass(frozen=True, slots=True)
 class LayerError:
-    """One layer. `bits` per weight hold scales, tables and low-rank parts; errors are relative, NaN where unmeasured."""
+    """One layer. `bits` per weight count scales, tables and low-rank parts; errors are NaN where unmeasured."""
 
     name: str
     scheme: str
@@ -55,9 +55,13 @@ class ErrorReport:
         head = ("layer", "scheme", "shape", "bits", "weights", "outputs", "arithmetic")
         lines = [head, *map(_cells, self.layers)]
         widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-        texts = ["  ".join(c.ljust(w) if i < 2 else c.rjust(w) for i, (c, w) in enumerate(zip(line, widths, strict=True)))
-                 for line in lines]  # fmt: skip
+        texts = [_lay_out(line, widths) for line in lines]
         return "\n".join([*texts, f"{len(self.layers)} layers, {self.bits:.3f} bits per weight"])
+
+
+def _lay_out(cells: Sequence[str], widths: Sequence[int]) -> str:
+    padded = [c.ljust(w) if i < 2 else c.rjust(w) for i, (c, w) in enumerate(zip(cells, widths, strict=True))]
+    return "  ".join(padded)
 
 
 def _cells(layer: LayerError) -> tuple[str, ...]:
@@ -74,18 +78,21 @@ def measure(model: nn.Module, quantized: nn.Module, calibration: Any = None) -> 
 
     Raises BadInput where the second model has no quantized layers, or the first none of a name and shape.
     """
-    pairs = {name: (_find_layer(model, name, q), q) for name, q in find_quantized(quantized).items()}
-    layers = {name: layer for name, (layer, _) in pairs.items()}
-    seen = {} if calibration is None else {n: o.rows for n, o in observe(model, layers, calibration).items()}
+    found = find_quantized(quantized)
+    layers = {name: _find_layer(model, name, q) for name, q in found.items()}
+    if calibration is None:
+        rows = {name: _make_rows(layer) for name, layer in layers.items()}
+    else:
+        rows = {name: seen.rows for name, seen in observe(model, layers, calibration).items()}
     with torch.no_grad():
-        return ErrorReport(tuple(_measure(n, *pair, seen if calibration is not None else None) for n, pair in pairs.items()))
+        return ErrorReport(tuple(_measure(n, layers[n], found[n], rows.get(n)) for n in found))
 
 
 def find_quantized(model: nn.Module) -> dict[str, QuantLinear]:
     """Quantized layers by name. Raises BadInput where there are none."""
     found = {name: m for name, m in model.named_modules() if isinstance(m, QuantLinear)}
     if not found:
-        raise BadInput("the model has no quantized layers", got=type(model).__name__, hint="treadle.quantize makes them")
+        raise BadInput("the model has no quantized layers", got=type(model).__name__, hint="see treadle.quantize")
     return found
 
 
@@ -111,8 +118,7 @@ def _find_layer(model: nn.Module, name: str, quantized: QuantLinear) -> nn.Linea
                    got=layer, hint="pass the model that was quantized")  # fmt: skip
 
 
-def _measure(name: str, layer: nn.Linear, quantized: QuantLinear, seen: Mapping[str, Tensor] | None) -> LayerError:
-    x = _make_rows(layer) if seen is None else seen.get(name)
+def _measure(name: str, layer: nn.Linear, quantized: QuantLinear, x: Tensor | None) -> LayerError:
     exact = layer.weight.double()
     outputs = arithmetic = float("nan")
     if x is not None:
@@ -121,9 +127,15 @@ def _measure(name: str, layer: nn.Linear, quantized: QuantLinear, seen: Mapping[
         outputs = _relative(got.double() - bias, wanted)
         arithmetic = _relative(got.double(), compute_reference(quantized, x))
     return LayerError(
-        name, name_scheme(quantized.scheme), *exact.shape, quantized.bits_per_weight,
-        _relative(quantized.weight.double(), exact), outputs, arithmetic,
-    )  # fmt: skip
+        name=name,
+        scheme=name_scheme(quantized.scheme),
+        rows=layer.out_features,
+        columns=layer.in_features,
+        bits=quantized.bits_per_weight,
+        weights=_relative(quantized.weight.double(), exact),
+        outputs=outputs,
+        arithmetic=arithmetic,
+    )
 
 
 def _make_rows(layer: nn.Linear) -> Tensor:
@@ -134,5 +146,3 @@ def _make_rows(layer: nn.Linear) -> Tensor:
 
 def _relative(got: Tensor, wanted: Tensor) -> float:
     return float((got - wanted).norm() / wanted.norm().clamp(min=1e-300))
-
-

@@ -18,7 +18,7 @@ MX_BLOCK = 32  # elements that share a power of two; OCP Microscaling Formats, a
 FP8_BLOCK = 128  # 128 x 128 weights, 1 x 128 inputs; DeepSeek-V3, arXiv:2412.19437
 GRAINS = ("tensor", "row", "block")
 
-# Quantiles of a normal distribution, zero among them, scaled to [-1, 1]: the 4-bit NormalFloat of QLoRA, arXiv:2305.14314
+# Quantiles of a normal distribution, with zero, scaled to [-1, 1]: 4-bit NormalFloat of QLoRA, arXiv:2305.14314
 NF4 = (
     -1.0, -0.6961928009986877, -0.5250730514526367, -0.39491748809814453, -0.28444138169288635, -0.18477343022823334,
     -0.09105003625154495, 0.0, 0.07958029955625534, 0.16093020141124725, 0.24611230194568634, 0.33791524171829224,
@@ -183,7 +183,7 @@ def encode_scheme(scheme: Scheme) -> dict[str, Any]:
 def decode_scheme(data: Any) -> Scheme:
     """Raises BadInput for data that `encode_scheme` did not make."""
     try:
-        whole = {name: _decode_format(value) if isinstance(value, dict) else value for name, value in data.items()}
+        whole: dict[str, Any] = {n: _decode_format(v) if isinstance(v, dict) else v for n, v in data.items()}
         return Scheme(**whole)
     except (AttributeError, KeyError, TypeError) as error:
         raise BadInput(f"not a scheme: {error}", got=data, hint="the file was written by another treadle") from None
@@ -194,7 +194,7 @@ def _encode_format(form: Format) -> dict[str, Any]:
 
 
 def _decode_format(data: dict[str, Any]) -> Format:
-    options = {name: tuple(v) if isinstance(v, list) else v for name, v in data.items() if name != "format"}
+    options: dict[str, Any] = {n: tuple(v) if isinstance(v, list) else v for n, v in data.items() if n != "format"}
     return FORMATS[data["format"]](**options)
 
 

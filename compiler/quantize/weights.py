@@ -1,7 +1,7 @@
 """Weights as they are stored, and back: [N, K] floats -> tensors by name -> [N, K] elements and scales.
 
     codes     the elements: i8, packed u8 (see packing.py), or FP8
-    scale     f32[N] or f32[1], which leaves the sum over K; or [N, K/g] in the layer's type; FP8 blocks f32[N/128, K/128]
+    scale     f32[N] or f32[1], which leaves the sum over K; or [N, K/g] in the layer's type; f32[N/128, K/128] of FP8
     zero      u8[N, K/g], the element that stands for 0 in asymmetric formats
     exponent  u8[N, K/g], a power of two as its exponent plus 127
     table     f32[values], or the rows' own tables [N, values] in the layer's type
@@ -66,10 +66,11 @@ def _store_int(w: Tensor, form: Int, narrow: torch.dtype) -> Stored:
         scale = _keep(groups.abs().amax(-1, keepdim=True) / limit, form.group, narrow)
         q = round_int(groups, _divisor(scale), limit).view(w.shape)
         return {"codes": _pack_int(q, form), "scale": _squeeze(scale, form.group)}
-    low, high, top = groups.amin(-1, keepdim=True).clamp(max=0), groups.amax(-1, keepdim=True).clamp(min=0), 2**form.bits
-    scale = _keep((high - low) / (top - 1), 1, narrow)
-    zero = (-low / _divisor(scale)).round().clamp(0, top - 1)
-    codes = ((groups / _divisor(scale)).round() + zero).clamp(0, top - 1).view(w.shape)
+    low, high = (f(groups, -1, keepdim=True) for f in (torch.amin, torch.amax))
+    low, high, top = low.clamp(max=0), high.clamp(min=0), 2**form.bits - 1
+    scale = _keep((high - low) / top, 1, narrow)
+    zero = (-low / _divisor(scale)).round().clamp(0, top)
+    codes = ((groups / _divisor(scale)).round() + zero).clamp(0, top).view(w.shape)
     return {"codes": pack(codes.byte(), form.bits), "scale": scale[..., 0], "zero": zero[..., 0].byte()}
 
 
