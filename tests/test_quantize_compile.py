@@ -55,7 +55,7 @@ def test_weights_only(scheme: str, dtype: torch.dtype):
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("scheme", WITH_INPUTS)
 def test_rounded_inputs(scheme: str, dtype: torch.dtype):
-    """Under strict numerics, where scales are eager's to the last bit: at ties, that bit decides how inputs are rounded."""
+    """Under strict numerics, where scales are eager's to the last bit: at ties, that bit decides the rounding."""
     layer, x = make_layer(scheme, dtype), torch.randn(17, COLUMNS).to(dtype)
     check(layer, x, run(layer, x, numerics="strict"))
 
@@ -81,7 +81,9 @@ def test_shapes(scheme: str, shape: tuple[int, ...]):
 @pytest.mark.parametrize("scheme", ["w8a16", "w4a16", "w8a8"])
 def test_sizes_that_vary(scheme: str):
     layer = make_layer(scheme, torch.float32)
-    compiled = torch.compile(layer, backend="treadle", dynamic=True, options={"fallback": "error", "numerics": "strict"})
+    compiled = torch.compile(
+        layer, backend="treadle", dynamic=True, options={"fallback": "error", "numerics": "strict"}
+    )
     with torch.no_grad():
         for rows in (4, 19, 2):
             x = torch.randn(rows, COLUMNS)

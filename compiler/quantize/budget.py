@@ -9,6 +9,7 @@ rounding adds to a layer's output, relative to the output's own.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -82,37 +83,39 @@ def _energy(t: Tensor) -> float:
 
 def solve(choices: Sequence[Sequence[Choice]], budget: float, weights: int) -> list[int]:
     """Which of its choices each layer takes; `budget` is bits in all. Raises BadInput where nothing fits."""
-    least = sum(min(c.bits for c in row) for row in choices)
+    smallest = [min(range(len(row)), key=lambda k: (row[k].bits, row[k].error)) for row in choices]
+    least = _count_bits(choices, smallest)
     if least > budget:
         raise BadInput("the budget is below the smallest candidates", where=WHERE,
                        expected=f"at least {least / weights:.3f}", got=f"{budget / weights:.3f}")  # fmt: skip
-    tight = budget
-    while True:
-        places = _run_program(choices, tight)
-        bits = sum(row[p].bits for row, p in zip(choices, places, strict=True))
-        if bits <= budget:
+    room, kept_back = math.floor(budget) - least, 0
+    while kept_back < room:
+        places = _run_program(choices, room - kept_back)
+        if _count_bits(choices, places) <= budget:
             return places
-        tight = max(least, tight - (bits - budget))  # the solver allows itself a millionth more
+        kept_back = 2 * kept_back + 1  # the solver allows itself a millionth more than it is given
+    return smallest
 
 
-def _run_program(choices: Sequence[Sequence[Choice]], budget: float) -> list[int]:
+def _count_bits(choices: Sequence[Sequence[Choice]], places: Sequence[int]) -> int:
+    return sum(row[place].bits for row, place in zip(choices, places, strict=True))
+
+
+def _run_program(choices: Sequence[Sequence[Choice]], room: int) -> list[int]:
+    """The best choices whose bits are at most `room` above those of the smallest."""
     try:
         from scipy.optimize import Bounds, LinearConstraint, milp
     except ImportError:
         raise BadInput("a budget needs scipy", where=WHERE, hint="pip install 'treadle[quantize]'") from None
-    flat = [choice for row in choices for choice in row]
-    errors = torch.tensor([c.error for c in flat], dtype=torch.float64)
+    errors = torch.tensor([c.error for row in choices for c in row], dtype=torch.float64)
+    more = [(c.bits - min(d.bits for d in row)) / room for row in choices for c in row]
     owners = torch.tensor([layer for layer, row in enumerate(choices) for _ in row])
     belongs = (owners == torch.arange(len(choices))[:, None]).double()
-    scaled = errors * (1e6 / float(errors.max()))  # the solver stops at an absolute gap of a millionth
     done = milp(
-        c=scaled.numpy(),
-        integrality=[1] * len(flat),
-        bounds=Bounds(0, 1),
-        constraints=[
-            LinearConstraint(belongs.numpy(), 1, 1),
-            LinearConstraint([[c.bits / budget for c in flat]], -float("inf"), 1),
-        ],
+        c=(errors * (1e6 / float(errors.max()))).numpy(),  # the solver stops at an absolute gap of a millionth
+        integrality=[1] * len(errors),
+        bounds=Bounds(0, [float(m <= 1) for m in more]),
+        constraints=[LinearConstraint(belongs.numpy(), 1, 1), LinearConstraint([more], -math.inf, 1)],
         options={"mip_rel_gap": 0.0},
     )
     if done.x is None:
