@@ -26,7 +26,7 @@ def numpy_of(t: torch.Tensor) -> Array:
 def read_bits(packed: Array, bits: int, columns: int) -> Array:
     """Codes, one bit at a time: bit i of element j."""
     if bits in (3, 5, 6, 7):
-        return sum(read_bits(plane, 1, columns).astype(int) << i for i, plane in enumerate(packed))
+        return np.sum([read_bits(plane, 1, columns) << i for i, plane in enumerate(packed)], 0)
     codes = np.zeros((packed.shape[0], columns), int)
     for j in range(columns):
         byte, low = divmod(j * bits, 8)
@@ -54,8 +54,7 @@ def read_values(form: Any, stored: dict[str, Array], columns: int) -> Array:
     if isinstance(form, Float8) or form == Micro(8):
         return codes.astype(float)
     if isinstance(form, Planes):
-        n = form.bits
-        return sum((2.0 * read_bits(codes[i], 1, columns) - 1) * 2**i for i in range(n))
+        return np.sum([(2.0 * read_bits(codes[i], 1, columns) - 1) * 2**i for i in range(form.bits)], 0)
     if isinstance(form, Ternary):
         return read_bits(codes, 2, columns) - 1.0
     if isinstance(form, Micro):

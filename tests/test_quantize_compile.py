@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from quantize_reference import bound_error, compute64
@@ -33,7 +35,7 @@ def make_layer(scheme: str, dtype: torch.dtype, rows: int = 67) -> QuantLinear:
 
 
 def run(layer: nn.Module, x: torch.Tensor, **options: str) -> torch.Tensor:
-    whole = {"fallback": "error", **options}
+    whole: dict[str, Any] = {"fallback": "error", **options}
     compiled = torch.compile(layer, backend="treadle", fullgraph=True, dynamic=False, options=whole)
     with torch.no_grad():
         return compiled(x)

@@ -43,7 +43,7 @@ def quantized(model: nn.Module) -> list[str]:
 
 def test_a_copy_is_quantized(model: Model):
     before = deepcopy(model)
-    small = treadle.quantize(model, "w8a16")
+    small: Any = treadle.quantize(model, "w8a16")
     assert quantized(small) == ["up", "down", "again"] and quantized(model) == []
     assert all(torch.equal(a, b) for a, b in zip(before.parameters(), model.parameters(), strict=True))
     assert small.up is small.again
@@ -71,8 +71,10 @@ def test_a_layer_by_itself():
 
 
 def test_training_and_evaluation_mode_stay(model: Model):
-    assert not treadle.quantize(model.eval(), "w8a16").up.training
-    assert treadle.quantize(model.train(), "w8a8", calibration=TOKENS).up.training and model.training
+    small: Any = treadle.quantize(model.eval(), "w8a16")
+    assert not small.up.training
+    small = treadle.quantize(model.train(), "w8a8", calibration=TOKENS)
+    assert small.up.training and model.training
 
 
 @pytest.mark.parametrize(
@@ -84,7 +86,7 @@ def test_skip(model: Model, skip: Any, left: list[str]):
 
 
 def test_schemes_by_pattern(model: Model):
-    small = treadle.quantize(model, {"u*": "w4a16-g32", "lm_head": Scheme(Int(8))}, skip=())
+    small: Any = treadle.quantize(model, {"u*": "w4a16-g32", "lm_head": Scheme(Int(8))}, skip=())
     assert small.up.scheme == Scheme(Int(4, 32)) and small.lm_head.scheme == Scheme(Int(8))
     assert quantized(small) == ["up", "again", "lm_head"]
     with pytest.raises(BadInput, match=r"no layer has a name that fits.*expected mlp"):
@@ -106,7 +108,7 @@ def test_tied_layers_stay_tied(scheme: str, simulate: bool):
     first, second = nn.Linear(64, 64), nn.Linear(64, 64)
     second.weight = first.weight
     model, x = nn.Sequential(first, nn.ReLU(), second), torch.randn(32, 64)
-    small = treadle.quantize(model, scheme, calibration=x, simulate=simulate)
+    small: Any = treadle.quantize(model, scheme, calibration=x, simulate=simulate)
     a, b = small[0], small[2]
     assert a.stored().keys() == b.stored().keys() and all(a.stored()[n] is b.stored()[n] for n in a.stored())
     assert not simulate or a.fake is b.fake
@@ -116,14 +118,14 @@ def test_tied_layers_stay_tied(scheme: str, simulate: bool):
 def test_static_scales_of_tied_layers_fit_both():
     first, second = nn.Linear(64, 64), nn.Linear(64, 64)
     second.weight = first.weight
-    small = treadle.quantize(nn.Sequential(first, second), "w8a8-static", calibration=torch.randn(9, 64) * 100)
+    small: Any = treadle.quantize(nn.Sequential(first, second), "w8a8-static", calibration=torch.randn(9, 64) * 100)
     assert small[0].input_scale > 2  # the second alone would see far less
 
 
 def test_a_head_tied_to_the_embedding_is_left_alone(model: Model):
     model.lm_head.weight = model.embed.weight
     with pytest.warns(UserWarning, match="'lm_head' is left as it is: 'embed' has its weight"):
-        small = treadle.quantize(model, "w8a16", skip=())
+        small: Any = treadle.quantize(model, "w8a16", skip=())
     assert small.lm_head.weight is small.embed.weight
     with pytest.warns(UserWarning), pytest.raises(BadInput, match="every layer shares"):
         treadle.quantize(nn.ModuleDict({"embed": model.embed, "head": model.lm_head}), "w8a16")
@@ -195,7 +197,7 @@ def test_bad_calls(model: Model):
 
 @pytest.mark.parametrize("calls", [TOKENS, (TOKENS,), {"x": TOKENS}, [TOKENS], [(TOKENS,), {"x": TOKENS}]], ids=str)
 def test_calls_in_every_form(model: Model, calls: Any):
-    small = treadle.quantize(model, "w8a8-static", calibration=calls)
+    small: Any = treadle.quantize(model, "w8a8-static", calibration=calls)
     with torch.no_grad():
         loudest = model.embed(TOKENS).abs().max()
     torch.testing.assert_close(small.up.input_scale, (loudest / 127).reshape(1))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from copy import deepcopy
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -45,9 +46,9 @@ def model(seed: int) -> Model:
 @pytest.mark.parametrize("scheme", [*SCHEMES, "w4a16-asym-g32", "mxfp4-a8", "bfp8-a8"])
 def test_every_bit_comes_back(model: Model, scheme: str, dtype: torch.dtype, path: Path):
     model, x = model.to(dtype), torch.randn(5, 256).to(dtype)
-    small = treadle.quantize(model, scheme, calibration=x)
+    small: Any = treadle.quantize(model, scheme, calibration=x)
     save(small, path)
-    again = load(Model().to(dtype), path)
+    again: Any = load(Model().to(dtype), path)
     state, other = small.state_dict(), again.state_dict()
     assert state.keys() == other.keys()
     for name, t in state.items():
@@ -77,7 +78,7 @@ def test_a_shared_layer_is_one_again(path: Path):
     layer = nn.Linear(64, 64)
     save(treadle.quantize(nn.Sequential(layer, nn.ReLU(), layer), "w8a16"), path)
     other = nn.Linear(64, 64)
-    again = load(nn.Sequential(other, nn.ReLU(), other), path)
+    again: Any = load(nn.Sequential(other, nn.ReLU(), other), path)
     assert again[0] is again[2]
 
 

@@ -175,5 +175,5 @@ def test_the_integer_product_is_exact_at_its_longest():
     layer = treadle.quantize(nn.Linear(4096, 2), Scheme(Int(8), Int(8)))
     x = torch.ones(1, 4096)
     layer.codes.fill_(127)  # type: ignore[operator]
-    got = layer(x) - layer.bias  # type: ignore[operator]
+    got = layer(x) - layer.bias
     assert torch.allclose(got, 127 * 127 * 4096 * layer.scale / 127, rtol=1e-6)  # type: ignore[operator]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -22,11 +23,11 @@ def model(seed: int) -> nn.Sequential:
 
 def test_figures_are_those_of_the_definition(model: nn.Sequential):
     x = torch.randn(50, 256)
-    small = treadle.quantize(model, {"0": "w4a16-g32"})
+    small: Any = treadle.quantize(model, {"0": "w4a16-g32"})
     [row] = measure(model, small, x).layers
     layer = small[0]
     assert isinstance(layer, QuantLinear)
-    exact, rounded = model[0].weight.detach().double(), torch.from_numpy(weights64(layer))
+    exact, rounded = model.get_parameter("0.weight").detach().double(), torch.from_numpy(weights64(layer))
     assert (row.name, row.scheme, row.rows, row.columns) == ("0", "w4a16-g32", 96, 256)
     assert row.bits == 4 + 32 / 32 == layer.bits_per_weight
     assert row.weights == pytest.approx(float((rounded - exact).norm() / exact.norm()), rel=1e-4)
@@ -40,7 +41,7 @@ def test_figures_are_those_of_the_definition(model: nn.Sequential):
 def test_arithmetic_is_rounding_alone(scheme: str, dtype: torch.dtype):
     """Whatever a scheme loses, its layer computes its reference: a few roundings of random sign."""
     plain = nn.Linear(256, 64).to(dtype)
-    small = treadle.quantize(plain, scheme, calibration=torch.randn(64, 256).to(dtype))
+    small: Any = treadle.quantize(plain, scheme, calibration=torch.randn(64, 256).to(dtype))
     [row] = measure(plain, small).layers
     assert row.arithmetic < 2 * torch.finfo(dtype).eps + 1e-6
     assert row.outputs < 0.6 and row.weights < 0.6
@@ -74,7 +75,7 @@ def test_the_table(model: nn.Sequential):
 
 def test_layers_that_inputs_do_not_reach_have_no_output_error(model: nn.Sequential):
     unused = nn.ModuleDict({"used": model, "unused": nn.Linear(8, 8)})
-    unused.forward = model.forward  # type: ignore[method-assign]
+    unused.forward = model.forward
     report = measure(unused, treadle.quantize(unused, "w8a16"), torch.randn(3, 256))
     assert [math.isnan(layer.outputs) for layer in report.layers] == [False, False, True]
 
@@ -98,7 +99,7 @@ def test_smoothing_helps_where_channels_are_loud(seed: int):
 
 
 def test_models_that_differ(model: nn.Sequential):
-    small = treadle.quantize(model, "w8a16")
+    small: Any = treadle.quantize(model, "w8a16")
     with pytest.raises(BadInput, match="no quantized layers"):
         measure(model, model)
     with pytest.raises(BadInput, match=r"layer '0'.*the models differ.*\[96, 256\]"):

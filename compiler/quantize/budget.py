@@ -114,7 +114,7 @@ def _run_program(choices: Sequence[Sequence[Choice]], room: int) -> list[int]:
     done = milp(
         c=(errors * (1e6 / float(errors.max()))).numpy(),  # the solver stops at an absolute gap of a millionth
         integrality=[1] * len(errors),
-        bounds=Bounds(0, [float(m <= 1) for m in more]),
+        bounds=Bounds(0, 1),
         constraints=[LinearConstraint(belongs.numpy(), 1, 1), LinearConstraint([more], -math.inf, 1)],
         options={"mip_rel_gap": 0.0},
     )
