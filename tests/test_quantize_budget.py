@@ -43,8 +43,9 @@ def test_the_choice_is_the_best(case: int, rng: np.random.Generator):
 
 def test_a_budget_that_is_met_to_the_bit():
     """The solver's own tolerance would take a millionth more."""
-    choices = [[Choice(SCHEME, 1.0, 10**9), Choice(SCHEME, 0.0, 10**9 + 1)]]
+    choices = [[Choice(SCHEME, 1.0, 1), Choice(SCHEME, 0.0, 10**9 + 1)]]
     assert solve(choices, 10**9, 1) == [0] and solve(choices, 10**9 + 1, 1) == [1]
+    assert solve(choices, 1, 1) == [0]
 
 
 def test_a_budget_too_small_says_what_would_do():
@@ -91,6 +92,8 @@ def test_errors_are_measured_on_what_the_layers_see(model: nn.Sequential):
     with torch.no_grad():
         linears[0].weight[:, :32] = torch.randint(-7, 8, (256, 32)) / 7.0  # which four bits hold exactly
         linears[0].weight[:, 0] = 1.0
+        linears[0].weight[:, 32:] = 0.49  # which they hold badly, beside
+        linears[0].weight[:, 32::32] = 7.0
     small: Any = treadle.quantize(model, budget_bits=7.5, calibration=silent, candidates=candidates)
     assert [name_scheme(small[i].scheme) for i in (0, 2, 4)] == ["w4a16-g32", "w8a16", "w8a16"]
 
