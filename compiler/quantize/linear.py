@@ -111,7 +111,7 @@ class QuantLinear(nn.Module):
 
     @property
     def weight(self) -> Tensor:
-        """[N, K] floats that act on x itself: what `torch.nn.Linear.weight` was, rounded."""
+        """[N, K] floats that act on x itself: what `nn.Linear.weight` was, rounded; of the bias's type, or f32."""
         w = self.dequantize(torch.float32)
         if self.order is not None:
             w = w.index_select(1, self.order.argsort())
@@ -155,7 +155,7 @@ class RowLinear(QuantLinear):
 
     def product(self, x: Tensor) -> Tensor:
         if not x.numel():  # a scale of the whole tensor needs an element
-            return linear(x, self.dequantize(x.dtype), self.bias)
+            return x.new_zeros(*x.shape[:-1], self.out_features)
         q, scale = self.round(x)
         if is_per_row(self.scheme.weight):
             dtype = find_product_type(x.dtype)
