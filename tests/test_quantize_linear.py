@@ -11,7 +11,8 @@ import treadle
 from treadle.compiler.quantize import NF4, SCHEMES, Int, QuantLinear, Scheme, Table, compute_reference, parse_scheme
 from treadle.compiler.quantize.schemes import group_of
 
-MORE = ("w8a16-g32", "w8a16-asym", "w3a16-asym-g32", "w4a8-g32", "w4a8-fp8-g32", "w4a8-fp8-smooth", "w8a8-static-smooth",
+MORE = ("w8a16-g32", "w8a16-asym", "w3a16-asym-g32", "w4a8-g32", "w4a8-fp8-g32", "w4a8-fp8-smooth",
+        "w8a8-static-smooth",
         "w4ax-g32", "fp8-a16", "fp8-block-a16", "nf4-g32", "bfp8-a8", "mxfp4-a8", "mxfp8-a8", "planes3-g32", "w2a16-r3",
         "w5a16-g32", "w7a16-g32")  # fmt: skip
 ALL = (*SCHEMES, *MORE)
