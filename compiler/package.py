@@ -145,7 +145,7 @@ def _fill(folder: Path, name: str, program: ExportedProgram, targets: Sequence[s
     held = find_constants([(m, one.plan) for m, (one, _) in zip(modules, planned, strict=True)])
     constants = {name: f"constant:{name}" for name in held}
     tensors = {stored[n]: state[n] for n in state} | {constants[n]: t for n, t in held.items()}
-    save_file(_make_savable(tensors), folder / WEIGHTS, metadata={"format": "pt"})
+    save_file(make_savable(tensors), folder / WEIGHTS, metadata={"format": "pt"})
     files = sorted(p for p in folder.rglob("*") if p.is_file())
     write_manifest(
         Manifest(
@@ -224,7 +224,7 @@ def check_overlaps(state: Mapping[str, torch.Tensor], stored: Mapping[str, str],
                 raise BadInput(f"the model writes {name}, which shares memory with {other}", where=WHERE, hint=hint)
 
 
-def _make_savable(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+def make_savable(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """Contiguous tensors on memory of their own, as the file format wants them."""
     seen: set[int] = set()
     savable: dict[str, torch.Tensor] = {}

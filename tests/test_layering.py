@@ -28,6 +28,7 @@ HEAVY = {
     "plotly",
     "ray",
     "rich",
+    "scipy",
     "sqlalchemy",
     "torch",
     "transformers",

@@ -70,7 +70,7 @@ def defines(module: str, name: str) -> bool:
 
 
 def test_an_unknown_public_name_is_an_attribute_error_that_lists_what_exists():
-    with pytest.raises(AttributeError, match="compile, explain, load, package, settings"):
+    with pytest.raises(AttributeError, match="compile, explain, load, package, quantize, settings"):
         _ = treadle.tunne  # pyright: ignore[reportAttributeAccessIssue]
 
 
