@@ -37,7 +37,7 @@ class Model(nn.Module):
             x = layer(x)
         return torch.topk(x, 3).values
 
-def build(dtype=torch.float32, width=48, layers=3):
+def build(dtype=torch.float64, width=48, layers=3):
     torch.manual_seed(0)
     print("the user's own words")
     return Model(width, layers).to(dtype), (torch.randn(300, width, dtype=dtype),)
@@ -59,7 +59,8 @@ class Counting(nn.Module):
         return self.linear(y + total), z * total
 
 def counting():
-    return Counting(), (torch.randn(64, 4096), torch.randn(64, 64), torch.randn(64, 32))
+    sizes = (64, 4096), (64, 64), (64, 32)
+    return Counting().double(), tuple(torch.randn(size, dtype=torch.float64) for size in sizes)
 
 def raising():
     def broken(x):
@@ -80,7 +81,7 @@ def test_every_kernel_and_call_is_told(file: Path, capsys: pytest.CaptureFixture
     lines = printed.splitlines()
     assert max(map(len, lines)) <= 120
     heading = " ".join(" ".join(lines[:4]).split())  # it wraps where the path is long
-    assert "Model, 7344 parameters in f32; f32[300, 48]" in heading
+    assert "Model, 7344 parameters in f64; f64[300, 48]" in heading
     assert "graph inference" in printed and "kept between calls" in printed
     numbers = [line.split()[1] for line in lines if line.startswith("kernel ")]
     assert numbers == [str(number) for number in range(1, len(numbers) + 1)] and numbers

@@ -132,7 +132,7 @@ def test_equal_graphs_and_kernels_are_compiled_once(empty_cache: Path, monkeypat
     assert counts()["store_hit"] == 1
     torch._dynamo.reset()
 
-    other_model = torch.compile(lambda x, w: (*model(x, w), x @ x.t()), backend="treadle")
+    other_model = torch.compile(lambda x, w: (*model(x, w), torch.sort(x)[0]), backend="treadle")
     other_model(x, w)
     assert total_stats().started == before  # another graph of the same kernels
     assert counts()["graphs"] == 3 and counts()["store_hit"] == 1

@@ -65,9 +65,9 @@ def test_caches_are_those_the_c_library_knows(fresh_facts: None, monkeypatch: py
     asked = list_caches()
     if not listed or not asked:
         pytest.skip("this machine does not show its caches")
-    assert [(item.level, item.size, item.line) for item in listed] == [
-        (item.level, item.size, item.line) for item in asked
-    ]
+    assert [(item.level, item.line) for item in listed] == [(item.level, item.line) for item in asked]
+    own = [(a.size, b.size) for a, b in zip(listed, asked, strict=True) if a.level < 3]
+    assert own and all(a == b for a, b in own)  # of a shared cache, virtual machines tell one or the other a part
 
 
 def test_a_cache_folder_is_read(fresh_facts: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
