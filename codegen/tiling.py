@@ -15,13 +15,11 @@ from ..ir.loops import Equation, Kernel, Store, statement_expressions
 from ..ir.scalar import op
 from ..ir.tiles import Loop, Program, Put, Scratch, Statement
 from ..ir.types import Dim, DType, plus, product
+from .products import PanelBuilder, ProductBuilder, find_products, fits_panels
 from .tiling_keep import KEPT_BYTES, WORTH_KEEPING, may_move, recompute
 from .tiling_nest import NestBuilder, map_statement, quotient
 from .tiling_plan import Block, Nest, Part, estimate, expression_cost, make_plan
 from .tiling_prepare import prepare
-from .tiling_product import find_products
-from .tiling_product_panel import PanelBuilder, fits_panels
-from .tiling_product_tiles import ProductBuilder
 from .tiling_stage import CACHE_LINE, StageLoops, Staging, choose_shape, find_staging, stage_scratch
 
 STREAMED_BYTES = 1 << 16  # smaller outputs stay in the caches

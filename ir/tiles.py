@@ -128,7 +128,8 @@ class Stage:
     the axes.
 
     The load runs along `rows` in memory, so tiles of it are read along `rows` and written transposed. Points beyond the
-    axes' ends are not read. Each point is `count` neighbouring elements: element k of it goes to `at + (i, count*j + k)`.
+    axes' ends are not read. Each point is `count` neighbouring elements; element k of it goes to
+    `at + (i, count*j + k)`.
     """
 
     target: str

@@ -8,12 +8,12 @@ from cpp_texts import inputs_of
 from law_runs import read
 from tiled import assert_computes, make_blocks_small, tile
 
-from treadle.codegen import tiling_product_tiles
 from treadle.codegen.cpp.emit import default_schedule, emit_kernel
 from treadle.codegen.cpp.isa import ISAS
+from treadle.codegen.products import find_products
+from treadle.codegen.products import tiles as product_tiles
+from treadle.codegen.products.tiles import choose_tile
 from treadle.codegen.tiling_prepare import prepare
-from treadle.codegen.tiling_product import find_products
-from treadle.codegen.tiling_product_tiles import choose_tile
 from treadle.ir.expr import loads_in
 from treadle.ir.interp import run_kernel
 from treadle.ir.loops import Kernel
@@ -74,8 +74,8 @@ kernel channels(x: {d}[{m}, {k}], w: i8[{n}, {k}], s: f32[{n}], t: f32[{m}]) -> 
   y[m, n] <- a[m, n]
 """
 PRODUCTS = {
-    "channels": CHANNELS, "packed": PACKED, "linear": LINEAR, "gated": GATED, "normed": NORMED, "heads": HEADS, "scaled": SCALED,
-    "whole": WHOLE,
+    "channels": CHANNELS, "packed": PACKED, "linear": LINEAR, "gated": GATED, "normed": NORMED,
+    "heads": HEADS, "scaled": SCALED, "whole": WHOLE,
 }  # fmt: skip
 SIZES = ((1, 1, 1), (1, 8, 40), (2, 70, 33), (3, 129, 64), (4, 5, 17), (7, 67, 100), (11, 130, 16), (16, 64, 129))
 
@@ -104,9 +104,9 @@ def test_empty_sums():
 @pytest.mark.parametrize("isa", list(ISAS))
 @pytest.mark.parametrize("name", list(PRODUCTS))
 def test_programs_of_small_blocks(isa: str, name: str, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(tiling_product_tiles, "BLOCK", 8)
-    monkeypatch.setattr(tiling_product_tiles, "DEEP", 8)
-    monkeypatch.setattr(tiling_product_tiles, "MANY", 6)
+    monkeypatch.setattr(product_tiles, "BLOCK", 8)
+    monkeypatch.setattr(product_tiles, "DEEP", 8)
+    monkeypatch.setattr(product_tiles, "MANY", 6)
     make_blocks_small(monkeypatch)
     for size in ((14, 19, 9), (1, 9, 7)) if isa == "avx512" else ((7, 11, 10),):
         kernel = kernel_of(PRODUCTS[name], "f32", *size)

@@ -1,4 +1,4 @@
-"""Sums of products of many rows: the lanes are rows, and each element of the other operand is read once for all of them.
+"""Sums of products of many rows: the lanes are rows, which share each element of the other operand that is read.
 
     y[t, n] = sum(c) x[t, c] * w[n, c]      with t:256, n:128, tiles of 32 rows and 8 columns
 ->
@@ -20,14 +20,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ..ir.expr import Expr, Load, Rewriter, const, loads_in
-from ..ir.index import Axis, Index, axis_coefficient, of_atom
-from ..ir.scalar import cast, op
-from ..ir.tiles import Fetch, Fold, Loop, Put, Scratch, Stage, State, Statement, Update
-from ..ir.types import F32, I32
-from .tiling_product import Products, Sum, delay_scales, extent_of
-from .tiling_product_narrow import Operand, stored_part
-from .tiling_product_tiles import ProductBuilder, RowTile, add_up, split_sides
+from ...ir.expr import Expr, Load, Rewriter, const, loads_in
+from ...ir.index import Axis, Index, axis_coefficient, of_atom
+from ...ir.scalar import cast, op
+from ...ir.tiles import Fetch, Fold, Loop, Put, Scratch, Stage, State, Statement, Update
+from ...ir.types import F32, I32
+from .blocks import RowTile
+from .find import Products, Sum, delay_scales, extent_of
+from .narrow import Operand, stored_part
+from .packs import add_up, split_sides
+from .tiles import ProductBuilder
 
 MANY_ROWS = 128  # of a block
 COLUMNS = 512  # of a block: so many share one rearrangement of the rows
@@ -56,7 +58,7 @@ def fits_panels(found: Products, lanes: int) -> bool:
             sides = split_sides(found, term)
             if len(sides) != 2 or any((rows in e.axes) == (columns in e.axes) for e in sides):
                 return False
-            if rows in sides[0].axes and rows in sides[1].axes or any(found.lanes not in e.axes for e in sides):
+            if (rows in sides[0].axes and rows in sides[1].axes) or any(found.lanes not in e.axes for e in sides):
                 return False
     return True
 
@@ -114,7 +116,7 @@ class PanelBuilder(ProductBuilder):
         if len(loads) < len(side):
             return False
         if self.found.columns in side[0].axes:
-            return len(side) > 1 and super()._is_plain(side) or len(side) == 1 and isinstance(side[0], Load)
+            return (len(side) > 1 and super()._is_plain(side)) or (len(side) == 1 and isinstance(side[0], Load))
         return axis_coefficient(loads[0].index[-1], self.found.lanes) == len(side) and (
             len(side) == 1 or super()._is_plain(side)
         )
@@ -131,7 +133,7 @@ class PanelBuilder(ProductBuilder):
 
     def _oriented(self, group: Sequence[Expr]) -> tuple[Operand, Operand]:
         """The sides of a group: that of the rows, that of the columns."""
-        a, b = self._sides(group)
+        a, b = self.sides(group)
         return (b, a) if self.found.columns in a[0].axes else (a, b)
 
     def _pack_rows(self) -> list[Statement]:
@@ -232,7 +234,7 @@ class PanelBuilder(ProductBuilder):
                         for group in s.groups:
                             rows, columns = self._oriented(group)
                             a = self._from_panel(rows, names[rows], k, tile, u)
-                            b = self._side(columns, {self.found.columns: column + j}, j)
+                            b = self.side(columns, {self.found.columns: column + j}, j)
                             value = op("add", value, add_up([op("mul", x, y) for x, y in zip(a, b, strict=True)]))
                         updates.append(Update((name,), (step(value),)))
                         if i == 0:
@@ -270,8 +272,10 @@ class PanelBuilder(ProductBuilder):
         """Asks for what the operands of the next columns are computed of, line by line."""
         f = self.found
         sides = [side[0] for side, p in self.packed.items() if p.columns]
+        buffers = f.kernel.buffers
+        loads = [e for e in loads_in(*sides) if {f.columns, f.lanes} <= e.axes and e.name in buffers]
         done: list[Statement] = []
-        for k, e in enumerate(e for e in loads_in(*sides) if {f.columns, f.lanes} <= e.axes and e.name in f.kernel.buffers):
+        for k, e in enumerate(loads):
             step = axis_coefficient(e.index[0], f.lanes)
             if not isinstance(step, int) or step < 1 or e.guard is not None:
                 continue
@@ -280,10 +284,9 @@ class PanelBuilder(ProductBuilder):
             if self._block_points(f.lanes) % points:
                 continue
             lines = Axis(f"{f.lanes.name}_f{k}", -(-extent_of(f.lanes) // points))
-            asks = [
-                Fetch(e.name, Rewriter({f.columns: column + (width + j), f.lanes: of_atom(lines) * points})(e).index[0])
-                for j in range(width)
-            ]
+            at = {f.lanes: of_atom(lines) * points}
+            places = [Rewriter({f.columns: column + (width + j), **at}).index(e.index[0]) for j in range(width)]
+            asks = [Fetch(e.name, place) for place in places]
             first, last = (None if i is None else i // points for i in (begin, end))
             done += self._over_outer([Loop("serial", lines, tuple(asks), 1, first, last)])
         return done
@@ -302,8 +305,8 @@ class PanelBuilder(ProductBuilder):
             if side in self.packed or not isinstance(e, Load):
                 continue
             for j in range(width):
-                (index,) = Rewriter({f.columns: column + (width + j), f.lanes: lines})(e).index
-                done.append(Fetch(e.name, index))
+                place = Rewriter({f.columns: column + (width + j), f.lanes: lines})
+                done.append(Fetch(e.name, place.index(e.index[0])))
         return done
 
     def _chains(self) -> list[Rewriter]:
@@ -328,11 +331,11 @@ class PanelBuilder(ProductBuilder):
                 states.append(State(name, s.dtype, const(0, s.dtype), self.found.lanes, self.pack))
                 value: Expr = Load(name, (), s.dtype)
                 for group in s.groups:
-                    side = self._side(self._oriented(group)[1], at, j)
+                    side = self.side(self._oriented(group)[1], at, j)
                     value = op("add", value, add_up([op("mul", const(s.shift, s.dtype), e) for e in side]))
                 updates.append(Update((name,), (value,)))
                 after += [Fold((name,), "sum"), Put(array, (column + j - first,), Load(name, (), s.dtype))]
-            done += [*states, self._over_sum(updates), *after]
+            done += [*states, self.over_sum(updates), *after]
         return done
 
     def _from_panel(self, side: Operand, name: str, k: int, tile: RowTile, u: int) -> list[Expr]:
@@ -350,11 +353,11 @@ class PanelBuilder(ProductBuilder):
                 found.append(Rewriter(load=lambda _, held=held: held)(e))
         return found
 
-    def _side(self, side: Operand, at: dict[Axis, Index], j: int) -> list[Expr]:
+    def side(self, side: Operand, at: dict[Axis, Index], j: int) -> list[Expr]:
         packed = self.packed.get(side)
         if packed is not None and len(side) == 1:
             return [self._read_packed(packed, at, j)]
-        return super()._side(side, at, j)
+        return super().side(side, at, j)
 
     # --- results -------------------------------------------------------------------------------------------------
 
@@ -412,4 +415,3 @@ class PanelBuilder(ProductBuilder):
         f = self.found
         assert f.rows is not None
         return of_atom(f.rows) - self.rows.first, of_atom(f.columns) - first
-

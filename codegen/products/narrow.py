@@ -12,12 +12,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
-from ..ir.expr import Expr, Op, Rewriter, const, product_factors
-from ..ir.index import Axis, of_atom
-from ..ir.scalar import cast, op
-from ..ir.types import BF16, F32, I8, I32, U8, DType
-from .ranges import value_range
-from .tiling_product import Products, Sum, extent_of
+from ...ir.expr import Expr, Op, Rewriter, const, product_factors
+from ...ir.index import Axis, of_atom
+from ...ir.scalar import cast, op
+from ...ir.types import BF16, F32, I8, I32, U8, DType
+from ..ranges import value_range
+from .find import Products, Sum, extent_of
 
 Operand = tuple[Expr, ...]
 """One side of the products of a group."""
@@ -54,7 +54,8 @@ def take_together(found: Products, pairs: bool, quads: bool, shared: bool) -> Na
         return Narrow(found)
     if all(len(s.groups) % count == 0 for s in known):
         return Narrow(replace(found, sums=tuple(_by_terms(s, count) for s in known)), count)
-    plain = all(is_stored_narrow(f) for s in known for (t,) in s.groups for f in operands_of(t) if found.columns in f.axes)
+    operands = [f for s in known for (t,) in s.groups for f in operands_of(t)]
+    plain = all(is_stored_narrow(f) for f in operands if found.columns in f.axes)
     if extent_of(found.lanes) % count or not (plain or shared):
         return Narrow(found)
     lanes = Axis(f"{found.lanes.name}_{count}", extent_of(found.lanes) // count)
@@ -89,7 +90,9 @@ def stored_part(e: Expr) -> Expr:
 
 def is_stored_narrow(e: Expr) -> bool:
     """True for a conversion of what a narrow buffer holds."""
-    return isinstance(e, Op) and e.name == "cast" and e.args[0].dtype in (BF16, I8, U8) and not isinstance(e.args[0], Op)
+    return (
+        isinstance(e, Op) and e.name == "cast" and e.args[0].dtype in (BF16, I8, U8) and not isinstance(e.args[0], Op)
+    )
 
 
 def _by_terms(s: Sum, count: int) -> Sum:

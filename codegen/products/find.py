@@ -4,7 +4,7 @@
     y[t, n] = sum(g, c) x[t, g, c] * (q[n, g, c] - 8) * s[n, g]
             = sum(g) s[n, g] * (sum(c) x[t, g, c] * (q[n, g, c] - 8))        the scales leave the inner sum
 
-`tiling_product_narrow` finds products that one instruction adds, `tiling_product_tiles` makes the loops.
+`narrow` finds products that one instruction adds; `tiles` and `panel` make the loops.
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
-from ..ir.expr import Expr, Op, loads_in, product_factors
-from ..ir.index import Axis, axis_coefficient
-from ..ir.loops import Equation, Kernel, Store, statement_expressions
-from ..ir.scalar import op
-from ..ir.types import DType
-from .tiling_keep import recompute
+from ...ir.expr import Expr, Op, loads_in, product_factors
+from ...ir.index import Axis, axis_coefficient
+from ...ir.loops import Equation, Kernel, Store, statement_expressions
+from ...ir.scalar import op
+from ...ir.types import DType
+from ..tiling_keep import recompute
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,13 @@
+"""Kernels that are sums of products as register tiles.
+
+find    which kernels they are, and what their axes are to the tiles
+narrow  products that one instruction adds up in groups
+blocks, packs, body, tiles   tiles whose lanes run along the sum
+panel   tiles whose lanes are rows
+"""
+
+from .find import Products, find_products
+from .panel import PanelBuilder, fits_panels
+from .tiles import ProductBuilder
+
+__all__ = ["PanelBuilder", "ProductBuilder", "Products", "find_products", "fits_panels"]

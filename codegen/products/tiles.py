@@ -1,0 +1,241 @@
+"""Sums of products as register tiles: several results at once share what they load.
+
+    y[t, n] = sum(c) x[t, c] * w[n, c]      with t:2, n:4096, lanes along c
+->
+grid n by 64:
+  serial n by 2:
+    state y_0_0 .. y_1_1
+    lanes c: let x_0 = x[0, c]; let x_1 = ..; let w_0 = w[n, c]; let w_1 = ..
+             y_0_0 := y_0_0 + x_0 * w_0; ..; y_1_1 := y_1_1 + x_1 * w_1
+    fold each; y_all[t, n - n0] <- y_t_n
+  serial t: lanes n: y[t, n] <- ..                 (what is computed of the sums: a row of lanes at once)
+
+The axis of the larger operand is the outer one, so that each of its elements is read from memory once. Operands that
+several tiles use and that are more than a load (a conversion, unpacked bits, elements apart) are computed once, into
+scratch rows of the nearest caches; long sums then go block by block, so that those rows stay there.
+"""
+
+from __future__ import annotations
+
+import math
+
+from ...ir.expr import Expr, Load, Rewriter, const
+from ...ir.index import Axis, Index, of_atom
+from ...ir.loops import Store
+from ...ir.scalar import op
+from ...ir.tiles import Loop, Put, Scratch, Statement
+from .blocks import Rows, RowTile
+from .body import TileBody
+from .find import Products, Sum, delay_scales, extent_of, has_products
+from .narrow import take_together
+from .packs import OperandPacks
+
+BLOCK = 64  # results along the outer axis that wait in the nearest cache for what is computed of them
+DEEP = 1024  # points of a block of long sums
+MANY = 128  # rows of a block: with so many points each, their operands stay in the second-level cache
+REGISTERS = {16: 30, 8: 14, 4: 14, 2: 14}  # values of a tile that stay in registers, by the lanes of a pack
+AT_HAND = 2  # operands of a column, which are used up before those of the next one are loaded
+MOST_ROWS = 5  # of a tile: more leave no room for columns
+
+
+def choose_tile(rows: int, sums: int, lanes: int) -> tuple[int, int]:
+    """Rows and columns of a register tile of `sums` results each: as many as registers hold with their operands."""
+    room = REGISTERS.get(lanes, 14)
+    height = -(-rows // -(-rows // (MOST_ROWS if room > 16 else 4)))
+    for width in (8, 4, 2):
+        if sums * height * width + height + AT_HAND <= room:
+            return height, width
+    return (height, 1) if sums * height + height + AT_HAND <= room else (1, 1)
+
+
+class ProductBuilder(OperandPacks):
+    """Builds the statements of a kernel of sums of products, for packs of `lanes`."""
+
+    many = MANY
+    block = BLOCK
+    fetches = False  # asks for what is read next by itself
+
+    def __init__(self, found: Products, lanes: int, pairs: bool = False, quads: bool = False) -> None:
+        self.pack = lanes
+        self.scratch: dict[str, Scratch] = {}
+        self.part = ""
+        count = 1 if found.rows is None else extent_of(found.rows)
+        size = -(-count // -(-count // self.many))
+        self.height, self.width, self.is_shared = 1, 1, True
+        found = self._choose_tile(found, size)
+        self.narrow = take_together(found, pairs, quads, self.is_shared)
+        self.found = self.narrow.found
+        self.row_parts = self._row_parts(count, -(-size // self.height) * self.height)
+        self.rows = self.row_parts[0]
+        self.packed = self._find_packed()
+        self.deep = self._find_blocks()
+
+    def _choose_tile(self, found: Products, size: int) -> Products:
+        """Sets the size of a tile for blocks of `size` rows, and whether several share the operands of a column."""
+        states = sum(has_products(s.equation) for s in found.sums)
+        self.height, self.width = choose_tile(size, states, self.pack)
+        self.is_shared = size > self.height or bool(found.inner)
+        if self.is_shared and found.summed:
+            return found  # scales join operands that are computed once for several tiles
+        found = delay_scales(found)
+        if found.summed:
+            states += sum(s.scale is not None for s in found.sums)
+            self.width = choose_tile(size, states, self.pack)[1]
+        return found
+
+    def build(self) -> list[Statement]:
+        """Whole blocks of columns, the rest of whole tiles, and the columns that are left."""
+        count = extent_of(self.found.columns)
+        blocks = count // self.block * self.block
+        tiles = count // self.width * self.width
+        done: list[Statement] = []
+        for begin, end, width in ((0, blocks, self.width), (blocks, tiles, self.width), (tiles, count, 1)):
+            for rows in self.row_parts if begin < end else ():
+                self.rows = rows
+                self.part = f"_part{len(done)}" if done else ""
+                done += self._part(begin, end, width)
+        return done
+
+    # --- choices -------------------------------------------------------------------------------------------------
+
+    def _row_parts(self, count: int, size: int) -> list[Rows]:
+        """Whole blocks of rows, and the rows that are left."""
+        axis = self.found.rows
+        name = "row" if axis is None else axis.name
+        found: list[Rows] = []
+        for begin, end in ((0, count // size * size), (count // size * size, count)):
+            if begin < end:
+                length = min(size, end - begin)
+                blocks = Axis(f"{name}_b", (end - begin) // length)
+                found.append(Rows(axis, blocks, begin, length, self._row_tiles(name, length)))
+        return found
+
+    def _row_tiles(self, name: str, count: int) -> tuple[RowTile, ...]:
+        whole, left = divmod(count, self.height)
+        found = [RowTile(Axis(f"{name}_t", whole) if whole > 1 else None, 0, self.height)] if whole else []
+        return (*found, *([RowTile(None, whole * self.height, left)] if left else []))
+
+    def _find_blocks(self) -> tuple[Axis, Axis, int] | None:
+        """(the axis that is summed in blocks, the axis of those, points of a block) of long sums that tiles share."""
+        f = self.found
+        depth = math.prod(extent_of(a) for a in (*f.summed, f.lanes))
+        axes = max((frozenset(s.axes) for s in f.sums), key=len)
+        if not self.is_shared or depth < 2 * DEEP or any(frozenset(s.axes) != axes for s in f.sums):
+            return None  # what lacks an axis is computed by several tiles: its parts would be added several times
+        axis = f.summed[0] if f.summed else f.lanes
+        size = max(1, DEEP * extent_of(axis) // depth)
+        size = size if f.summed else -(-size // self.pack) * self.pack
+        return axis, Axis(f"{axis.name}_b", -(-extent_of(axis) // size)), size
+
+    # --- loops ---------------------------------------------------------------------------------------------------
+
+    def _part(self, begin: int, end: int, width: int) -> list[Statement]:
+        """The columns from `begin` to `end`, which are whole blocks or less than one, in tiles of `width`."""
+        f = self.found
+        columns, size = f.columns, min(self.block, end - begin)
+        blocks = Axis(f"{columns.name}_b", (end - begin) // size)
+        tiles = Axis(f"{columns.name}_t", extent_of(columns) // width)
+        first = of_atom(blocks) * size + begin
+        start, column = first // width, of_atom(tiles) * width
+        body = self._fetch_packed(column, width)
+        body += self._pack(
+            [(e, p, {columns: column + j}, j) for e, p in self.packed.items() if p.columns for j in range(width)]
+        )
+        body += self._before_tiles(column, width, first)
+        for tile in self.rows.tiles:
+            made = self._tile(tile, column, width, first)
+            made = made if tile.axis is None else [Loop("serial", tile.axis, tuple(made))]
+            body += self._around(made, f.inner)
+        tiled = Loop("serial", tiles, tuple(body), 1, start, start + size // width)
+        sums: list[Statement] = [*self._pack_rows(), tiled]
+        if self.deep is not None:
+            sums = [Loop("serial", self.deep[1], tuple(sums))]
+        if self._adds:
+            sums = [*self._clear(first, size), *sums]
+        sums += self._after_sums(first, size)
+        loops: list[Statement] = [*sums, *(s for store in f.stores for s in self._store(store, first, size))]
+        several = [self.rows.blocks] if self.rows.blocks.extent != 1 else []
+        for axis in (*several, blocks, *reversed(f.outer)):
+            loops = [Loop("grid", axis, tuple(loops))]
+        return loops
+
+    @property
+    def _adds(self) -> bool:
+        """True where sums are added to what is in their arrays already."""
+        return self.deep is not None
+
+    def _fetch_packed(self, column: Index, width: int) -> list[Statement]:
+        """Asks for what the operands of the next columns are computed of."""
+        return []
+
+    def _before_tiles(self, column: Index, width: int, first: Index) -> list[Statement]:
+        """What the tiles of some columns have in common."""
+        return []
+
+    def _after_sums(self, first: Index, size: int) -> list[Statement]:
+        """What is done with the sums of a block before anything is computed of them."""
+        return []
+
+    # --- a tile --------------------------------------------------------------------------------------------------
+
+    def _tile(self, tile: RowTile, column: Index, width: int, first: Index) -> list[Statement]:
+        """The sums of one tile, left in their scratch arrays or added to what is there."""
+        made = TileBody(self)
+        for s in self.found.sums:
+            for j in range(width if self.found.columns in s.axes else 1):
+                made.add_shift(s, f"{s.name}_shift_{tile.low}_{j}", {self.found.columns: column + j}, j)
+                for i in range(tile.height if self.found.rows in s.axes else 1):
+                    at = {self.found.columns: column + j}
+                    if self.found.rows is not None:
+                        at[self.found.rows] = self.rows.first + tile.row(i)
+                    value = made.add(s, f"{s.name}_{tile.low + i}_{j}", at, j)
+                    made.after.append(self._keep(s, value, at, first))
+        return made.statements()
+
+    def _keep(self, s: Sum, value: Expr, at: dict[Axis, Index], first: Index) -> Put:
+        name = self._array(s)
+        index = self._result(s, at, first)
+        if self._adds:
+            value = op("add", Load(name, index, value.dtype), value)
+        return Put(name, index, value)
+
+    def _array(self, s: Sum) -> str:
+        """The scratch array of a sum's results: each part has its own, so that its workers need not share it."""
+        name = f"{s.name}_all{self.part}"
+        if name not in self.scratch:
+            self.scratch[name] = Scratch(name, s.dtype, tuple(self._size(a) for a in s.axes))
+        return name
+
+    def _result(self, s: Sum, at: dict[Axis, Index], first: Index) -> tuple[Index, ...]:
+        """Where a result stands in the sum's array."""
+        return tuple(self._place(a, at.get(a, of_atom(a)), first) for a in s.axes)
+
+    def _place(self, a: Axis, at: Index, first: Index) -> Index:
+        """Where a point of an axis stands in the scratch arrays."""
+        if a in self.found.outer:
+            return Index(())
+        return at - first if a is self.found.columns else self._local(a, at)
+
+    def _clear(self, first: Index, size: int) -> list[Statement]:
+        """Sets the sums to 0 before their blocks are added."""
+        f = self.found
+        puts = [Put(self._array(s), self._result(s, {}, first), const(0, s.dtype)) for s in f.sums]
+        loop: Statement = Loop("lanes", f.columns, tuple(puts), self.pack, first, first + size)
+        return self._around([loop], self._small_axes)
+
+    # --- what is computed of the sums ----------------------------------------------------------------------------
+
+    def _store(self, s: Store, first: Index, size: int) -> list[Statement]:
+        f = self.found
+        sums = {own.name: own for own in f.sums}
+
+        def read(e: Load) -> Expr:
+            own = sums.get(e.name)
+            if own is None:
+                return e
+            return Load(self._array(own), self._result(own, {}, first), e.dtype)
+
+        rewrite = Rewriter(load=read)
+        put = Put(s.buffer, tuple(rewrite.index(i) for i in s.index), rewrite(s.value))
+        loop: Statement = Loop("lanes", f.columns, (put,), self.pack, first, first + size)
+        return self._around([loop], self._small_axes)
