@@ -16,12 +16,15 @@ import re
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 ALIGNMENT = 16  # bytes of pointers, and a divisor of sizes, that change what is generated
 ERROR_CHARACTERS = 4000
+MORE_REGISTERS = (8, 16, 32)  # of a thread, that are tried where values are left without one
+MOST_REGISTERS = 255
 
 
 def main() -> None:
@@ -53,17 +56,39 @@ def compile_request(request: dict[str, Any], modules: dict[str, ModuleType]) -> 
     source = ASTSource(function, signature, {}, aligned)
     options = {"num_warps": request["warps"], "num_stages": request["stages"], "enable_fp_fusion": request["fuse"]}
     target = GPUTarget(request["backend"], request["arch"], request["warp"])
-    kernel = triton.compile(source, target=target, options=options)
-    binary = kernel.asm["cubin" if request["backend"] == "cuda" else "hsaco"]
+    if request["backend"] == "cuda":
+        kernel, used = without_stack(lambda **more: triton.compile(source, target=target, options=options | more))
+        binary, text = kernel.asm["cubin"], kernel.asm["ptx"]
+    else:
+        kernel = triton.compile(source, target=target, options=options)
+        binary, text, used = kernel.asm["hsaco"], "", amd_resources(kernel.asm["amdgcn"])
     Path(request["output"]).write_bytes(binary)
-    used = cuda_resources(binary) if request["backend"] == "cuda" else amd_resources(kernel.asm["amdgcn"])
-    text = kernel.asm["ptx"] if request["backend"] == "cuda" else ""
     return {
         "shared": kernel.metadata.shared,
         "name": kernel.metadata.name,
         "parameters": count_parameters(text),
         **used,
     }
+
+
+def without_stack(compile_it: Callable[..., Any]) -> tuple[Any, dict[str, int]]:
+    """What `compile_it` makes and what it takes; again with more registers where a few values did not find one.
+
+    ptxas aims at a number of blocks that run at once, and keeps to the registers that this leaves a thread even where
+    that puts 8 bytes on its stack. A limit of our own (`maxnreg`) ends that. Where registers are truly short, the first
+    is kept.
+    """
+    kernel = compile_it()
+    used = cuda_resources(kernel.asm["cubin"])
+    for more in MORE_REGISTERS if used["stack"] else ():
+        limit = used["registers"] + more
+        if limit > MOST_REGISTERS:
+            break
+        other = compile_it(maxnreg=limit)
+        found = cuda_resources(other.asm["cubin"])
+        if not found["stack"]:
+            return other, found
+    return kernel, used
 
 
 def count_parameters(ptx: str) -> int:
