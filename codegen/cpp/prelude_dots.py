@@ -28,6 +28,12 @@ I lookup_nibbles_I(I table, I bytes) {
   asm("vpermw %1, %2, %0" : "=v"(word) : "v"(table), "v"(at));
   return word;
 }
+// the same for the last bits of halves of words, where the table has the same entries for whatever stands before them
+I lookup_fields_I(I table, I words) {
+  I word;
+  asm("vpermw %1, %2, %0" : "=v"(word) : "v"(table), "v"(words));
+  return word;
+}
 // the upper halves of values that bf16 holds
 I top_exact_F(F x) { return (I)((U)x >> 16); }
 I quad_I(I a, I b, I c, I d) { return (I)((U)a << 24 >> 24 | (U)b << 24 >> 16 | (U)c << 24 >> 8 | (U)d << 24); }

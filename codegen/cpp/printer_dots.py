@@ -6,17 +6,16 @@ together from packs.
 
 from __future__ import annotations
 
-import struct
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from ...ir.expr import Const, Expr, Load, Op, const, data_in
 from ...ir.index import Index
-from ...ir.simplify import make, make_cast
 from ...ir.tiles import Put
 from ...ir.types import BF16, F32, I8, I32, U8, DType
-from ..ranges import fits_in, value_range, whole_range
+from ..products.fields import DIGITS, Field, find_digit, find_field, tabulate
+from ..ranges import fits_in, whole_range
 from ..text import strip
 from .printer_memory import Memory, Place
 from .printer_scope import Val, names_in
@@ -154,11 +153,22 @@ class Dots:
         tables = [tabulate(e, d) for e, d in zip(side, digits, strict=True)]
         if None in tables:
             return None
+        fields = [f for f in map(find_field, digits) if f is not None]
+        word = self._field_word(fields)
+        if word is not None and tables[0] == tables[1]:
+            repeated = [t for t in (tables[0] or [])[: 1 << fields[0].bits]]
+            table = self._table(repeated * (2 * DIGITS // len(repeated)))
+            return Val(f"{self.values.need('lookup_fields_I')}({table.text}, {word.text})", "I", False)
         words = [t for table in tables if table is not None for t in table]
         byte = _byte_of(digits) if words[:DIGITS] == words[DIGITS:] else None
         parts = digits if byte is None else [byte]
         index = ", ".join(strip(self.values.to(self.values.value(d), "I", single=False)) for d in parts)
-        pairs = ", ".join(f"{words[k] | words[k + 1] << 16:#010x}" for k in range(0, 32, 2))
+        function = self.values.need("lookup_I" if byte is None else "lookup_nibbles_I")
+        return Val(f"{function}({self._table(words).text}, {index})", "I", False)
+
+    def _table(self, words: list[int]) -> Val:
+        """A register of 32 words of 16 bits, at the kernel's beginning."""
+        pairs = ", ".join(f"{words[k] | words[k + 1] << 16:#010x}" for k in range(0, len(words), 2))
         table = self.stack.find(("table", pairs), 0)
         if table is None:
             name = self.stack.fresh("table", 0)
@@ -167,8 +177,33 @@ class Dots:
             self.stack.emit(f"const I {name} = (I)U{{{pairs}}};", 0)
             table = Val(name, "I", False)
             self.stack.keep(("table", pairs), table, 0, frozenset())
-        function = self.values.need("lookup_I" if byte is None else "lookup_nibbles_I")
-        return Val(f"{function}({table.text}, {index})", "I", False)
+        return table
+
+    def _field_word(self, fields: list[Field]) -> Val | None:
+        """Words whose halves end in the bits of two fields that lie 2 bytes apart; None where they do not."""
+        if len(fields) < 2 or len({(f.byte.name, f.low, f.bits) for f in fields}) > 1 or fields[0].bits > 4:
+            return None
+        first = fields[0].byte
+        if any(f.byte.guard is not None or f.byte.name not in self.memory.buffers for f in fields):
+            return None
+        place = self.memory.places[first.name]
+        flats = [self.memory.flat(f.byte.index, place) for f in fields]
+        behind = flats[0].const % 2 if isinstance(flats[0].const, int) else 0
+        base = flats[0] - behind
+        _, stride, varying = self.memory.split(base)
+        if flats[0] + 2 != flats[1] or stride != 4 or varying or any(list(data_in(i)) for i in flats):
+            return None
+        key = ("fields", first.name, base)
+        word = self.stack.find(key, self.stack.depth)
+        if word is None:
+            address = self.memory.address(place, base, names_in(first))
+            self.memory.prefetch_ahead(replace(address, stride=1), first)
+            suffix, rest = self._rest()
+            call = f"{self.values.need(f'ld_i32{suffix}')}((i32*)({address.pointer}){rest})"
+            word = self.values.name(Val(call, "I", False), "w", self.stack.depth)
+            self.stack.keep(key, word, self.stack.depth, names_in(first))
+        shift = 8 * behind + fields[0].low
+        return Val(f"{word.text} >> {shift}", "I", False) if shift else word
 
     def _store(self, place: Place, index: Index, word: Val) -> None:
         pointer = self.memory.address(place, index, frozenset()).pointer
@@ -190,22 +225,6 @@ class Dots:
         return stride in (0, len(flats)) and not varying
 
 
-DIGITS = 16  # entries of a table for each of two values
-
-
-def find_digit(e: Expr) -> Expr | None:
-    """The integer of 4 bits that a value is a function of; None where there is none."""
-    if not e.axes:
-        return None
-    found = value_range(e) if e.dtype.is_integer else None
-    if found is not None and found[0] >= 0 and found[1] < DIGITS and isinstance(e, Op) and e.name != "cast":
-        return e
-    if not isinstance(e, Op):
-        return None
-    digits = {find_digit(a) for a in e.args if not isinstance(a, Const)}
-    return next(iter(digits)) if len(digits) == 1 else None
-
-
 def _byte_of(digits: list[Expr]) -> Expr | None:
     """The byte of which two digits are the lower and the upper half; None where they are something else."""
     low, high = digits
@@ -214,27 +233,6 @@ def _byte_of(digits: list[Expr]) -> Expr | None:
     byte, mask, shift = low.args[0], low.args[1], high.args[1]
     halves = isinstance(mask, Const) and isinstance(shift, Const) and (mask.value, shift.value) == (DIGITS - 1, 4)
     return byte if halves and byte is high.args[0] and fits_in(byte, U8) else None
-
-
-def tabulate(e: Expr, digit: Expr) -> list[int] | None:
-    """The bits of a function of a digit as bf16, for each of its values; None where it cannot be evaluated here."""
-
-    def at(x: Expr, k: int) -> Expr:
-        if x is digit:
-            return const(k, x.dtype)
-        if not isinstance(x, Op):
-            return x
-        return make(x.name, *(at(a, k) for a in x.args)) if x.name != "cast" else make_cast(at(x.args[0], k), x.dtype)
-
-    values = [at(e, k) for k in range(DIGITS)]
-    if not all(isinstance(v, Const) for v in values):
-        return None
-    return [_bf16_bits(float(v.value)) for v in values if isinstance(v, Const)]
-
-
-def _bf16_bits(value: float) -> int:
-    (bits,) = struct.unpack("<I", struct.pack("<f", value))
-    return (bits + 0x7FFF + (bits >> 16 & 1)) >> 16 & 0xFFFF
 
 
 def _terms(e: Expr) -> list[Expr]:

@@ -13,10 +13,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 from ...ir.expr import Expr, Op, Rewriter, const, product_factors
-from ...ir.index import Axis, of_atom
+from ...ir.index import Axis, axis_coefficient, of_atom
 from ...ir.scalar import cast, op
 from ...ir.types import BF16, F32, I8, I32, U8, DType
 from ..ranges import value_range
+from .fields import find_digit, find_field, tabulate
 from .find import Products, Sum, extent_of
 
 Operand = tuple[Expr, ...]
@@ -40,7 +41,7 @@ class Narrow:
     whole: Mapping[Operand, Expr] = field(default_factory=dict)
 
 
-def take_together(found: Products, pairs: bool, quads: bool, shared: bool) -> Narrow:
+def take_together(found: Products, lanes: int, pairs: bool, quads: bool, shared: bool) -> Narrow:
     """The products in groups for instructions that add pairs of bf16, or quads of bytes; as they are where none does.
 
     `shared`: operands that are computed are kept for several tiles. Others are computed where they are used, which is
@@ -52,20 +53,49 @@ def take_together(found: Products, pairs: bool, quads: bool, shared: bool) -> Na
     known = [s for s in sums if s is not None]
     if count == 1 or len(known) < len(sums):
         return Narrow(found)
+    if not shared and count == 2 and all(_has_fields(s, found.lanes) for s in known):
+        spread = _spread(replace(found, sums=tuple(known)))
+        if extent_of(spread.lanes) >= lanes:
+            return Narrow(spread, count)
     if all(len(s.groups) % count == 0 for s in known):
         return Narrow(replace(found, sums=tuple(_by_terms(s, count) for s in known)), count)
     operands = [f for s in known for (t,) in s.groups for f in operands_of(t)]
     plain = all(is_stored_narrow(f) for f in operands if found.columns in f.axes)
     if extent_of(found.lanes) % count or not (plain or shared):
         return Narrow(found)
-    lanes = Axis(f"{found.lanes.name}_{count}", extent_of(found.lanes) // count)
-    at = [Rewriter({found.lanes: of_atom(lanes) * count + i}) for i in range(count)]
+    halves = Axis(f"{found.lanes.name}_{count}", extent_of(found.lanes) // count)
+    at = [Rewriter({found.lanes: of_atom(halves) * count + i}) for i in range(count)]
     whole: dict[Operand, Expr] = {}
     for s in known:
         for (term,) in s.groups:
             whole.update({tuple(r(f) for r in at): f for f in operands_of(term)})
     halved = tuple(replace(s, groups=tuple(tuple(r(t) for r in at) for (t,) in s.groups)) for s in known)
-    return Narrow(replace(found, sums=halved, lanes=lanes), count, found.lanes, whole)
+    return Narrow(replace(found, sums=halved, lanes=halves), count, found.lanes, whole)
+
+
+def _has_fields(s: Sum, lanes: Axis) -> bool:
+    """True where the columns' sides are functions of a few bits of the same byte, which is dense along the lanes."""
+    sides = [operands_of(t)[1] for (t,) in s.groups]
+    digits = [find_digit(e) for e in sides]
+    fields = [None if d is None else find_field(d) for d in digits]
+    bytes_ = {f.byte for f in fields if f is not None}
+    if len(sides) < 2 or len(bytes_) != 1 or None in fields:
+        return False
+    (byte,) = bytes_
+    known = all(d is not None and tabulate(e, d) is not None for e, d in zip(sides, digits, strict=True))
+    return known and byte.guard is None and axis_coefficient(byte.index[-1], lanes) == 1
+
+
+def _spread(found: Products) -> Products:
+    """Pairs of what stands two bytes apart: of words of memory, both halves are shifted at once."""
+    lanes = Axis(f"{found.lanes.name}_4", extent_of(found.lanes) // 4)
+    if extent_of(found.lanes) % 4:
+        return replace(found, lanes=Axis(lanes.name, 0))
+    pairs = [[Rewriter({found.lanes: of_atom(lanes) * 4 + (2 * h + b)}) for h in (0, 1)] for b in (0, 1)]
+    sums = tuple(
+        replace(s, groups=tuple(tuple(at(t) for at in pair) for pair in pairs for (t,) in s.groups)) for s in found.sums
+    )
+    return replace(found, sums=sums, lanes=lanes)
 
 
 def operands_of(term: Expr) -> tuple[Expr, Expr]:

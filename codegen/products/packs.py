@@ -37,11 +37,13 @@ class OperandPacks(Blocks):
     width      columns of a tile       scratch  the arrays that were made, by their names
     is_shared  several tiles use the operands of a column
     part       the end of the names of the arrays of the current part of the kernel
+    hoists     the rows' operands are computed before everything else, for all parts
     """
 
     width: int
     is_shared: bool
     part: str
+    hoists: bool
     scratch: dict[str, Scratch]
     packed: dict[Operand, Packed]
 
@@ -117,7 +119,7 @@ class OperandPacks(Blocks):
 
     def _read_packed(self, packed: Packed, at: dict[Axis, Index], j: int, k: int = 0) -> Load:
         index = (*self._own_place(packed, at, j), *self._summed_place(packed.count, k))
-        return Load(packed.array + self.part, index, packed.dtype)
+        return Load(self._array_name(packed), index, packed.dtype)
 
     def _own_place(self, packed: Packed, at: dict[Axis, Index], j: int) -> tuple[Index, ...]:
         if packed.columns:
@@ -130,7 +132,7 @@ class OperandPacks(Blocks):
         grouped: list[Statement] = []
         for side, packed, at, j in wanted:
             self._add_array(packed)
-            name, whole = packed.array + self.part, self.narrow.whole.get(side)
+            name, whole = self._array_name(packed), self.narrow.whole.get(side)
             if whole is not None:
                 place = (*self._own_place(packed, at, j), *self._dense_place())
                 dense.append(Put(name, place, narrowed(Rewriter(at)(whole), packed.dtype)))
@@ -141,7 +143,7 @@ class OperandPacks(Blocks):
         return [self.over_sum(body, body is dense) for body in (dense, grouped) if body]
 
     def _add_array(self, packed: Packed) -> None:
-        name = packed.array + self.part
+        name = self._array_name(packed)
         if name in self.scratch:
             return
         own: list[Dim] = [self.width] if packed.columns else [self._size(a) for a in packed.axes]
@@ -153,6 +155,9 @@ class OperandPacks(Blocks):
         assert isinstance(last, int)
         shape = (*own, *summed[:-1], last * packed.count)
         self.scratch[name] = Scratch(name, packed.dtype, shape, packed.count > 1)
+
+    def _array_name(self, packed: Packed) -> str:
+        return packed.array if self.hoists and not packed.columns else packed.array + self.part
 
     def _pack_rows(self) -> list[Statement]:
         """The operands of all rows, those of the same axes together."""

@@ -63,12 +63,13 @@ class ProductBuilder(OperandPacks):
         size = -(-count // -(-count // self.many))
         self.height, self.width, self.is_shared = 1, 1, True
         found = self._choose_tile(found, size)
-        self.narrow = take_together(found, pairs, quads, self.is_shared)
+        self.narrow = take_together(found, lanes, pairs, quads, self.is_shared)
         self.found = self.narrow.found
         self.row_parts = self._row_parts(count, -(-size // self.height) * self.height)
         self.rows = self.row_parts[0]
         self.packed = self._find_packed()
         self.deep = self._find_blocks()
+        self.hoists = self._can_hoist()
 
     def _choose_tile(self, found: Products, size: int) -> Products:
         """Sets the size of a tile for blocks of `size` rows, and whether several share the operands of a column."""
@@ -88,15 +89,30 @@ class ProductBuilder(OperandPacks):
         count = extent_of(self.found.columns)
         blocks = count // self.block * self.block
         tiles = count // self.width * self.width
-        done: list[Statement] = []
+        parts = 0
+        done = self._hoisted() if self.hoists else list[Statement]()
         for begin, end, width in ((0, blocks, self.width), (blocks, tiles, self.width), (tiles, count, 1)):
             for rows in self.row_parts if begin < end else ():
                 self.rows = rows
-                self.part = f"_part{len(done)}" if done else ""
+                self.part = f"_part{parts}" if parts else ""
                 done += self._part(begin, end, width)
+                parts += 1
         return done
 
     # --- choices -------------------------------------------------------------------------------------------------
+
+    def _can_hoist(self) -> bool:
+        """True where all blocks of columns use the same operands of the rows, of which there is one block."""
+        alone = len(self.row_parts) == 1 and self.row_parts[0].blocks.extent == 1 and self.deep is None
+        return alone and not self.found.outer and extent_of(self.found.columns) > self.block
+
+    def _hoisted(self) -> list[Statement]:
+        """The operands of the rows, in a grid of their own."""
+        grids: list[Statement] = []
+        for s in self._pack_rows():
+            outermost = isinstance(s, Loop) and s.kind == "serial" and s.begin is None
+            grids.append(Loop("grid", s.axis, s.body) if outermost and isinstance(s, Loop) else s)
+        return grids
 
     def _row_parts(self, count: int, size: int) -> list[Rows]:
         """Whole blocks of rows, and the rows that are left."""
@@ -147,7 +163,7 @@ class ProductBuilder(OperandPacks):
             made = made if tile.axis is None else [Loop("serial", tile.axis, tuple(made))]
             body += self._around(made, f.inner)
         tiled = Loop("serial", tiles, tuple(body), 1, start, start + size // width)
-        sums: list[Statement] = [*self._pack_rows(), tiled]
+        sums: list[Statement] = [*([] if self.hoists else self._pack_rows()), tiled]
         if self.deep is not None:
             sums = [Loop("serial", self.deep[1], tuple(sums))]
         if self._adds:
