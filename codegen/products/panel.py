@@ -38,7 +38,7 @@ PANEL_BYTES = 1 << 19  # of a block's rearranged rows, which stay in the second-
 RESULTS = {16: 16, 8: 8, 4: 8}  # running packs of a tile, by the lanes of a pack: registers, and chains of additions
 LINE = 64  # bytes
 PACKED = 512  # words of a column of a tile that are kept in the nearest cache
-LEAST_DELAYED = 32  # points of the sums whose results are worth to be multiplied and added apart
+LEAST_DELAYED = 16  # points of the sums whose results are worth to be multiplied and added apart
 LONGEST_CHAIN = 512  # additions of f32 to one running value
 WASTE = 2  # rows that packs have room for, to those there are
 
