@@ -196,7 +196,12 @@ class Regions:
     def _may_sink(self, node: Node) -> bool:
         name = node.name
         pointwise = OPS[node.op].kind == "pointwise" or node.op in ("cat", "pad", "slice_scatter")
-        return (pointwise or self._looks_up(node)) and name in self.live and name not in self.required and self.is_computed(name)
+        return (
+            (pointwise or self._looks_up(node))
+            and name in self.live
+            and name not in self.required
+            and self.is_computed(name)
+        )
 
     def _looks_up(self, node: Node) -> bool:
         """True for what is taken from a table that stays in the nearest cache."""

@@ -5,7 +5,7 @@ Operands are words of 32 bits, one a lane: their elements in the order in which 
 
 from __future__ import annotations
 
-from .prelude_base import Shape
+from .prelude_base import Shape, cases
 
 WORDS = 32  # of 16 bits in a register of 512
 _DOTS = """
@@ -55,8 +55,7 @@ I lookup_bytes_I(I a, I b, I c, I d, const u8 *p) {
 I table_F(F values, I order) {
   typedef u16 H __attribute__((vector_size(32)));
   const H h = __builtin_convertvector((U)__builtin_shuffle(low_u16(enc_bf16(values)), order), H);
-  return (I)__builtin_shufflevector(h, h, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9,
-                                    10, 11, 12, 13, 14, 15);
+  return (I)__builtin_shufflevector(h, h, $half, $half);
 }
 """
 
@@ -65,4 +64,4 @@ def dots_text(shape: Shape) -> str:
     """Definitions for vector packs; a kernel uses those that its processor has."""
     wide = shape.kind == "avx512"
     text = _DOTS + _TABLE if shape.lanes == WORDS // 2 else _DOTS
-    return shape.fill(text, vex="" if wide else "%{vex%} ", v="v" if wide else "x")
+    return shape.fill(text, half=cases(WORDS // 2), vex="" if wide else "%{vex%} ", v="v" if wide else "x")

@@ -1,6 +1,6 @@
 """Small numbers: which bits of which byte a value depends on, and what it is for each of their states.
 
-    (f32(q[n, j] >> 4) - 8.0)      depends on the upper 4 bits of q[n, j]; -8.0, -7.0, .. 7.0
+(f32(q[n, j] >> 4) - 8.0)      depends on the upper 4 bits of q[n, j]; -8.0, -7.0, .. 7.0
 """
 
 from __future__ import annotations
