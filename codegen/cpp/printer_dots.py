@@ -15,7 +15,8 @@ from ...ir.index import Index, axes_of
 from ...ir.tiles import Put
 from ...ir.types import BF16, F32, I8, I32, U8, DType
 from ..products.fields import DIGITS, Field, Lookup, find_byte, find_field, find_lookup
-from ..ranges import fits_in, value_range, whole_range
+from ..products.find import is_small_integer
+from ..ranges import fits_in, value_range
 from ..text import strip
 from .printer_memory import Memory, Place
 from .printer_scope import Val, names_in
@@ -24,8 +25,8 @@ if TYPE_CHECKING:
     from .printer_values import Values
 
 COUNTS = {BF16: 2, I8: 4, U8: 4}  # elements of a word
+ONE, ONES = const(1.0, F32), "0x3f803f80"  # a word of two bf16
 SHIFT = const(128, I32)  # added to signed bytes, it makes them unsigned
-EXACT = 256  # integers up to it are bf16
 
 
 class Dots:
@@ -80,6 +81,8 @@ class Dots:
     # --- words ---------------------------------------------------------------------------------------------------
 
     def _pair(self, side: list[Expr]) -> Val | None:
+        if all(e is ONE for e in side):
+            return Val(f"{self.values.need('sp_I')}({ONES})", "I", False)
         if not all(isinstance(e, Op) and e.name == "cast" and e.args[0].dtype is BF16 for e in side):
             return None
         return self._kept(side, BF16)
@@ -138,7 +141,7 @@ class Dots:
             looked = self._looked_up(wide)
             if looked is not None:
                 return looked
-            exact = all(is_exact_bf16(e) for e in wide)
+            exact = all(is_small_integer(e) for e in wide)
             texts = [strip(self.values.to(self.values.value(e), "F", single=False)) for e in wide]
             return Val(f"{self.values.need('pair_exact_F' if exact else 'pair_F')}({', '.join(texts)})", "I", False)
         texts = [strip(self.values.to(self.values.value(e), "I", single=False)) for e in side]
@@ -309,9 +312,3 @@ def _unrounded(e: Expr) -> Expr:
     inner = e.args[0] if isinstance(e, Op) and e.name == "cast" and e.dtype is F32 else e
     rounded = isinstance(inner, Op) and inner.name == "cast" and inner.dtype is BF16
     return inner.args[0] if rounded and isinstance(inner, Op) and inner.args[0].dtype is F32 else e
-
-
-def is_exact_bf16(e: Expr) -> bool:
-    """True for a value that is an integer which bf16 holds."""
-    found = whole_range(e)
-    return found is not None and max(map(abs, found)) <= EXACT

@@ -164,6 +164,14 @@ class OperandPacks(Blocks):
             return Rewriter(at)(s.scale)
         return Load(self._scale_array(s), (Index((), j), *map(of_atom, self.found.summed)), s.dtype)
 
+    def offset(self, s: Sum, at: dict[Axis, Index], j: int) -> Expr:
+        """What the sum of a row's operands is multiplied by, to be taken from the scaled sum."""
+        assert s.offset is not None and s.scale is not None
+        if not self.keeps_scale(s):
+            return op("mul", Rewriter(at)(s.offset), Rewriter(at)(s.scale))
+        place = Index((), j), *map(of_atom, self.found.summed)
+        return Load(self._scale_array(s, "offsets"), place, s.dtype)
+
     def keeps_scale(self, s: Sum) -> bool:
         """True for scales of columns that are computed for many groups at once, before the sums."""
         f = self.found
@@ -180,14 +188,18 @@ class OperandPacks(Blocks):
             name = self._scale_array(s)
             for j in range(width):
                 place = Index((), j), *map(of_atom, f.summed)
-                puts.append(Put(name, place, Rewriter({f.columns: column + j})(s.scale)))
+                scale = Rewriter({f.columns: column + j})(s.scale)
+                puts.append(Put(name, place, scale))
+                if s.offset is not None:
+                    offset = op("mul", Rewriter({f.columns: column + j})(s.offset), scale)
+                    puts.append(Put(self._scale_array(s, "offsets"), place, offset))
         body: list[Statement] = [Loop("lanes", f.summed[-1], tuple(puts), self.pack)] if puts else []
         for axis in reversed(f.summed[:-1]) if puts else ():
             body = [Loop("serial", axis, tuple(body))]
         return body
 
-    def _scale_array(self, s: Sum) -> str:
-        name = f"{s.name}_scales{self.part}"
+    def _scale_array(self, s: Sum, what: str = "scales") -> str:
+        name = f"{s.name}_{what}{self.part}"
         if name not in self.scratch:
             self.scratch[name] = Scratch(name, s.dtype, (self.width, *map(extent_of, self.found.summed)))
         return name

@@ -24,7 +24,7 @@ from treadle.ir.expr import Load, Op, loads_in
 from treadle.ir.loops import Equation, Kernel
 from treadle.ir.text_tiles import print_program
 from treadle.ir.text_tiles_read import parse_program
-from treadle.ir.tiles import Loop, Put, Stage, walk_statements
+from treadle.ir.tiles import Loop, Put, Stage, Update, walk_statements
 from treadle.ir.verify import verify_program
 
 WIDE = replace(ISAS["avx512"], features=("avx512_bf16", "avx512_vnni"))
@@ -68,6 +68,7 @@ def grouped(name: str, value: str, scale: str = "bf16", more: str = "", factor: 
 
 TEXTS = {
     "nibbles": grouped("nibbles", f"({NIBBLE.format('f32')} - 8.0)"),
+    "zeros": grouped("zeros", f"({NIBBLE.format('f32')} - f32(i32(z[n, g])))", more=", z: u8[{n}, 3]"),
     "powers": grouped("powers", f"({NIBBLE.format('f32')} - 8.0)", "u8", "", "exp2(f32((i32(s[n, g]) - 127:i32)))"),
     "table": grouped("table", f"t[at({NIBBLE.format('i64')}, 16)]", more=", t: f32[16]"),
     "codes": grouped("codes", f"f32(t[n, at({NIBBLE.format('i64')}, 16)])", more=", t: bf16[{n}, 16]"),
@@ -76,8 +77,8 @@ TEXTS = {
     "plain": PLAIN,
 }
 INSTRUCTIONS = {
-    "nibbles": "lookup_fields_I", "powers": "lookup_fields_I", "table": "lookup_fields_I", "codes": "lookup_fields_I",
-    "bytes": "lookup_bytes_I", "signed": "dot_quads_I", "plain": "dot_pairs_F",
+    "nibbles": "lookup_fields_I", "zeros": "lookup_fields_I", "powers": "lookup_fields_I", "table": "lookup_fields_I",
+    "codes": "lookup_fields_I", "bytes": "lookup_bytes_I", "signed": "dot_quads_I", "plain": "dot_pairs_F",
 }  # fmt: skip
 SIZES = ((1, 70, 64), (2, 66, 16), (3, 9, 68), (7, 67, 64), (16, 65, 32), (37, 70, 66))
 
@@ -95,7 +96,15 @@ def draw(kernel: Kernel, seed: int) -> dict[str, torch.Tensor]:
     for b in kernel.inputs:
         shape = [int(n) for n in b.shape if isinstance(n, int)]
         if b.dtype.is_integer:
-            low, high = (120, 134) if b.name == "s" else (-128, 128) if b.dtype.name == "i8" else (0, 256)
+            low, high = (
+                (120, 134)
+                if b.name == "s"
+                else (0, 16)
+                if b.name == "z"
+                else (-128, 128)
+                if b.dtype.name == "i8"
+                else (0, 256)
+            )
             made[b.name] = torch.randint(low, high, shape, generator=generator).to(types[b.dtype.name])
         else:
             made[b.name] = torch.randn(shape, generator=generator).to(types[b.dtype.name])
@@ -169,6 +178,17 @@ def test_scales_of_many_groups_are_computed_together():
     assert "a_scales" in source_of(many, WIDE) and "scales" not in source_of(kernel_of("powers", (1, 70, 64)), WIDE)
     program = tile_kernel(many, default_schedule(many, WIDE), WIDE).program
     assert_computes(program, many, draw(many, 11))
+
+
+def test_zero_points_leave_the_sums():
+    """What a row sums up to is found once for all columns of a tile; numbers are looked up without their zero point."""
+    kernel = kernel_of("zeros", (1, 70, 64))
+    program = tile_kernel(kernel, default_schedule(kernel, WIDE), WIDE).program
+    updates = [s for s in walk_statements(program.body) if isinstance(s, Update)]
+    readers = [s for s in updates if "z" in {e.name for e in loads_in(*s.values)}]
+    summed = {s.names[0] for s in updates if s.names[0].startswith("a_rows")}
+    assert readers and all("q" not in {e.name for e in loads_in(*s.values)} for s in readers)
+    assert summed == {"a_rows0"}  # of the one row of a tile
 
 
 def value_of(kernel: Kernel, name: str) -> Op:
