@@ -20,15 +20,16 @@ from math import prod
 from ...ir.index import Axis
 from ...ir.loops import Kernel
 from ...ir.schedule import Schedule
-from ...ir.tiles import Loop, Program, Scratch, walk_statements
+from ...ir.tiles import Dot, Loop, Program, Scratch, walk_statements
 from ...ir.types import Dim, contiguous_strides, multiply, plus, product
 from ..phases import Phase, find_owner, find_phases, passed_on, values_bound
 from .combine import Combiners
+from .dot_printer import DotPrinter
 from .grid import tile_kernel
 from .ops import POINTERS
 from .prelude import print_module
 from .printer import Printer, blocks_of
-from .space import STAGES, WARPS, candidates, default_schedule, warps_for
+from .space import GROUP, STAGES, WARPS, candidates, default_schedule, warps_for
 from .values import Array
 
 __all__ = ["Launch", "TritonSource", "candidates", "default_schedule", "emit_kernel", "emit_module"]
@@ -133,7 +134,11 @@ class _Emitter:
     # --- functions -----------------------------------------------------------------------------------------------
 
     def _function(self, part: Phase, number: int, passed: Mapping[str, int]) -> list[str]:
-        printer = Printer(self._arrays(part), self.kernel.symbols, self.combiners)
+        arrays, symbols = self._arrays(part), self.kernel.symbols
+        if any(isinstance(s, Dot) for s in walk_statements(part.body)):
+            printer: Printer = DotPrinter(arrays, symbols, self.combiners, int(self.schedule.get(GROUP)))
+        else:
+            printer = Printer(arrays, symbols, self.combiners)
         printer.values.checks = self.checks
         given = {n: (f"{n}_cell", self._types[n]) for n, k in passed.items() if k < number}
         kept = {n: f"{n}_cell" for n, k in passed.items() if k == number}

@@ -20,10 +20,13 @@ from ...ir.index import Axis, axes_of, axis_coefficient
 from ...ir.loops import Kernel, Store, statement_expressions
 from ...ir.schedule import Schedule
 from ...ir.tiles import Loop, Program, Statement
-from ..tiling import Builder, Choices, Planned, plan_kernel
+from ..tiling import Builder, Choices, Planned, describe, plan_kernel
 from ..tiling_nest import NestBuilder
 from ..tiling_plan import Block, Nest, Part, estimate, nests_of
-from .space import COLUMNS, KEEP, KNOBS, POINTS, RESIDENT, STEP
+from ..tiling_prepare import prepare
+from .dots import Tile, build_dots, find_dots
+from .dot_space import PRODUCTS
+from .space import BLOCK_K, BLOCK_M, BLOCK_N, COLUMNS, KEEP, KNOBS, POINTS, RESIDENT, STEP
 
 SERIAL = Choices(lanes=1, unroll=1, rows=1, stage=False, cut=False, blocks=False)  # the lanes of a tile sum apart
 
@@ -45,6 +48,8 @@ def tile_kernel(
     Raises ScheduleError where the schedule does not apply.
     """
     schedule.check_names(KNOBS)
+    if schedule.strategy == PRODUCTS:
+        return tile_products(kernel, schedule)
     sizes = Sizes(int(schedule.get(POINTS)), int(schedule.get(RESIDENT)), int(schedule.get(STEP)))
     planned = plan_kernel(kernel, str(schedule.get(KEEP)), shares_lanes=False, resident=sizes.resident, apart=apart)
     builder = GridBuilder(planned.kernel, planned.parts, sizes)
@@ -52,6 +57,17 @@ def tile_kernel(
     k = planned.kernel
     scratch = tuple(builder.scratch.values())
     return planned, Program(k.name, k.inputs, k.outputs, scratch, tuple(body), planned.maths)
+
+
+def tile_products(kernel: Kernel, schedule: Schedule) -> tuple[Planned, Program]:
+    """The one launch of a kernel that is sums of products, as products of tiles."""
+    k = prepare(kernel)
+    dots = find_dots(k)
+    if dots is None:
+        raise ScheduleError("no sums of products whose operands have rows and columns", where=kernel.name)
+    tile = Tile(*(int(schedule.get(knob)) for knob in (BLOCK_M, BLOCK_N, BLOCK_K)))
+    maths = tuple(describe(s) for s in k.body)
+    return Planned(k, (), maths), Program(k.name, k.inputs, k.outputs, (), build_dots(dots, tile), maths)
 
 
 class GridBuilder(Builder):

@@ -1,0 +1,97 @@
+"""The default tiles of sums of products, by their sizes. No GPU has measured them: they fill a large GPU where they can,
+and stay within the registers and the shared memory of every target (`benchmarks/triton_resources.py`).
+"""
+
+from __future__ import annotations
+
+from itertools import product as combinations
+from math import prod
+
+from ...ir.expr import Load, loads_in
+from ...ir.index import Axis
+from ...ir.loops import Equation, Kernel
+from ...ir.schedule import Schedule
+from ..products import has_products
+from ..products.find import extent_of
+from ..tiling_prepare import prepare
+from .dots import Dots, find_dots
+
+PRODUCTS = "products"  # the family of sums of products as products of tiles
+LEAST = 16  # points of a side of what tensor cores multiply
+FILL = 128  # programs that a large GPU runs at once: with fewer, smaller tiles are better
+HELD = 128 * 128  # results that a program holds, with what it multiplies, in registers
+SHARED = 64 << 10  # bytes of operands in flight: what every target has
+SIDES = ((128, 128, 8), (128, 64, 4), (64, 128, 4), (64, 64, 4), (32, 64, 4), (16, 64, 4), (32, 32, 4), (16, 32, 2),
+         (16, 16, 1))  # fmt: skip
+LONGEST_GROUP = 128  # lanes that are multiplied at once, so that the loop over groups is the innermost one
+
+
+def dots_of(kernel: Kernel) -> Dots | None:
+    """What `find_dots` finds in a kernel that was not prepared yet."""
+    some = any(isinstance(s, Equation) and s.state == "sum" and not s.scan and has_products(s) for s in kernel.body)
+    return find_dots(prepare(kernel)) if some else None
+
+
+def default_dots(dots: Dots) -> Schedule:
+    """What is run where nothing was measured: the largest tiles that fill a GPU."""
+    rows, columns = extent_of(dots.rows), extent_of(dots.found.columns)
+    batches = prod(extent_of(a) for a in dots.found.outer)
+    fitting = [s for s in SIDES if s[0] <= _rounded(rows) and s[1] <= _rounded(columns) and _held(dots, s) <= HELD]
+    fitting = fitting or [SIDES[-1]]
+    tall, wide, warps = next(
+        (s for s in fitting if batches * -(-rows // s[0]) * -(-columns // s[1]) >= FILL), fitting[-1]
+    )
+    depth, stages = _depth(dots, tall, wide)
+    return Schedule(PRODUCTS).choose(
+        block_m=tall, block_n=wide, block_k=depth, warps=warps, stages=stages, group=1 if rows <= tall else 8
+    )
+
+
+def dot_candidates(dots: Dots) -> list[Schedule]:
+    """The schedules worth measuring, the default first."""
+    default = default_dots(dots)
+    rows, columns = _rounded(extent_of(dots.rows)), _rounded(extent_of(dots.found.columns))
+    found = [default]
+    for (tall, wide, warps), depth, stages in combinations(SIDES, (32, 64, 128), (2, 3, 4)):
+        fits = tall <= rows and wide <= columns and _held(dots, (tall, wide, warps)) <= HELD
+        if fits and stages * _bytes(dots, tall, wide, depth) <= 2 * SHARED:
+            found.append(default.choose(block_m=tall, block_n=wide, block_k=depth, warps=warps, stages=stages))
+    return list(dict.fromkeys(found))[:64]
+
+
+def _held(dots: Dots, sides: tuple[int, int, int]) -> int:
+    return dots.whole * sides[0] * sides[1]
+
+
+def _depth(dots: Dots, tall: int, wide: int) -> tuple[int, int]:
+    """(points of the sum that are multiplied at once, iterations in flight)."""
+    lanes = _rounded(extent_of(dots.found.lanes))
+    least = 32 if any(d.itemsize == 1 for d in dots.dtypes) else LEAST
+    if dots.found.summed and lanes <= LONGEST_GROUP:
+        depth = max(lanes, least)
+        return depth, 3 if 3 * _bytes(dots, tall, wide, depth) <= SHARED else 2
+    for depth, stages in ((128, 3), (64, 3), (32, 3), (32, 2)):
+        small = depth * max(d.itemsize for d in dots.dtypes) <= 128  # a line of memory of each row
+        if small and depth <= max(lanes, least) and stages * _bytes(dots, tall, wide, depth) <= SHARED:
+            return depth, stages
+    return max(least, min(lanes, 32)), 2
+
+
+def _bytes(dots: Dots, tall: int, wide: int, depth: int) -> int:
+    """Bytes of the tiles of all operands: as they are multiplied, or as they are stored where that is more."""
+    sides = [e for terms in dots.terms for t in terms for e in (t.left, t.right)]
+    operands = {e: e.dtype.itemsize for e in sides if dots.found.lanes in e.axes}
+    loads: dict[Load, int] = {}
+    for e in loads_in(*operands):
+        if dots.found.lanes in e.axes:
+            loads[e] = e.dtype.itemsize
+
+    def side(axes: frozenset[Axis]) -> int:
+        return tall if dots.rows in axes else wide if dots.found.columns in axes else 1
+
+    return depth * max(sum(n * side(e.axes) for e, n in x.items()) for x in (operands, loads))
+
+
+def _rounded(extent: int) -> int:
+    """The side of a tile that holds a whole axis."""
+    return max(LEAST, 1 << max(extent - 1, 0).bit_length())
