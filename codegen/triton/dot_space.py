@@ -14,13 +14,16 @@ from ...ir.schedule import Schedule
 from ..products import has_products
 from ..products.find import extent_of
 from ..tiling_prepare import prepare
-from .dots import Dots, find_dots
+from .dots import Dots, find_dots, without_quotients
 
 PRODUCTS = "products"  # the family of sums of products as products of tiles
+THREADS = 32  # of a warp
+MOST_WARPS = 8
 LEAST = 16  # points of a side of what tensor cores multiply
 FILL = 128  # programs that a large GPU runs at once: with fewer, smaller tiles are better
 HELD = 128 * 128  # results that a program holds, with what it multiplies, in registers
-SHARED = 64 << 10  # bytes of operands in flight: what every target has
+SHARED = 64 << 10  # bytes that every target has for operands in flight; those being multiplied have room besides
+EACH = 64  # results that a thread holds: as many registers again are for operands and their places
 SIDES = ((128, 128, 8), (128, 64, 4), (64, 128, 4), (64, 64, 4), (32, 64, 4), (16, 64, 4), (32, 32, 4), (16, 32, 2),
          (16, 16, 1))  # fmt: skip
 LONGEST_GROUP = 128  # lanes that are multiplied at once, so that the loop over groups is the innermost one
@@ -28,7 +31,8 @@ LONGEST_GROUP = 128  # lanes that are multiplied at once, so that the loop over 
 
 def dots_of(kernel: Kernel) -> Dots | None:
     """What `find_dots` finds in a kernel that was not prepared yet."""
-    some = any(isinstance(s, Equation) and s.state == "sum" and not s.scan and has_products(s) for s in kernel.body)
+    sums = [s for s in map(without_quotients, kernel.body) if isinstance(s, Equation) and s.state == "sum"]
+    some = any(not s.scan and has_products(s) for s in sums)
     return find_dots(prepare(kernel)) if some else None
 
 
@@ -42,6 +46,8 @@ def default_dots(dots: Dots) -> Schedule:
         (s for s in fitting if batches * -(-rows // s[0]) * -(-columns // s[1]) >= FILL), fitting[-1]
     )
     depth, stages = _depth(dots, tall, wide)
+    while warps < MOST_WARPS and _held(dots, (tall, wide, warps)) > EACH * THREADS * warps:
+        warps *= 2
     return Schedule(PRODUCTS).choose(
         block_m=tall, block_n=wide, block_k=depth, warps=warps, stages=stages, group=1 if rows <= tall else 8
     )
@@ -54,7 +60,7 @@ def dot_candidates(dots: Dots) -> list[Schedule]:
     found = [default]
     for (tall, wide, warps), depth, stages in combinations(SIDES, (32, 64, 128), (2, 3, 4)):
         fits = tall <= rows and wide <= columns and _held(dots, (tall, wide, warps)) <= HELD
-        if fits and stages * _bytes(dots, tall, wide, depth) <= 2 * SHARED:
+        if fits and (stages - 1) * _bytes(dots, tall, wide, depth) <= SHARED:
             found.append(default.choose(block_m=tall, block_n=wide, block_k=depth, warps=warps, stages=stages))
     return list(dict.fromkeys(found))[:64]
 
@@ -69,10 +75,10 @@ def _depth(dots: Dots, tall: int, wide: int) -> tuple[int, int]:
     least = 32 if any(d.itemsize == 1 for d in dots.dtypes) else LEAST
     if dots.found.summed and lanes <= LONGEST_GROUP:
         depth = max(lanes, least)
-        return depth, 3 if 3 * _bytes(dots, tall, wide, depth) <= SHARED else 2
-    for depth, stages in ((128, 3), (64, 3), (32, 3), (32, 2)):
+        return depth, 3 if 2 * _bytes(dots, tall, wide, depth) <= SHARED else 2
+    for depth, stages in ((128, 3), (64, 3), (32, 3)):
         small = depth * max(d.itemsize for d in dots.dtypes) <= 128  # a line of memory of each row
-        if small and depth <= max(lanes, least) and stages * _bytes(dots, tall, wide, depth) <= SHARED:
+        if small and depth <= max(lanes, least) and (stages - 1) * _bytes(dots, tall, wide, depth) <= SHARED // dots.whole:
             return depth, stages
     return max(least, min(lanes, 32)), 2
 

@@ -14,14 +14,15 @@ computed on its tile before the product: unpacked bits, conversions, the factors
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ...ir.errors import ScheduleError
 from ...ir.expr import Expr, Load, Op, Rewriter, const, loads_in
 from ...ir.index import Axis, axis_coefficient
-from ...ir.loops import Equation, Kernel, Store
+from ...ir.loops import Equation, Kernel, Statement, Store
 from ...ir.scalar import cast, op
-from ...ir.tiles import Dot, Let, Loop, Put, State, Statement, Update
+from ...ir.tiles import Dot, Let, Loop, Put, State, Update
+from ...ir.tiles import Statement as Step
 from ...ir.types import BF16, F16, F32, I8, I32, DType
 from ..products import Products, delay_scales, find_sums, sum_of
 from ..products.find import Sum, extent_of, terms_of
@@ -62,7 +63,7 @@ class Dots:
 
 def find_dots(kernel: Kernel) -> Dots | None:
     """The sums of products of a prepared kernel that is nothing else, where each product is one of rows and columns."""
-    found = find_sums(kernel)
+    found = find_sums(replace(kernel, body=tuple(without_quotients(s) for s in kernel.body)))
     if found is None:
         return None
     kernel, sums, stores, main = found
@@ -92,6 +93,22 @@ def find_dots(kernel: Kernel) -> Dots | None:
 def is_grouped(s: Sum, found: Products) -> bool:
     """True where a scale of each group of the lanes multiplies what the group adds."""
     return s.scale is not None and bool(s.scale.axes & set(found.summed))
+
+
+def without_quotients(s: Statement) -> Statement:
+    """a*b/c -> a*b*(1/c) in sums that round their operands: c is a factor like any other."""
+    if not isinstance(s, Equation) or s.state != "sum" or s.operand_dtype in (None, s.dtypes[0]):
+        return s
+
+    def factored(e: Expr) -> Expr:
+        if not isinstance(e, Op) or e.name not in ("add", "mul", "div") or e.dtype is not F32:
+            return e
+        a, b = e.args
+        if e.name == "div":
+            return op("mul", factored(a), op("div", const(1, F32), b))
+        return op(e.name, factored(a), factored(b))
+
+    return replace(s, args=(factored(s.args[0]),))
 
 
 def _choose_lanes(main: Equation, kernel: Kernel) -> Axis | None:
@@ -180,7 +197,7 @@ class Tile:
     lanes: int
 
 
-def build_dots(dots: Dots, tile: Tile) -> tuple[Statement, ...]:
+def build_dots(dots: Dots, tile: Tile) -> tuple[Step, ...]:
     """The grid that computes a kernel: batches, rows, columns; the last ones run fastest."""
     if min(tile.rows, tile.columns, tile.lanes) < 16:
         raise ScheduleError("tensor cores multiply tiles of at least 16 points a side", got=tile)
@@ -191,13 +208,13 @@ def build_dots(dots: Dots, tile: Tile) -> tuple[Statement, ...]:
     return tuple(body)
 
 
-def _sum_all(dots: Dots, tile: Tile) -> list[Statement]:
+def _sum_all(dots: Dots, tile: Tile) -> list[Step]:
     """The running values, and the loops that add up all products."""
     found = dots.found
-    states: list[Statement] = []
-    parts: list[Statement] = []
-    products: list[Statement] = []
-    after: list[Statement] = []
+    states: list[Step] = []
+    parts: list[Step] = []
+    products: list[Step] = []
+    after: list[Step] = []
     for s, terms in zip(found.sums, dots.terms, strict=True):
         name, grouped = s.name, is_grouped(s, found)
         states.append(State(name, s.dtype, const(0, s.dtype)))
@@ -208,16 +225,16 @@ def _sum_all(dots: Dots, tile: Tile) -> list[Statement]:
             scaled = op("mul", Load(name, (), s.dtype), s.scale)
             after.append(Update((s.name,), (op("add", Load(s.name, (), s.dtype), scaled),)))
         products += [Dot(name, t.left, t.right) for t in terms]
-    body: list[Statement] = [*parts, Loop("lanes", found.lanes, tuple(products), tile.lanes), *after]
+    body: list[Step] = [*parts, Loop("lanes", found.lanes, tuple(products), tile.lanes), *after]
     for axis in reversed(found.summed):
         body = [Loop("serial", axis, tuple(body))]
     return [*states, *body]
 
 
-def _results(found: Products) -> list[Statement]:
+def _results(found: Products) -> list[Step]:
     """The scales that are left for the end, and what is stored."""
     known = {s.name: s for s in found.sums}
-    lets: list[Statement] = []
+    lets: list[Step] = []
     for s in found.sums:
         if s.scale is not None and not is_grouped(s, found):
             value = op("mul", Load(s.name, (), s.dtype), s.scale)
