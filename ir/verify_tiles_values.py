@@ -182,6 +182,9 @@ def _scans_fit(program: Program) -> Iterator[Problem]:
 
 def _dots_fit(program: Program) -> Iterator[Problem]:
     for s, scope in scopes_of(program):
+        added = {x.name for x in scope.lanes.body if isinstance(x, Dot)} if scope.lanes is not None else set[str]()
+        for name in sorted(added & {e.name for e in loads_in(*read_by(s))}):
+            yield Problem(where(s), "a sum is read while dots are added to it", "a read after the loop", name)
         if not isinstance(s, Dot):
             continue
         state, held = scope.states.get(s.name), ACCUMULATORS.get(s.left.dtype)
