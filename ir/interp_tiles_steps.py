@@ -138,7 +138,8 @@ class Steps:
         components = states.lift([value], tuple(shape))
         if points.live is not None:
             shape = torch.broadcast_shapes(shape, points.live.shape)
-            components = [select(points.live, c, i) for c, i in zip(components, states.identity(tuple(shape)), strict=True)]
+            (nothing,) = states.identity(tuple(shape))
+            components = [select(points.live, c, nothing) for c in components]
         (whole,) = states.reduce([tuple(p.expand(shape) for p in c) for c in components], 1)
         part = tuple(p.unsqueeze(1) for p in whole)
         (total,) = states.combine([self.numbers.widen(self.names[s.name])], [self.numbers.widen(part)])

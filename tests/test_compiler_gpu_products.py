@@ -99,7 +99,7 @@ def layer(x: Tensor, w: Tensor, b: Tensor) -> Tensor:
 
 
 def whole(x: Tensor, q: Tensor) -> Tensor:
-    product = torch._int_mm(x, q.t()) if x.dtype is torch.int8 else x @ q.t()
+    product = torch._int_mm(x, q.t()) if x.dtype is torch.int8 else x @ q.t()  # pyright: ignore[reportPrivateImportUsage]
     return product.to(torch.float32) * 0.5
 
 

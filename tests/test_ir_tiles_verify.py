@@ -199,9 +199,18 @@ BROKEN = {
         "state s: i64 = 0:i64\nlanes i in 4:\n  dot s of d[i], d[i]\ny[0] <- 1.0",
         "of one type",
     ),
-    "a dot in a type of its own": ("state s: f64 = 0.0:f64\nlanes i in 4:\n  dot s of x[i], x[i]\ny[0] <- 1.0", "another type"),
-    "a dot without lanes": ("state s: f32 = 0.0\nserial i in 4:\n  dot s of x[i], x[i]\ny[0] <- s[]", "along the lanes"),
-    "a dot into a tile": (f"{TILE}\nlanes i in 8 by 4:\n  dot s of x[i], x[i]\nfold s = sum\ny[0] <- s[]", "scalar state"),
+    "a dot in a type of its own": (
+        "state s: f64 = 0.0:f64\nlanes i in 4:\n  dot s of x[i], x[i]\ny[0] <- 1.0",
+        "another type",
+    ),
+    "a dot without lanes": (
+        "state s: f32 = 0.0\nserial i in 4:\n  dot s of x[i], x[i]\ny[0] <- s[]",
+        "along the lanes",
+    ),
+    "a dot into a tile": (
+        f"{TILE}\nlanes i in 8 by 4:\n  dot s of x[i], x[i]\nfold s = sum\ny[0] <- s[]",
+        "scalar state",
+    ),
     "a dot into nothing": ("lanes i in 4:\n  dot s of x[i], x[i]\ny[0] <- 1.0", "scalar state"),
     "a dot that is read too soon": (
         "state s: f32 = 0.0\nlanes i in 4:\n  dot s of x[i], x[i]\n  y[i] <- s[]",

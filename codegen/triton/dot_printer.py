@@ -1,7 +1,7 @@
 """One launch of products of tiles as the body of a Triton function.
 
-    grid m by 64, grid n by 64          every value has two dimensions: rows are the first, columns the second
-    lanes k by 32: dot s of a, b        a loop over blocks; k is the second dimension of `a`, and the first of `b`
+grid m by 64, grid n by 64          every value has two dimensions: rows are the first, columns the second
+lanes k by 32: dot s of a, b        a loop over blocks; k is the second dimension of `a`, and the first of `b`
 """
 
 from __future__ import annotations
@@ -71,11 +71,12 @@ class DotPrinter(Printer):
 
     def _grouped(self, at: str, down: int, across: int) -> tuple[str, str]:
         """(the row of tiles, the column of tiles) of a program."""
-        first = self._say("first", f"{at} // {self.group * across} * {self.group}")
-        inside = self._say("inside", f"{at} % {self.group * across}")
-        height = str(self.group)
-        if down % self.group:
-            height = self._say("height", f"min({down} - {first}, {self.group})")
+        group = min(self.group, down)
+        first = self._say("first", f"{at} // {group * across} * {group}")
+        inside = self._say("inside", f"{at} % {group * across}")
+        height = str(group)
+        if down % group:
+            height = self._say("height", f"min({down} - {first}, {group})")
         return f"{first} + {inside} % {height}", f"{inside} // {height}"
 
     def _say(self, hint: str, text: str) -> str:

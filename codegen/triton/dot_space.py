@@ -1,5 +1,5 @@
-"""The default tiles of sums of products, by their sizes. No GPU has measured them: they fill a large GPU where they can,
-and stay within the registers and the shared memory of every target (`benchmarks/triton_resources.py`).
+"""The default tiles of sums of products, by their sizes. No GPU has measured them: they fill a large one where they
+can, and stay within the registers and the shared memory of every target (`benchmarks/triton_resources.py`).
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from ...ir.expr import Load, loads_in
 from ...ir.index import Axis
 from ...ir.loops import Equation, Kernel
 from ...ir.schedule import Schedule
+from ..cuts import Cut, Cuts
 from ..products import has_products
 from ..products.find import extent_of
 from ..tiling_prepare import prepare
@@ -23,9 +24,13 @@ LEAST = 16  # points of a side of what tensor cores multiply
 FILL = 128  # programs that a large GPU runs at once: with fewer, smaller tiles are better
 HELD = 128 * 128  # results that a program holds, with what it multiplies, in registers
 SHARED = 64 << 10  # bytes that every target has for operands in flight; those being multiplied have room besides
+LINE = 128  # bytes of each row that are worth to be loaded at once
 EACH = 64  # results that a thread holds: as many registers again are for operands and their places
 SIDES = ((128, 128, 8), (128, 64, 4), (64, 128, 4), (64, 64, 4), (32, 64, 4), (16, 64, 4), (32, 32, 4), (16, 32, 2),
          (16, 16, 1))  # fmt: skip
+PARTS = (1, 2, 4, 8)
+LEAST_PART = 512  # points of a sum that are worth a program
+FEW_ROWS = 64  # with more, the parts are much to write and to read again
 LONGEST_GROUP = 128  # lanes that are multiplied at once, so that the loop over groups is the innermost one
 
 
@@ -36,20 +41,38 @@ def dots_of(kernel: Kernel) -> Dots | None:
     return find_dots(prepare(kernel)) if some else None
 
 
+def cut_dots(kernel: Kernel, parts: int) -> Cuts:
+    """The axis of the sums of a kernel that is cut into so many parts: the outermost one that has them."""
+    sums = [s for s in map(without_quotients, kernel.body) if isinstance(s, Equation) and s.state == "sum"]
+    axes = [a for s in sums if has_products(s) for a in s.reduce if parts > 1 and extent_of(a) % parts == 0]
+    return tuple(Cut(a, parts) for a in axes[:1])
+
+
 def default_dots(dots: Dots) -> Schedule:
     """What is run where nothing was measured: the largest tiles that fill a GPU."""
     rows, columns = extent_of(dots.rows), extent_of(dots.found.columns)
     batches = prod(extent_of(a) for a in dots.found.outer)
     fitting = [s for s in SIDES if s[0] <= _rounded(rows) and s[1] <= _rounded(columns) and _held(dots, s) <= HELD]
     fitting = fitting or [SIDES[-1]]
-    tall, wide, warps = next(
-        (s for s in fitting if batches * -(-rows // s[0]) * -(-columns // s[1]) >= FILL), fitting[-1]
-    )
+
+    def programs(side: tuple[int, int, int]) -> int:
+        return batches * -(-rows // side[0]) * -(-columns // side[1])
+
+    most = _most_parts(dots)
+    filling = (s for parts in (1, most) for s in fitting if programs(s) * parts >= FILL)
+    tall, wide, warps = next(filling, fitting[-1])
+    parts = next((p for p in PARTS if programs((tall, wide, warps)) * p >= FILL), PARTS[-1])
     depth, stages = _depth(dots, tall, wide)
     while warps < MOST_WARPS and _held(dots, (tall, wide, warps)) > EACH * THREADS * warps:
         warps *= 2
     return Schedule(PRODUCTS).choose(
-        block_m=tall, block_n=wide, block_k=depth, warps=warps, stages=stages, group=1 if rows <= tall else 8
+        block_m=tall,
+        block_n=wide,
+        block_k=depth,
+        warps=warps,
+        stages=stages,
+        group=1 if rows <= tall else 8,
+        split=min(parts, most),
     )
 
 
@@ -65,6 +88,16 @@ def dot_candidates(dots: Dots) -> list[Schedule]:
     return list(dict.fromkeys(found))[:64]
 
 
+def _most_parts(dots: Dots) -> int:
+    """Into how many parts the sums may be cut: each is long, and all that is summed has rows and columns."""
+    found = dots.found
+    axis = found.summed[0] if found.summed else found.lanes
+    length = prod(extent_of(a) for a in (*found.summed, found.lanes))
+    full = all(set(s.axes) == set(found.sums[0].axes) for s in found.sums) and dots.rows in found.sums[0].axes
+    fits = [p for p in PARTS if extent_of(axis) % p == 0 and length // p >= LEAST_PART]
+    return fits[-1] if fits and full and extent_of(dots.rows) <= FEW_ROWS else 1
+
+
 def _held(dots: Dots, sides: tuple[int, int, int]) -> int:
     return dots.whole * sides[0] * sides[1]
 
@@ -77,8 +110,8 @@ def _depth(dots: Dots, tall: int, wide: int) -> tuple[int, int]:
         depth = max(lanes, least)
         return depth, 3 if 2 * _bytes(dots, tall, wide, depth) <= SHARED else 2
     for depth, stages in ((128, 3), (64, 3), (32, 3)):
-        small = depth * max(d.itemsize for d in dots.dtypes) <= 128  # a line of memory of each row
-        if small and depth <= max(lanes, least) and (stages - 1) * _bytes(dots, tall, wide, depth) <= SHARED // dots.whole:
+        line = depth * max(d.itemsize for d in dots.dtypes) <= LINE and depth <= max(lanes, least)
+        if line and (stages - 1) * _bytes(dots, tall, wide, depth) <= SHARED // dots.whole:
             return depth, stages
     return max(least, min(lanes, 32)), 2
 

@@ -118,7 +118,7 @@ class _Emitter:
         for k, part in enumerate(self.parts):
             name = self.symbol if len(self.parts) == 1 else f"{self.symbol}_{k}"
             lines = self._function(part, k, self.passed)
-            arguments = self._arguments("\n".join(lines))
+            arguments = self._arguments("\n".join(x for x in lines if not x.startswith("#")))
             head = f"def {name}({', '.join(n for n, _ in arguments)}):"
             texts.append("\n".join(["@triton.jit", head, *(f"    {line}" for line in lines)]) + "\n")
             warps = int(self.schedule.get(WARPS)) or warps_for(_held(part))

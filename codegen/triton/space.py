@@ -7,7 +7,7 @@ from itertools import product as combinations
 from ...ir.loops import Equation, Kernel
 from ...ir.schedule import Knob, Schedule
 from ..cuts import Cuts, blocks_of, cuts_of
-from .dot_space import PRODUCTS, default_dots, dot_candidates, dots_of
+from .dot_space import PRODUCTS, cut_dots, default_dots, dot_candidates, dots_of
 
 POINTS = Knob("points", 1024, (256, 512, 1024, 2048, 4096, 8192), "points that a program holds at once")
 RESIDENT = Knob("resident", 8192, (1024, 2048, 4096, 8192, 16384, 32768), "longest row that is held whole")
@@ -20,8 +20,9 @@ BLOCKS = Knob("blocks", False, (False, True), "what keeps rows and what reduces 
 BLOCK_M = Knob("block_m", 64, (16, 32, 64, 128, 256), "rows of a product of tiles")
 BLOCK_N = Knob("block_n", 64, (16, 32, 64, 128, 256), "columns of a product of tiles")
 BLOCK_K = Knob("block_k", 32, (16, 32, 64, 128), "points of the sum that are multiplied at once")
+SPLIT = Knob("split", 1, (1, 2, 4, 8, 16), "parts of sums of products, for programs of their own")
 GROUP = Knob("group", 8, (1, 4, 8, 16), "rows of tiles whose programs run side by side, column by column")
-KNOBS = (POINTS, RESIDENT, STEP, WARPS, STAGES, KEEP, PARTS, BLOCKS, BLOCK_M, BLOCK_N, BLOCK_K, GROUP)
+KNOBS = (POINTS, RESIDENT, STEP, WARPS, STAGES, KEEP, PARTS, BLOCKS, BLOCK_M, BLOCK_N, BLOCK_K, SPLIT, GROUP)
 
 COLUMNS = 64  # neighbours in memory that a program takes of each row it reduces
 GRAIN = 16384  # points that are worth a program of their own
@@ -53,7 +54,7 @@ def default_schedule(kernel: Kernel) -> Schedule:
 def cuts_under(kernel: Kernel, schedule: Schedule) -> Cuts:
     """The reductions that a schedule cuts into parts: by the law `split`, before the kernel is printed."""
     if schedule.strategy == PRODUCTS:
-        return ()
+        return cut_dots(kernel, int(schedule.get(SPLIT)))
     parts = int(schedule.get(PARTS))
     blocks = blocks_of(kernel, ENOUGH_PROGRAMS // 2) if schedule.get(BLOCKS) else ()
     return blocks or (cuts_of(kernel, parts, GRAIN, lambda _: 1.0, COLUMNS) if parts > 1 else ())

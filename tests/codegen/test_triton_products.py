@@ -15,13 +15,15 @@ from treadle.codegen.triton.dot_space import HELD, SHARED
 from treadle.codegen.triton.dots import find_dots
 from treadle.codegen.triton.emit import candidates, default_schedule, emit_kernel, emit_module
 from treadle.codegen.triton.grid import tile_kernel
+from treadle.codegen.triton.space import BLOCK_K, BLOCK_M, BLOCK_N, SPLIT, STAGES, cuts_under
+from treadle.compiler.cutting import cut_reductions
 from treadle.ir.errors import ScheduleError
 from treadle.ir.loops import Kernel
 from treadle.ir.schedule import Schedule
 from treadle.ir.text_tiles import print_program
 from treadle.ir.text_tiles_read import parse_program
 from treadle.ir.tiles import Dot, walk_statements
-from treadle.ir.types import BF16, F32, I8
+from treadle.ir.types import BF16, F32, I8, DType
 from treadle.ir.verify import verify_program
 
 LINEAR = """
@@ -101,7 +103,8 @@ def case_of(kernel: Kernel, name: str = "case", **more) -> Case:
 
 @pytest.mark.parametrize("name", PRODUCTS)
 def test_sizes(name: str):
-    check_triton([case_of(kernel_of(name, d, *s), f"{name} {d} {s}") for s in SIZES for d in ("f16", "f32")])
+    dtypes = ("f16",) if name == "packed" else ("f16", "f32")  # in f32 its scales stay, and it is no product of tiles
+    check_triton([case_of(kernel_of(name, d, *s), f"{name} {d} {s}") for s in SIZES for d in dtypes])
 
 
 @pytest.mark.parametrize("name", PRODUCTS)
@@ -110,6 +113,27 @@ def test_tiles_that_divide_nothing(name: str):
     schedule = Schedule("products").choose(block_m=16, block_n=32, block_k=32, group=4)
     kernel = kernel_of(name, "f16", 5 * 16 + 3, 75, 70)
     check_triton([case_of(kernel, name, schedule=schedule)])
+
+
+@pytest.mark.parametrize("name", [n for n in PRODUCTS if n != "normed"])
+def test_sums_in_parts(name: str):
+    """Each part has programs of its own, and what they leave is added up by others."""
+    kernel = kernel_of(name, "f16", 17, 33, 64)
+    schedule = default_schedule(kernel).choose(split=4)
+    case = case_of(kernel, name, schedule=schedule, cuts=cuts_under(kernel, schedule))
+    assert len(emit_case(case).launches) == 2
+    check_triton([case])
+    cut, apart = cut_reductions(kernel, case.cuts)
+    program = tile_kernel(cut, schedule, apart)[1]
+    assert_computes(verify_program(program), kernel, case.buffers)
+
+
+def test_sums_over_rows_alone_are_not_in_parts():
+    kernel = kernel_of("normed", "f16", 17, 70, 64)
+    schedule = default_schedule(kernel).choose(split=4)
+    with pytest.raises(ScheduleError, match="no sums of products"):
+        emit_case(case_of(kernel, schedule=schedule, cuts=cuts_under(kernel, schedule)))
+    assert knobs_of("normed", 16, 512, 8192)["split"] == 1
 
 
 @pytest.mark.parametrize("size", [(0, 4, 4), (4, 0, 4), (4, 70, 0)], ids=str)
@@ -150,7 +174,7 @@ def test_tile_programs_compute_their_kernels(name: str):
 
 
 def test_operands_have_the_type_that_is_multiplied():
-    def dtypes(name: str, d: str) -> set[object]:
+    def dtypes(name: str, d: str) -> set[DType]:
         found = find_dots(prepare(kernel_of(name, d, 17, 40, 64)))
         assert found is not None
         return found.dtypes
@@ -195,18 +219,32 @@ def test_tiles_have_sixteen_points_a_side():
             emit_case(case_of(kernel, schedule=Schedule("products").choose(**{name: 8})))
 
 
+def knobs_of(name: str, m: int, n: int, k: int) -> dict[str, int]:
+    schedule = default_schedule(kernel_of(name, "bf16", m, n, k))
+    return {knob.name: int(schedule.get(knob)) for knob in (BLOCK_M, BLOCK_N, BLOCK_K, STAGES, SPLIT)}
+
+
 def test_default_tiles_fill_a_gpu_and_fit_registers():
     def sides(name: str, m: int, n: int = 4096) -> tuple[int, int]:
-        kernel = kernel_of(name, "bf16", m, n, 4096 if name != "packed" else 64)
-        chosen = dict(default_schedule(kernel).choices)
-        assert chosen["block_m"] * chosen["block_n"] <= HELD and chosen["stages"] > 1
-        assert (chosen["stages"] - 1) * chosen["block_k"] * (chosen["block_m"] + chosen["block_n"]) * 2 <= SHARED
-        return chosen["block_m"], chosen["block_n"]
+        found = knobs_of(name, m, n, 4096 if name != "packed" else 64)
+        tall, wide = found["block_m"], found["block_n"]
+        assert tall * wide <= HELD and found["stages"] > 1
+        assert (found["stages"] - 1) * found["block_k"] * (tall + wide) * 2 <= SHARED
+        return tall, wide
 
     assert sides("linear", 4096) == (128, 128) and sides("linear", 128) == (64, 64)
     assert sides("linear", 16) == (16, 32) and sides("linear", 2) == (16, 32)
     assert sides("gated", 4096) == (128, 64), "two sums share the registers"
     assert sides("packed", 4096) == (128, 64)
+
+
+def test_few_programs_have_their_sums_cut():
+    def split(*sizes: int) -> int:
+        return knobs_of("linear", *sizes)["split"]
+
+    assert split(16, 4096, 4096) == 1 and split(16, 1024, 4096) == 8
+    assert split(16, 1024, 640) == 1, "parts of fewer than 512 points"
+    assert split(128, 512, 4096) == 1, "rows whose parts are much to write"
 
 
 # --- what is printed ---------------------------------------------------------------------------------------------
@@ -219,13 +257,16 @@ PRINTED = {
     "packed": ("packed", 16, 4096, 64),
     "whole": ("whole", 128, 4096, 4096),
     "normed": ("normed", 128, 4096, 4096),
+    "in_parts": ("linear", 16, 1024, 4096),
 }
 
 
 @pytest.mark.parametrize("name", PRINTED)
 def test_prints(name: str, golden: Golden):
     kernel = kernel_of(PRINTED[name][0], "bf16", *PRINTED[name][1:])
-    golden(emit_module([emit_kernel(kernel, default_schedule(kernel), kernel.name, verify_program)]), "py")
+    schedule = default_schedule(kernel)
+    cut, apart = cut_reductions(kernel, cuts_under(kernel, schedule))
+    golden(emit_module([emit_kernel(cut, schedule, kernel.name, verify_program, apart)]), "py")
 
 
 def test_no_masks_where_tiles_divide_the_sizes():

@@ -7,12 +7,11 @@ def linear(x, w, b, y):
     # s[m, n] = sum(k) (f32(x[k + 3000*m]) * f32(w[k + 3000*n]))
     # y[1001*m + n] = bf16(max((s[m, n] + f32(b[n])), 0.0))
     pid = tl.program_id(0)
-    first = pid // 256 * 8
-    inside = pid % 256
-    height = min(4 - first, 8)
-    m = (first + inside % height) * 32 + tl.arange(0, 32)[:, None]
+    first = pid // 128 * 4
+    inside = pid % 128
+    m = (first + inside % 4) * 32 + tl.arange(0, 32)[:, None]
     m_in = m < 100
-    n = (inside // height) * 32 + tl.arange(0, 32)[None, :]
+    n = (inside // 4) * 32 + tl.arange(0, 32)[None, :]
     n_in = n < 1001
     s = tl.full([32, 32], 0.0, tl.float32)
     for k0 in range(0, 3000, 64):

@@ -8,11 +8,10 @@ def normed(x, g, w, y):
     # s[m, n] = sum(k) ((f32(x[k + 4096*m]) * f32(g[k])) * f32(w[k + 4096*n]))
     # y[4096*m + n] = (s[m, n] * rsqrt((q[m] + 0.001)))
     pid = tl.program_id(0)
-    first = pid // 512 * 8
-    inside = pid % 512
-    height = min(2 - first, 8)
-    m = (first + inside % height) * 64 + tl.arange(0, 64)[:, None]
-    n = (inside // height) * 64 + tl.arange(0, 64)[None, :]
+    first = pid // 128 * 2
+    inside = pid % 128
+    m = (first + inside % 2) * 64 + tl.arange(0, 64)[:, None]
+    n = (inside // 2) * 64 + tl.arange(0, 64)[None, :]
     q = tl.full([64, 1], 0.0, tl.float32)
     s = tl.full([64, 64], 0.0, tl.float32)
     for k0 in range(0, 4096, 32):

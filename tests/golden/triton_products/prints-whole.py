@@ -7,11 +7,10 @@ def whole(x, w, s, t, y):
     # a[m, n] = sum(k) (i32(x[k + 4096*m]) * i32(w[k + 4096*n]))
     # y[4096*m + n] = bf16(((f32(a[m, n]) * t[m]) * s[n]))
     pid = tl.program_id(0)
-    first = pid // 512 * 8
-    inside = pid % 512
-    height = min(2 - first, 8)
-    m = (first + inside % height) * 64 + tl.arange(0, 64)[:, None]
-    n = (inside // height) * 64 + tl.arange(0, 64)[None, :]
+    first = pid // 128 * 2
+    inside = pid % 128
+    m = (first + inside % 2) * 64 + tl.arange(0, 64)[:, None]
+    n = (inside // 2) * 64 + tl.arange(0, 64)[None, :]
     a = tl.full([64, 64], 0, tl.int32)
     for k0 in range(0, 4096, 128):
         k = k0 + tl.arange(0, 128)
