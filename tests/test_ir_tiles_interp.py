@@ -271,6 +271,19 @@ def test_dots_are_added_to_a_sum(dtype: str):
     assert torch.equal(run(text, x=x.view(-1), w=w.view(-1)).double(), expected.view(-1))
 
 
+def test_dots_end_where_their_lanes_do():
+    text = """
+    tiles k(x: f32[11]) -> (y: f32[3])
+      grid m in 3:
+        state s: f32 = 0.0
+        lanes c in 11 to 3*m + 2 by 4:
+          dot s of x[c], 1.0
+        y[m] <- s[]
+    """
+    x = torch.randint(-99, 99, (11,)).float()
+    assert torch.equal(run(text, x=x), torch.stack([x[:2].sum(), x[:5].sum(), x[:8].sum()]))
+
+
 def test_guards_choose_what_is_read_and_written():
     text = """
     tiles k(x: f32[3], d: i64[6]) -> (y: f32[6])

@@ -7,12 +7,13 @@ lanes k by 32: dot s of a, b        a loop over blocks; k is the second dimensio
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 from ...ir.errors import ScheduleError
 from ...ir.expr import Expr, Load, Op, const
 from ...ir.index import Axis
 from ...ir.tiles import Dot, Loop, State, Statement, Update, walk_statements
-from ...ir.types import F32, product
+from ...ir.types import F32, Dim, product
 from ..dims import PYTHON, print_dim
 from ..parts import writes_of
 from ..text import strip
@@ -23,15 +24,48 @@ from .scope import Axes
 from .values import Array
 
 ROWS, COLUMNS = 0, 1
+PROGRAM = "pid = tl.program_id(0)"
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """How the programs of a launch go about its tiles.
+
+    group       rows of tiles whose programs run side by side
+    turns       programs that take turns over all tiles; 0: each tile has its own
+    specialize  some warps load what others multiply
+    """
+
+    group: int = 1
+    turns: int = 0
+    specialize: bool = False
+
+    def programs(self, tiles: Dim) -> Dim:
+        return min(tiles, self.turns) if self.turns and isinstance(tiles, int) else tiles
 
 
 class DotPrinter(Printer):
-    """Prints one launch whose lanes loops are products. `group`: rows of tiles whose programs run side by side."""
+    """Prints one launch whose lanes loops are products, in the `order` of a schedule."""
 
-    def __init__(self, arrays: Mapping[str, Array], symbols: Sequence[str], combiners: Combiners, group: int) -> None:
+    def __init__(self, arrays: Mapping[str, Array], symbols: Sequence[str], combiners: Combiners, order: Order) -> None:
         super().__init__(arrays, symbols, combiners)
-        self.group = group
+        self.order = order
         self._dims: dict[str, frozenset[int]] = {}
+
+    def print_launch(
+        self,
+        grid: Sequence[Loop],
+        body: Sequence[Statement],
+        given: Mapping[str, tuple[str, str]],
+        kept: Mapping[str, str],
+    ) -> list[str]:
+        lines = super().print_launch(grid, body, given, kept)
+        tiles = product(blocks_of(x) for x in grid)
+        if self.order.programs(tiles) == tiles:
+            return lines
+        at = lines.index(PROGRAM)
+        head = f"for pid in range(tl.program_id(0), {print_dim(tiles, PYTHON)}, {self.order.turns}):"
+        return [*lines[:at], head, *(f"    {line}" for line in lines[at + 1 :])]
 
     def has_lanes(self, body: Sequence[Statement]) -> bool:
         return False
@@ -42,19 +76,19 @@ class DotPrinter(Printer):
     # --- the grid ------------------------------------------------------------------------------------------------
 
     def open_grid(self, grid: Sequence[Loop], tiled: Sequence[Loop]) -> None:
-        """Programs of `group` tiles along the rows take turns over the columns: what they load stays in the cache."""
+        """Programs of `order.group` tiles along the rows take turns over the columns: what they load stays in the cache."""
         rows, columns = grid[-2:]
         if tiled != [rows, columns]:
             raise ScheduleError("products of tiles have rows and columns", got=[x.axis for x in tiled])
         self._find_dims(columns.body, rows.axis, columns.axis)
         across, down = (print_dim(blocks_of(x), PYTHON) for x in (columns, rows))
-        self.stack.emit("pid = tl.program_id(0)")
+        self.stack.emit(PROGRAM)
         at = "pid"
         if len(grid) > 2:
             each = print_dim(product((blocks_of(rows), blocks_of(columns))), PYTHON)
             self._open_batches(grid[:-2], f"pid // {each}")
             at = self._say("at", f"pid % {each}")
-        if self.group > 1 and down != "1" and across != "1":
+        if self.order.group > 1 and down != "1" and across != "1":
             row, column = self._grouped(at, int(down), int(across))
         else:
             row, column = f"{at} // {across}", f"{at} % {across}"
@@ -71,7 +105,7 @@ class DotPrinter(Printer):
 
     def _grouped(self, at: str, down: int, across: int) -> tuple[str, str]:
         """(the row of tiles, the column of tiles) of a program."""
-        group = min(self.group, down)
+        group = min(self.order.group, down)
         first = self._say("first", f"{at} // {group * across} * {group}")
         inside = self._say("inside", f"{at} % {group * across}")
         height = str(group)
@@ -108,7 +142,10 @@ class DotPrinter(Printer):
         self.stack.open({}, writes_of(s))
         self._products(s, f"{first} + ", end)
         lines = self.stack.close()
-        self.stack.emit_block(f"for {first} in range({begin}, {end}, {s.tile}):", lines)
+        steps = f"range({begin}, {end}, {s.tile})"
+        if self.order.specialize:
+            steps = f"tl.{steps[:-1]}, warp_specialize=True)"
+        self.stack.emit_block(f"for {first} in {steps}:", lines)
 
     def _products(self, s: Loop, first: str, end: str) -> None:
         dots = [d for d in s.body if isinstance(d, Dot)]

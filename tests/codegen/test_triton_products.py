@@ -115,6 +115,20 @@ def test_tiles_that_divide_nothing(name: str):
     check_triton([case_of(kernel, name, schedule=schedule)])
 
 
+def test_programs_take_turns_over_tiles():
+    """More tiles than programs: each has several, in the same order of rows and columns."""
+    kernel = kernel_of("heads", "f16", 40, 300, 16)
+    schedule = Schedule("products").choose(block_m=16, block_n=32, block_k=16, turns=108, specialize=True)
+    case = case_of(kernel, schedule=schedule)
+    (launch,) = emit_case(case).launches
+    assert launch.programs == 108 and "for pid in range(tl.program_id(0), 150, 108):" in emit_case(case).text
+    check_triton([case])
+    few = case_of(kernel_of("linear", "f16", 40, 70, 40), schedule=schedule)
+    assert emit_case(few).launches[0].programs == 9 and "for pid" not in emit_case(few).text
+    assert "tl.range(0, 40, 16, warp_specialize=True)" in emit_case(few).text
+    check_triton([few])
+
+
 @pytest.mark.parametrize("name", [n for n in PRODUCTS if n != "normed"])
 def test_sums_in_parts(name: str):
     """Each part has programs of its own, and what they leave is added up by others."""

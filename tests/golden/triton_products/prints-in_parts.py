@@ -3,7 +3,7 @@ import triton.language as tl
 
 
 @triton.jit
-def linear_0(x, w, b, y, s_part_all):
+def linear_0(x, w, s_part_all):
     # s_part[k_block, m, n] = sum(k_at) (f32(x[k_at + 512*k_block + 4096*m]) * f32(w[k_at + 512*k_block +
     #   4096*n]))
     # s[m, n] = (((s_part[0, m, n] + s_part[1, m, n]) + (s_part[2, m, n] + s_part[3, m, n])) + ((s_part[4, m, n] +
