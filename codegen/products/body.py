@@ -34,7 +34,7 @@ class TileBody:
             part = f"{name}_part"
             self._start(self.inner, part, s.dtype)
             self._update(s, part, at, j)
-            scaled = op("mul", Load(part, (), s.dtype), Rewriter(at)(s.scale))
+            scaled = op("mul", Load(part, (), s.dtype), self.b.scale(s, at, j))
             self.flushes.append(Update((name,), (op("add", own, scaled),)))
         self.after.append(Fold((name,), "sum"))
         shift = self.shifts.get((s.name, j))

@@ -186,7 +186,7 @@ class ProductBuilder(OperandPacks):
 
     def _before_tiles(self, column: Index, width: int, first: Index) -> list[Statement]:
         """What the tiles of some columns have in common."""
-        return []
+        return self.pack_scales(column, width)
 
     def _after_sums(self, first: Index, size: int) -> list[Statement]:
         """What is done with the sums of a block before anything is computed of them."""
