@@ -90,7 +90,7 @@ def w4a16(x: torch.Tensor, q: torch.Tensor, s: torch.Tensor) -> torch.Tensor:
 
 
 def w8a8(x: torch.Tensor, q: torch.Tensor, t: torch.Tensor, s: torch.Tensor) -> torch.Tensor:
-    return torch._int_mm(x, q.t()) * t.unsqueeze(-1) * s
+    return torch._int_mm(x, q.t()) * t.unsqueeze(-1) * s  # pyright: ignore[reportPrivateImportUsage]
 
 
 CASES = (

@@ -76,7 +76,7 @@ class DotPrinter(Printer):
     # --- the grid ------------------------------------------------------------------------------------------------
 
     def open_grid(self, grid: Sequence[Loop], tiled: Sequence[Loop]) -> None:
-        """Programs of `order.group` tiles along the rows take turns over the columns: what they load stays in the cache."""
+        """Programs of `group` tiles along the rows take turns over the columns: what they load stays in the cache."""
         rows, columns = grid[-2:]
         if tiled != [rows, columns]:
             raise ScheduleError("products of tiles have rows and columns", got=[x.axis for x in tiled])

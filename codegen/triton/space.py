@@ -24,7 +24,10 @@ SPLIT = Knob("split", 1, (1, 2, 4, 8, 16), "parts of sums of products, for progr
 GROUP = Knob("group", 8, (1, 4, 8, 16), "rows of tiles whose programs run side by side, column by column")
 TURNS = Knob("turns", 0, (0, 108, 132, 264), "programs that take turns over all tiles of products; 0: one a tile")
 SPECIALIZE = Knob("specialize", False, (False, True), "warps that load and warps that multiply are others")
-KNOBS = (POINTS, RESIDENT, STEP, WARPS, STAGES, KEEP, PARTS, BLOCKS, BLOCK_M, BLOCK_N, BLOCK_K, SPLIT, GROUP, TURNS, SPECIALIZE)
+KNOBS = (
+    POINTS, RESIDENT, STEP, WARPS, STAGES, KEEP, PARTS, BLOCKS,
+    BLOCK_M, BLOCK_N, BLOCK_K, SPLIT, GROUP, TURNS, SPECIALIZE,
+)  # fmt: skip
 
 COLUMNS = 64  # neighbours in memory that a program takes of each row it reduces
 GRAIN = 16384  # points that are worth a program of their own
