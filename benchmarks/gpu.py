@@ -14,31 +14,24 @@ import sys
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from random import Random
 from typing import Any
 
 import kernel_cases
 import reduction_cases
 import torch
+from gpu_measure import QUICK_SAMPLES, SAMPLES, WARM_UP, compile_on_gpu, exactly, judge, measure, to_gpu
 from gpu_packages import plan_packages, summarize_packages
+from gpu_products import plan_products, summarize_products
 from harness import Call, geomean, verdict
 from record import OURS, Record, make_parser, say
 from steps import make_step
 
-from treadle.compiler.check import compare
 from treadle.compiler.modes import MODES
-from treadle.compiler.reference import in_float64, widen
-from treadle.compiler.timing import Timing
 from treadle.ir.errors import TreadleError
 
 PEERS = ("eager", "inductor")
-CACHE_BYTES = 256 << 20  # more than any GPU's caches hold: it is swept between samples
-SAMPLES = 60
-QUICK_SAMPLES = 15
-WARM_UP = 3
 COPY_BYTES = 1 << 30
 MATMUL = 8192
-MOST_ERROR = 1.5  # times eager's
 LAUNCH_CALLS = 2000
 RECORD_CASES = 12  # kernels whose schedules are all measured
 
@@ -97,49 +90,6 @@ def describe_device() -> dict[str, Any]:
 def describe(row: Mapping[str, Any]) -> str:
     shown = ("error", "right", "worst_ratio", "gb_per_s", "over_best", "best", "of_copy", "microseconds", "records")
     return str({k: row[k] for k in shown if k in row})
-
-
-# --- timing ------------------------------------------------------------------------------------------------------
-
-
-def measure(calls: Mapping[str, Call], samples: int) -> Timing:
-    """Seconds that the device spends on each call, with cold caches, in an order shuffled every round."""
-    sweep = torch.empty(CACHE_BYTES, dtype=torch.uint8, device="cuda")
-    for call in calls.values():
-        for _ in range(WARM_UP):
-            call()
-    found: dict[str, list[float]] = {name: [] for name in calls}
-    order, random = list(calls), Random(0)
-    for _ in range(samples):
-        random.shuffle(order)
-        for name in order:
-            sweep.zero_()
-            begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-            begin.record()
-            calls[name]()
-            end.record()
-            end.synchronize()
-            found[name].append(begin.elapsed_time(end) * 1e-3)
-    return Timing(found)
-
-
-def compile_on_gpu(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
-    if name == "eager":
-        return function
-    if name == OURS:
-        options: dict[str, str | int | bool | Callable[..., Any]] = {"fallback": "error"}
-        return torch.compile(function, backend=OURS, dynamic=False, fullgraph=True, options=options)
-    return torch.compile(function, backend=name, dynamic=False, fullgraph=True)
-
-
-def to_gpu(tensors: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
-    return tuple(t.cuda() for t in tensors)
-
-
-def exactly(function: Callable[..., Any], tensors: tuple[torch.Tensor, ...], step: bool = False) -> Any:
-    """The results in float64; with `step`, gradients too."""
-    with in_float64():
-        return make_step(function, widen(tensors))() if step else function(*widen(tensors))
 
 
 # --- ceilings ----------------------------------------------------------------------------------------------------
@@ -242,16 +192,6 @@ def check_reduction(case: reduction_cases.Reduction, shape: tuple[int, int], dty
         "right": found["right"] and trained["right"],
         "worst_ratio": max(found["worst_ratio"], trained["worst_ratio"]),
         "problems": found["problems"] + trained["problems"],
-    }
-
-
-def judge(got: Any, eager: Any, exact: Any) -> dict[str, Any]:
-    """Against float64 where there is such a result (a mask's fill is another number there), else bit for bit."""
-    report = compare(got, eager, eager if exact is None else exact, factor=MOST_ERROR, strides=False)
-    return {
-        "right": report.ok,
-        "worst_ratio": round(report.worst_ratio, 3),
-        "problems": [str(r) for r in report.failures],
     }
 
 
@@ -477,6 +417,7 @@ SLICES: dict[str, tuple[Plan, Callable[[Mapping[str, Any]], dict[str, Any]]]] = 
     "records": (plan_records, summarize_records),
     "modes": (plan_modes, summarize_modes),
     "packages": (plan_packages, summarize_packages),
+    "products": (plan_products, summarize_products),
 }
 
 

@@ -1,7 +1,8 @@
 """What the Triton kernels of every benchmark take of five GPUs: registers, stack, shared memory. No GPU is needed.
 
 Each case of the kernel, reduction and module suites is compiled as treadle compiles it (forward, and backward where
-there is one); each kernel is printed under its default schedule and compiled for sm_80, sm_90, sm_100, sm_120, gfx942.
+there is one); products of matrices as they are where no library is asked. Each kernel is printed under its default
+schedule and compiled for sm_80, sm_90, sm_100, sm_120, gfx942.
 Target: all compile, and none has a stack, which is where registers spill to.
 """
 
@@ -11,6 +12,7 @@ from collections.abc import Iterable
 from typing import Any
 
 import kernel_cases
+import product_cases
 import reduction_cases
 import torch
 from harness import compile_for, set_up
@@ -18,16 +20,23 @@ from module_cases import CASES
 from record import OURS, Record, make_parser, say
 from steps import bind_step, draw_gradients, make_step
 from targets import DTYPES
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.fx.experimental.proxy_tensor import make_fx
 
 from treadle.codegen.triton.emit import emit_module
 from treadle.codegen.triton.targets import TARGETS
+from treadle.compiler.contractions_gpu import judge_gpu_product
 from treadle.compiler.driver import collect
+from treadle.compiler.frontend.importer import import_graph
 from treadle.compiler.gpu_kernels import print_gpu_kernel
 from treadle.compiler.runtime.gpu.cross import Failed, Request, compile_launches, describe
+from treadle.costmodel.roofline import estimate, find_device
 from treadle.ir.errors import TreadleError
 from treadle.ir.loops import Kernel
-from treadle.passes.fuse import Launch
+from treadle.passes.fuse import Launch, fuse_graph
 
+PRODUCT = "product_"  # before the name of a case
+PRICED_AS = "sm_90"  # what decides on fusion where no device is there
 MODULE = "module"  # in the place of a shape: the modules have sizes of their own
 PER_ROUND = 8  # cases whose kernels are compiled at once: a module is imported by each process once
 
@@ -56,6 +65,11 @@ def plan_rows(quick: bool) -> dict[str, str]:
         for cases, shapes, few in suites for case in cases for rows, columns in (few[:1] if quick else shapes)
         for dtype in DTYPES
     ]  # fmt: skip
+    names += [
+        f"{PRODUCT}{case.name} {rows}x{product_cases.WIDTH} bfloat16"
+        for rows in (product_cases.QUICK_ROWS if quick else product_cases.ROWS) for case in product_cases.CASES
+        if rows >= case.least
+    ]  # fmt: skip
     names += [] if quick else [f"{case.name} {MODULE} {str(case.dtype).removeprefix('torch.')}" for case in CASES]
     return dict.fromkeys(names, "")
 
@@ -70,6 +84,8 @@ def find_kernels(name: str) -> dict[str, Kernel]:
             bind_step(compile_for(OURS, function), given, draw_gradients(function, given))()
         return distinct_kernels(found)
     rows, columns = (int(n) for n in shape.split("x"))
+    if case_name.startswith(PRODUCT):
+        return find_products(case_name.removeprefix(PRODUCT), rows)
     with collect() as found:
         plain = next((c for c in kernel_cases.CASES if c.name == case_name), None)
         if plain is not None:
@@ -81,6 +97,18 @@ def find_kernels(name: str) -> dict[str, Kernel]:
             compiled = compile_for(OURS, case.function)
             make_step(compiled, inputs)() if case.learns else compiled(*inputs)
     return distinct_kernels(found)
+
+
+def find_products(name: str, rows: int) -> dict[str, Kernel]:
+    """The kernels of a product of matrices where no library is asked."""
+    case = next(c for c in product_cases.CASES if c.name == name)
+    with FakeTensorMode() as mode:
+        fakes = [mode.from_tensor(t) for t in product_cases.make_inputs(case, rows)]
+        module = make_fx(torch.func.functionalize(case.function))(*fakes)
+    graph = import_graph(module, name, judge=lambda product: judge_gpu_product(product, "own")).graph
+    row = find_device(PRICED_AS)
+    fused = fuse_graph(graph, lambda kernel: estimate(kernel, row).seconds, "fast")
+    return {s.digest: s.kernel for s in fused.steps if isinstance(s, Launch)}
 
 
 def distinct_kernels(found: Iterable[Any]) -> dict[str, Kernel]:

@@ -9,7 +9,7 @@ from collections.abc import Iterable
 
 from ..ir.expr import Expr, children, data_in, indices, walk
 from ..ir.index import Data
-from ..ir.tiles import Let, Loop, Put, Scan, Stage, State, Statement, Update, walk_statements
+from ..ir.tiles import Dot, Let, Loop, Put, Scan, Stage, State, Statement, Update, walk_statements
 from ..ir.types import is_nonnegative, plus
 
 
@@ -21,6 +21,8 @@ def expressions_of(s: Statement) -> list[Expr]:
         return [s.init]
     if isinstance(s, Update):
         return list(s.values)
+    if isinstance(s, Dot):
+        return [s.left, s.right]
     if isinstance(s, Put):
         datas = [d.value for i in s.index for d in data_in(i)]
         return [s.value, *datas, *([s.guard] if s.guard is not None else [])]
@@ -46,6 +48,8 @@ def writes_of(s: Loop) -> frozenset[str]:
     for inner in walk_statements(s.body):
         if isinstance(inner, Update):
             names.update(inner.names)
+        elif isinstance(inner, Dot):
+            names.add(inner.name)
         elif isinstance(inner, Scan):
             names.add(inner.carry)
         elif isinstance(inner, Put | Stage):

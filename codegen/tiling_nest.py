@@ -21,7 +21,7 @@ from ..ir.loops import Equation, Store
 from ..ir.scalar import cast, op
 from ..ir.states import STATES, Values
 from ..ir.states import State as StateRow
-from ..ir.tiles import Fold, Let, Loop, Put, Scan, State, Statement, Update
+from ..ir.tiles import Dot, Fold, Let, Loop, Put, Scan, State, Statement, Update
 from ..ir.types import F32, F64, Dim, DType, as_dim, multiply, plus
 from .tiling_plan import Nest, statement_cost
 from .tiling_prepare import combine_tree
@@ -458,4 +458,6 @@ def map_statement(s: Statement, rewrite: Callable[[Expr], Expr]) -> Statement:
         return replace(s, values=tuple([rewrite(v) for v in s.values]))
     if isinstance(s, Put):
         return replace(s, value=rewrite(s.value), guard=None if s.guard is None else rewrite(s.guard))
+    if isinstance(s, Dot):
+        return replace(s, left=rewrite(s.left), right=rewrite(s.right))
     return replace(s, value=rewrite(s.value)) if isinstance(s, Let | Scan) else s

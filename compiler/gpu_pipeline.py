@@ -17,7 +17,9 @@ from ..costmodel.roofline import find_device as price_of
 from ..ir.errors import DeviceError, TreadleError
 from ..ir.loops import Kernel
 from ..passes.fuse import Launch
+from .contractions_gpu import judge_gpu_product
 from .cutting import describe_cuts
+from .frontend.contractions import Product
 from .frontend.importer import Imported
 from .gpu_kernels import GpuTools, build_gpu_kernels, print_gpu_kernel, require_triton
 from .kernels import Built, Show, Shown, Toolchain, build_runner, describe
@@ -29,7 +31,7 @@ from .runtime.plan_values import Values
 from .settings import settings
 
 log = logging.getLogger(__name__)
-__all__ = ["bind_gpu", "build_gpu_kernels", "describe_gpu", "find_gpu"]
+__all__ = ["bind_gpu", "build_gpu_kernels", "describe_gpu", "find_gpu", "judge"]
 
 
 def find_gpu(device: str, host: Toolchain) -> GpuTools:
@@ -38,6 +40,11 @@ def find_gpu(device: str, host: Toolchain) -> GpuTools:
     tools = GpuTools(host, target, device)
     require_triton(tools)
     return tools
+
+
+def judge(product: Product) -> str:
+    """Why a library is to compute a product of matrices; "" where a kernel is to."""
+    return judge_gpu_product(product, settings.gemm)
 
 
 def describe_gpu(plan: Plan) -> tuple[Show, Device]:

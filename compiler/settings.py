@@ -239,6 +239,13 @@ class Settings:
         "keep each rounding to a narrow type that the model spells out, also where a kernel need not round",
         changes_code=True,
     )
+    gemm = Option(
+        one_of("auto", "library", "own"),
+        "auto",
+        "products of matrices on a GPU: auto leaves them to libraries but for those of few rows whose weights are"
+        " unpacked on the way; library leaves all to them; own takes all that kernels can compute",
+        changes_code=True,
+    )
     compiler = Option(TEXT, "g++", "the C++ compiler to call: a name on PATH or a path", changes_code=True)
     threads = Option(whole_number(0), 0, "threads of a CPU kernel; 0: as many as torch uses", changes_code=True)
 

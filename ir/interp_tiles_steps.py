@@ -17,8 +17,9 @@ from .interp_inputs import Sizes
 from .interp_numbers import Numbers, Planes, Tensor
 from .interp_states import StateArithmetic
 from .interp_tiles_memory import Array, Watch, make_scratch
+from .scalar import cast, op
 from .states import STATES
-from .tiles import Fetch, Fold, Let, Loop, Put, Scan, Stage, State, Statement, Update
+from .tiles import Dot, Fetch, Fold, Let, Loop, Put, Scan, Stage, State, Statement, Update
 from .types import Dim
 from .verify_tiles_scope import read_by
 
@@ -127,6 +128,22 @@ class Steps:
         whole = states.reduce([tuple(p.expand(shape) for p in c) for c in components], 1)
         for name, dtype, value in zip(s.names, dtypes, whole, strict=True):
             self.names[name] = tuple(p.unsqueeze(1) for p in self.numbers.round(value, dtype))
+
+    def _dot(self, s: Dot, points: Points) -> None:
+        assert points.lanes is not None
+        held = self._states[s.name].dtype
+        states = StateArithmetic(self.numbers, "sum", (held,))
+        value = self._value(op("mul", cast(s.left, held), cast(s.right, held)), points)
+        shape = torch.broadcast_shapes(value[0].shape, points.lanes.shape)
+        components = states.lift([value], tuple(shape))
+        if points.live is not None:
+            shape = torch.broadcast_shapes(shape, points.live.shape)
+            (nothing,) = states.identity(tuple(shape))
+            components = [select(points.live, c, nothing) for c in components]
+        (whole,) = states.reduce([tuple(p.expand(shape) for p in c) for c in components], 1)
+        part = tuple(p.unsqueeze(1) for p in whole)
+        (total,) = states.combine([self.numbers.widen(self.names[s.name])], [self.numbers.widen(part)])
+        self._assign(s.name, total, None)
 
     def _scan(self, s: Scan, points: Points) -> None:
         assert points.lanes is not None

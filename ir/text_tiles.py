@@ -13,7 +13,7 @@ tiles softmax(x: f32[262144]) -> (y: f32[262144])
 axes        c in 4096      t in 64 within off[b]..off[b + 1]      bounds read from data ("_": none)
 loops       serial k in 512 from 16*b to 16*b + 16 backwards:     what stands deeper below is the body
 values      let e: f32 = ...      state s: f32 = 0.0      m, p := ..., ...      fold m, p = argmax
-            scan a: f32 = sum of x[c] from a_carry
+            scan a: f32 = sum of x[c] from a_carry      dot s of x[c], w[c]
 stores      y[c] <- v      y[at(d[c], 9)] <- v if p[c]      y[c] <- v, streamed      y[c] <- x[c as i16]: bits
 staging     stage x_t[i, j] by 16 over t in 64 from 16*r, c in 512 from 0 <- x[64*c + t]
 hints       fetch x[c + 64]
@@ -29,7 +29,7 @@ from .expr import Expr, children, loads_in, print_expr, walk
 from .index import Axis, Index
 from .text_loops import lay_out, name_shared, print_dims, print_head
 from .text_tokens import quoted
-from .tiles import Fetch, Fold, Let, Loop, Program, Put, Scan, Stage, State, Statement, Update, walk_statements
+from .tiles import Dot, Fetch, Fold, Let, Loop, Program, Put, Scan, Stage, State, Statement, Update, walk_statements
 
 
 def print_program(program: Program) -> str:
@@ -69,6 +69,8 @@ class _Printer:
             return self._update(s, pad)
         if isinstance(s, Fold):
             return [f"{pad}fold {', '.join(s.names)} = {s.state}"]
+        if isinstance(s, Dot):
+            return [*self.lay(f"{pad}dot {s.name} of ", s.left, ","), *self.lay(f"{pad}    ", s.right)]
         if isinstance(s, Fetch):
             return [f"{pad}fetch {s.name}[{s.index}]"]
         if isinstance(s, Scan):
@@ -101,6 +103,8 @@ def _printed(s: Statement) -> tuple[Expr, ...]:
     """The expressions of a statement that are printed as such (data indices stand inside their index)."""
     if isinstance(s, Let | Scan | Stage):
         return (s.value,)
+    if isinstance(s, Dot):
+        return s.left, s.right
     if isinstance(s, Put):
         return (s.value,) if s.guard is None else (s.value, s.guard)
     if isinstance(s, Update):

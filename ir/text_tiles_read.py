@@ -9,7 +9,7 @@ from .expr import Expr, Load
 from .index import Axis
 from .text_loops_read import BufferReader
 from .text_tokens import Cursor
-from .tiles import KINDS, Fetch, Fold, Let, Loop, Program, Put, Scan, Scratch, Stage, State, Statement, Update
+from .tiles import KINDS, Dot, Fetch, Fold, Let, Loop, Program, Put, Scan, Scratch, Stage, State, Statement, Update
 from .types import DType
 
 
@@ -75,7 +75,7 @@ class _ProgramReader(BufferReader):
             return self._loop()
         readers = {
             "let": self._let, "state": self._state, "fold": self._fold, "scan": self._scan, "stage": self._stage,
-            "fetch": self._fetch,
+            "fetch": self._fetch, "dot": self._dot,
         }  # fmt: skip
         if self._sees_word(*readers):
             return readers[self.cursor.take().text]()
@@ -169,6 +169,14 @@ class _ProgramReader(BufferReader):
         index = self._after("[").index()
         self.cursor.expect("]")
         return Fetch(name, index)
+
+    def _dot(self) -> Dot:
+        cursor = self.cursor
+        name = cursor.name("a state's name")
+        cursor.expect("of")
+        left = self.expr()
+        cursor.expect(",")
+        return Dot(name, left, self.expr())
 
     def _scan(self) -> Scan:
         cursor = self.cursor

@@ -25,9 +25,10 @@ from dataclasses import dataclass, field
 from .expr import Expr, Load
 from .index import Axis, Index
 from .loops import Buffer
-from .types import Dim, DType
+from .types import BF16, F16, F32, F64, I8, I32, Dim, DType
 
 KINDS = ("grid", "serial", "lanes")
+ACCUMULATORS = {BF16: F32, F16: F32, F32: F32, F64: F64, I8: I32, I32: I32}  # of dots, by the type of their operands
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +100,19 @@ class Fold:
 
 
 @dataclass(frozen=True, slots=True)
+class Dot:
+    """`name := name + left * right`, summed over the points of the lanes loop around it.
+
+    `name` is a scalar state, in the type that operands of this type are added up in (`ACCUMULATORS`): products are
+    exact there. Targets compute the dots of many points of a grid as one product of two tiles.
+    """
+
+    name: str
+    left: Expr
+    right: Expr
+
+
+@dataclass(frozen=True, slots=True)
 class Scan:
     """`name` = the running `state` (a row with one component) up to and with each point of the lanes loop around it.
 
@@ -151,7 +165,7 @@ class Fetch:
     index: Index
 
 
-Statement = Loop | Let | State | Update | Fold | Scan | Put | Stage | Fetch
+Statement = Loop | Let | State | Update | Fold | Dot | Scan | Put | Stage | Fetch
 
 
 @dataclass(frozen=True, slots=True)

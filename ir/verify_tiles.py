@@ -11,7 +11,7 @@ from collections.abc import Iterator
 
 from .index import axes_of
 from .text_tokens import is_name
-from .tiles import KINDS, Let, Loop, Program, Put, Scan, Stage, State, Statement, Update, walk_statements
+from .tiles import KINDS, Dot, Let, Loop, Program, Put, Scan, Stage, State, Statement, Update, walk_statements
 from .verify_rules import Problem, Rule
 from .verify_tiles_scope import indices_of, names_of, read_by, scopes_of, where
 from .verify_tiles_stores import STORE_RULES
@@ -71,8 +71,8 @@ def _names_have_one_meaning(program: Program) -> Iterator[Problem]:
 def _loops_nest(program: Program) -> Iterator[Problem]:
     for s, scope in scopes_of(program):
         outer = scope.loops[-1].kind if scope.loops else "grid"
-        if outer == "lanes" and not isinstance(s, Let | Update | Scan | Put):
-            yield Problem(where(s), "lanes run at once", "values, updates, scans and stores", type(s).__name__)
+        if outer == "lanes" and not isinstance(s, Let | Update | Dot | Scan | Put):
+            yield Problem(where(s), "lanes run at once", "values, updates, dots, scans and stores", type(s).__name__)
         if isinstance(s, Loop) and s.kind == "grid" and outer != "grid":
             yield Problem(where(s), "a grid loop is inside another kind of loop", "grid loops outermost", outer)
 

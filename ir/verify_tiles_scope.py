@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 
 from .expr import Expr, Load, data_in, walk
 from .index import Axis, Index, axes_of
-from .tiles import Fetch, Fold, Let, Loop, Program, Put, Scan, Stage, State, Statement, Update
+from .tiles import Dot, Fetch, Fold, Let, Loop, Program, Put, Scan, Stage, State, Statement, Update
 from .types import DType
 
 
@@ -101,6 +101,8 @@ def read_by(s: Statement) -> tuple[Expr, ...]:
         return (s.init,)
     if isinstance(s, Update):
         return s.values
+    if isinstance(s, Dot):
+        return s.left, s.right
     if isinstance(s, Put):
         return (s.value, *_data(*s.index)) if s.guard is None else (s.value, s.guard, *_data(*s.index))
     if isinstance(s, Stage):

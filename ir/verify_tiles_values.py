@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from .expr import Expr, Load, Op, children, data_in, indices, loads_in, walk
 from .states import STATES
-from .tiles import Fold, Loop, Program, Put, Scan, Stage, State, Update
+from .tiles import ACCUMULATORS, Dot, Fold, Loop, Program, Put, Scan, Stage, State, Update
 from .types import BF16, BOOL, F16, F32, F64, I16, I64
 from .verify_loops import operation_fits
 from .verify_rules import Problem, Rule
@@ -180,6 +180,27 @@ def _scans_fit(program: Program) -> Iterator[Problem]:
             yield Problem(where(s), "a scan runs along the lanes around it", "a lanes loop")
 
 
+def _dots_fit(program: Program) -> Iterator[Problem]:
+    for s, scope in scopes_of(program):
+        added = {x.name for x in scope.lanes.body if isinstance(x, Dot)} if scope.lanes is not None else set[str]()
+        for name in sorted(added & {e.name for e in loads_in(*read_by(s))}):
+            yield Problem(where(s), "a sum is read while dots are added to it", "a read after the loop", name)
+        if not isinstance(s, Dot):
+            continue
+        state, held = scope.states.get(s.name), ACCUMULATORS.get(s.left.dtype)
+        if s.left.dtype is not s.right.dtype or held is None:
+            found = f"{s.left.dtype} and {s.right.dtype}"
+            yield Problem(where(s), "operands of one type that is added up", ", ".join(map(str, ACCUMULATORS)), found)
+        if scope.lanes is None:
+            yield Problem(where(s), "a dot runs along the lanes around it", "a lanes loop")
+        if state is None or state.lanes is not None:
+            yield Problem(where(s), "a dot is added to a scalar state", ", ".join(scope.states), s.name)
+        elif held is not None and state.dtype is not held:
+            yield Problem(where(s), f"the state {s.name} has another type", held, state.dtype)
+        elif scope.is_shared(s.name):
+            yield Problem(where(s), "points update a state from outside of the grid", got=s.name)
+
+
 VALUE_RULES: list[Rule[Program]] = [
     Rule("loads are of what is known", _loads_are_of_what_is_known),
     Rule("operations fit their operands", _operations_fit),
@@ -187,6 +208,7 @@ VALUE_RULES: list[Rule[Program]] = [
     Rule("states begin as they are", _states_begin_as_they_are),
     Rule("updates are of states", _updates_are_of_states),
     Rule("folds fit their states", _folds_fit),
+    Rule("dots fit their states", _dots_fit),
     Rule("scans fit their states", _scans_fit),
     Rule("tiles are read as tiles", _tiles_are_read_as_tiles),
 ]

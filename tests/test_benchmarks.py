@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 
+from treadle.codegen.triton.emit import default_schedule
 from treadle.compiler.runtime import arena as arena_module
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -57,6 +58,35 @@ def test_a_child_returns_its_result_or_its_error(
     assert "benchmarks/child.py" in failed.error and str(ROOT) not in failed.error
     late = child.run_child("helpers", "hang", {}, environment=helpers, timeout=15)
     assert "no result after 15 s" in late.error and late.wall_seconds < 60
+
+
+def test_the_gpu_suite_plans_every_slice_and_needs_a_gpu(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    gpu = load("gpu", monkeypatch)
+    assert all(plan(quick) for plan, _ in gpu.SLICES.values() for quick in (True, False))
+    assert all(isinstance(summarize({}), dict) for _, summarize in gpu.SLICES.values())
+    products = gpu.SLICES["products"][0](True)
+    assert {"w4a16 37x896", "mm 37x1000", "w8a16 16"} <= set(products) and "w8a8 16" not in products
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    for arguments, told in (
+        (["--slice", "products"], "no GPU"),
+        (["--slice", "product"], "no such slice"),
+        (["--help"], "products"),
+    ):
+        monkeypatch.setattr(sys, "argv", ["gpu.py", *arguments])
+        with pytest.raises(SystemExit):
+            gpu.main()
+        printed = capsys.readouterr()
+        assert told in printed.out + printed.err
+
+
+def test_products_of_every_case_are_kernels_of_products(monkeypatch: pytest.MonkeyPatch):
+    resources, cases = load("triton_resources", monkeypatch), load("product_cases", monkeypatch)
+    for case in cases.CASES:
+        kernels = resources.find_products(case.name, 64)
+        assert any(default_schedule(k).strategy == "products" for k in kernels.values()), case.name
+    assert len(resources.find_products("gated", 64)) == 1
 
 
 def make_args(path: Path | None, **more: Any) -> argparse.Namespace:

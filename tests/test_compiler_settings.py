@@ -144,7 +144,8 @@ def test_the_cache_key_has_what_changes_code_and_nothing_else():
     assert set(json.loads(plain)) == {name for name, option in OPTIONS.items() if option.changes_code}
     with settings.override(debug=5, verify=True, dump="out", cache_dir="cache", fallback="error"):
         assert settings.cache_key() == plain
-    changed = {"numerics": "strict", "target": "scalar", "keep_casts": True, "compiler": "clang++", "threads": 1}
+    changed = {"numerics": "strict", "target": "scalar", "keep_casts": True, "compiler": "clang++", "threads": 1,
+               "gemm": "own"}  # fmt: skip
     for name, value in changed.items():
         with settings.override(**{name: value}):
             assert settings.cache_key() != plain

@@ -251,6 +251,39 @@ def test_a_scan_goes_on_from_tile_to_tile(state: str):
     assert got["z"][0] == pytest.approx(float(expected[-1]))
 
 
+@pytest.mark.parametrize("dtype", ["f32", "bf16", "i8"])
+def test_dots_are_added_to_a_sum(dtype: str):
+    """Products of narrow values are exact in the sum's type; lanes beyond the end add nothing."""
+    held = "i32" if dtype == "i8" else "f32"
+    text = f"""
+    tiles k(x: {dtype}[33], w: {dtype}[22]) -> (y: {held}[6])
+      grid m in 3 by 16:
+        grid n in 2 by 16:
+          state s: {held} = {"1:i32" if dtype == "i8" else "1.0"}
+          lanes c in 11 by 4:
+            dot s of x[c + 11*m], w[c + 11*n]
+            dot s of x[c + 11*m], w[c + 11*n]
+          y[2*m + n] <- s[]
+    """
+    kind = {"f32": torch.float32, "bf16": torch.bfloat16, "i8": torch.int8}[dtype]
+    x, w = (torch.randint(-99, 99, (n, 11)).to(kind) for n in (3, 2))
+    expected = 1 + 2 * (x.double() @ w.double().t())
+    assert torch.equal(run(text, x=x.view(-1), w=w.view(-1)).double(), expected.view(-1))
+
+
+def test_dots_end_where_their_lanes_do():
+    text = """
+    tiles k(x: f32[11]) -> (y: f32[3])
+      grid m in 3:
+        state s: f32 = 0.0
+        lanes c in 11 to 3*m + 2 by 4:
+          dot s of x[c], 1.0
+        y[m] <- s[]
+    """
+    x = torch.randint(-99, 99, (11,)).float()
+    assert torch.equal(run(text, x=x), torch.stack([x[:2].sum(), x[:5].sum(), x[:8].sum()]))
+
+
 def test_guards_choose_what_is_read_and_written():
     text = """
     tiles k(x: f32[3], d: i64[6]) -> (y: f32[6])

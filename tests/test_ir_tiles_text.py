@@ -59,6 +59,9 @@ tiles all(x: f32[4096], h: bf16[4096], d: i64[64], off: i64[5], q: f32[70*s0]) -
         e_all[c] <- a[] if (#(c) < 40:i64)
         m, p := where((a[] > m[]), a[], m[]), where((a[] > m[]), #(c), p[])
       fold m, p = argmax
+      state t_c: f32 = 0.0
+      lanes c in 64 by 16:
+        dot t_c of h[c], (h[c + 64*r] * h[c])
       state s_carry: f64 = 0.0:f64
       lanes c in 64 by 16:
         scan s: f32 = sum of x[at(d[c], 4096, nowrap)] from s_carry

@@ -193,6 +193,33 @@ BROKEN = {
         "state c: f32 = 0.0\ngrid j in 4:\n  lanes i in 4:\n    scan s: f32 = sum of x[i] from c\n    y[i] <- s[]",
         "outside of the grid",
     ),
+    # dots
+    "a dot of unlike types": ("state s: f32 = 0.0\nlanes i in 4:\n  dot s of x[i], h[i]\ny[0] <- s[]", "of one type"),
+    "a dot of types that no sum takes": (
+        "state s: i64 = 0:i64\nlanes i in 4:\n  dot s of d[i], d[i]\ny[0] <- 1.0",
+        "of one type",
+    ),
+    "a dot in a type of its own": (
+        "state s: f64 = 0.0:f64\nlanes i in 4:\n  dot s of x[i], x[i]\ny[0] <- 1.0",
+        "another type",
+    ),
+    "a dot without lanes": (
+        "state s: f32 = 0.0\nserial i in 4:\n  dot s of x[i], x[i]\ny[0] <- s[]",
+        "along the lanes",
+    ),
+    "a dot into a tile": (
+        f"{TILE}\nlanes i in 8 by 4:\n  dot s of x[i], x[i]\nfold s = sum\ny[0] <- s[]",
+        "scalar state",
+    ),
+    "a dot into nothing": ("lanes i in 4:\n  dot s of x[i], x[i]\ny[0] <- 1.0", "scalar state"),
+    "a dot that is read too soon": (
+        "state s: f32 = 0.0\nlanes i in 4:\n  dot s of x[i], x[i]\n  y[i] <- s[]",
+        "while dots are added",
+    ),
+    "a dot outside the grid": (
+        "state s: f32 = 0.0\ngrid j in 4:\n  lanes i in 4:\n    dot s of x[i], x[i]\ny[0] <- s[]",
+        "outside of the grid",
+    ),
     # stages
     "staged into a buffer": (f"stage y[0, 0] {BLOCK} <- x[4*c + r]", "two dimensions"),
     "staged into one dimension": (f"stage a[0, 0] {BLOCK} <- x[4*c + r]", "two dimensions"),

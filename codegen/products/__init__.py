@@ -6,8 +6,11 @@ blocks, packs, body, tiles   tiles whose lanes run along the sum
 panel   tiles whose lanes are rows
 """
 
-from .find import Products, find_products
+from .find import Products, delay_scales, find_products, find_sums, has_products, sum_of
 from .panel import PanelBuilder, fits_panels
 from .tiles import ProductBuilder
 
-__all__ = ["PanelBuilder", "ProductBuilder", "Products", "find_products", "fits_panels"]
+__all__ = [
+    "PanelBuilder", "ProductBuilder", "Products", "delay_scales", "find_products", "find_sums", "fits_panels",
+    "has_products", "sum_of",
+]  # fmt: skip

@@ -81,6 +81,14 @@ class Products:
 
 def find_products(kernel: Kernel) -> Products | None:
     """The sums of products of a prepared kernel that is nothing else; None for all other kernels."""
+    found = find_sums(kernel)
+    return None if found is None else _with_axes(*found)
+
+
+def find_sums(kernel: Kernel) -> tuple[Kernel, tuple[Equation, ...], tuple[Store, ...], Equation] | None:
+    """(the kernel without pointwise equations, its sums, its stores, the first sum of products); None for a kernel
+    that is anything else.
+    """
     if not any(isinstance(s, Equation) and s.state == "sum" and not s.scan for s in kernel.body):
         return None
     kernel = recompute(kernel, lambda e: True)
@@ -97,7 +105,7 @@ def find_products(kernel: Kernel) -> Products | None:
         return None
     if not all(s.injective and s.mode == "set" and s.guard is None for s in stores) or _feeds_itself(sums, stores):
         return None
-    return _with_axes(kernel, sums, stores, whole[0])
+    return kernel, sums, stores, whole[0]
 
 
 def has_products(s: Equation) -> bool:
@@ -156,11 +164,11 @@ def _with_axes(
     outer = tuple(a for a in own if a is not columns)
     inner = tuple(a for a in rest if a is not rows)
     around = tuple(a for a in main.reduce if a is not lanes)
-    found = tuple(_sum_of(s, columns) for s in sums)
+    found = tuple(sum_of(s, columns) for s in sums)
     return Products(kernel, found, stores, lanes, around, columns, rows, outer, inner)
 
 
-def _sum_of(s: Equation, columns: Axis) -> Sum:
+def sum_of(s: Equation, columns: Axis) -> Sum:
     """A sum by its products. Only those of sums that round their operands are rearranged."""
     found = Sum(s, tuple((t,) for t in terms_of(s.args[0])))
     return replace(found, groups=tuple((_grouped(t, columns),) for (t,) in found.groups)) if found.rounds else found

@@ -20,15 +20,16 @@ from math import prod
 from ...ir.index import Axis
 from ...ir.loops import Kernel
 from ...ir.schedule import Schedule
-from ...ir.tiles import Loop, Program, Scratch, walk_statements
+from ...ir.tiles import Dot, Loop, Program, Scratch, walk_statements
 from ...ir.types import Dim, contiguous_strides, multiply, plus, product
 from ..phases import Phase, find_owner, find_phases, passed_on, values_bound
 from .combine import Combiners
+from .dot_printer import DotPrinter, Order
 from .grid import tile_kernel
 from .ops import POINTERS
 from .prelude import print_module
 from .printer import Printer, blocks_of
-from .space import STAGES, WARPS, candidates, default_schedule, warps_for
+from .space import GROUP, SPECIALIZE, STAGES, TURNS, WARPS, candidates, default_schedule, warps_for
 from .values import Array
 
 __all__ = ["Launch", "TritonSource", "candidates", "default_schedule", "emit_kernel", "emit_module"]
@@ -102,6 +103,7 @@ class _Emitter:
         self.schedule = schedule
         self.symbol = symbol
         self.buffers = {b.name: b for b in (*kernel.inputs, *kernel.outputs)}
+        self.order = Order(int(schedule.get(GROUP)), int(schedule.get(TURNS)), bool(schedule.get(SPECIALIZE)))
         self.combiners = Combiners()
         self.parts = find_phases(program.body)
         self.checks: list[str] = []
@@ -117,11 +119,12 @@ class _Emitter:
         for k, part in enumerate(self.parts):
             name = self.symbol if len(self.parts) == 1 else f"{self.symbol}_{k}"
             lines = self._function(part, k, self.passed)
-            arguments = self._arguments("\n".join(lines))
+            arguments = self._arguments("\n".join(x for x in lines if not x.startswith("#")))
             head = f"def {name}({', '.join(n for n, _ in arguments)}):"
             texts.append("\n".join(["@triton.jit", head, *(f"    {line}" for line in lines)]) + "\n")
             warps = int(self.schedule.get(WARPS)) or warps_for(_held(part))
             programs = product(blocks_of(x) for x in part.grid)
+            programs = self.order.programs(programs) if _has_dots(part) else programs
             launches.append(Launch(name, arguments, programs, warps, int(self.schedule.get(STAGES))))
         places, size = self._lay_out()
         return TritonSource(
@@ -133,7 +136,11 @@ class _Emitter:
     # --- functions -----------------------------------------------------------------------------------------------
 
     def _function(self, part: Phase, number: int, passed: Mapping[str, int]) -> list[str]:
-        printer = Printer(self._arrays(part), self.kernel.symbols, self.combiners)
+        arrays, symbols = self._arrays(part), self.kernel.symbols
+        if _has_dots(part):
+            printer: Printer = DotPrinter(arrays, symbols, self.combiners, self.order)
+        else:
+            printer = Printer(arrays, symbols, self.combiners)
         printer.values.checks = self.checks
         given = {n: (f"{n}_cell", self._types[n]) for n, k in passed.items() if k < number}
         kept = {n: f"{n}_cell" for n, k in passed.items() if k == number}
@@ -184,6 +191,10 @@ def _points(part: Phase, s: Scratch) -> tuple[tuple[Axis, Dim], ...]:
         found.append((loop.axis, step))
         step = multiply(step, loop.axis.extent)
     return tuple(found)
+
+
+def _has_dots(part: Phase) -> bool:
+    return any(isinstance(s, Dot) for s in walk_statements(part.body))
 
 
 def _held(part: Phase) -> int:

@@ -19,11 +19,15 @@ from ...ir.expr import loads_in
 from ...ir.index import Axis, axes_of, axis_coefficient
 from ...ir.loops import Kernel, Store, statement_expressions
 from ...ir.schedule import Schedule
-from ...ir.tiles import Loop, Program, Statement
-from ..tiling import Builder, Choices, Planned, plan_kernel
+from ...ir.tiles import Loop, Program, Scratch, Statement
+from ..tiling import Builder, Choices, Planned, describe, plan_kernel
 from ..tiling_nest import NestBuilder
 from ..tiling_plan import Block, Nest, Part, estimate, nests_of
-from .space import COLUMNS, KEEP, KNOBS, POINTS, RESIDENT, STEP
+from ..tiling_prepare import prepare
+from .dot_parts import take_apart
+from .dot_space import PRODUCTS
+from .dots import Tile, build_dots, find_dots
+from .space import BLOCK_K, BLOCK_M, BLOCK_N, COLUMNS, KEEP, KNOBS, POINTS, RESIDENT, STEP
 
 SERIAL = Choices(lanes=1, unroll=1, rows=1, stage=False, cut=False, blocks=False)  # the lanes of a tile sum apart
 
@@ -45,13 +49,39 @@ def tile_kernel(
     Raises ScheduleError where the schedule does not apply.
     """
     schedule.check_names(KNOBS)
-    sizes = Sizes(int(schedule.get(POINTS)), int(schedule.get(RESIDENT)), int(schedule.get(STEP)))
+    if schedule.strategy == PRODUCTS:
+        return tile_products(kernel, schedule)
+    sizes = _sizes(schedule)
     planned = plan_kernel(kernel, str(schedule.get(KEEP)), shares_lanes=False, resident=sizes.resident, apart=apart)
     builder = GridBuilder(planned.kernel, planned.parts, sizes)
     body = [s for p in planned.parts for s in builder.build(p, frozenset(), root=True)]
     k = planned.kernel
     scratch = tuple(builder.scratch.values())
     return planned, Program(k.name, k.inputs, k.outputs, scratch, tuple(body), planned.maths)
+
+
+def tile_products(kernel: Kernel, schedule: Schedule) -> tuple[Planned, Program]:
+    """A kernel that is sums of products, as products of tiles; where those are in parts, a grid that adds them up."""
+    k = prepare(kernel)
+    apart = take_apart(k)
+    sums, rest, arrays = (k, None, ()) if apart is None else apart
+    dots = find_dots(sums)
+    if dots is None:
+        raise ScheduleError("no sums of products whose operands have rows and columns", where=kernel.name)
+    tile = Tile(*(int(schedule.get(knob)) for knob in (BLOCK_M, BLOCK_N, BLOCK_K)))
+    maths = tuple(describe(s) for s in k.body)
+    body, own = build_dots(dots, tile), tuple[Scratch, ...]()
+    if rest is not None:
+        sizes = _sizes(schedule)
+        planned = plan_kernel(rest, str(schedule.get(KEEP)), shares_lanes=False, resident=sizes.resident)
+        builder = GridBuilder(planned.kernel, planned.parts, sizes)
+        body += tuple(s for p in planned.parts for s in builder.build(p, frozenset(), root=True))
+        own = tuple(builder.scratch.values())
+    return Planned(k, (), maths), Program(k.name, k.inputs, k.outputs, (*arrays, *own), body, maths)
+
+
+def _sizes(schedule: Schedule) -> Sizes:
+    return Sizes(int(schedule.get(POINTS)), int(schedule.get(RESIDENT)), int(schedule.get(STEP)))
 
 
 class GridBuilder(Builder):

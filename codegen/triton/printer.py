@@ -49,18 +49,27 @@ class Printer:
         """
         self.values.uses = count_uses(e for s in walk_statements(body) for e in expressions_of(s))
         tiled = [x for x in grid if x.tile > 1]
-        has_lanes = any(isinstance(s, Loop) and s.kind == "lanes" for s in walk_statements(body))
+        has_lanes = self.has_lanes(body)
         self.lanes_dim = len(tiled) if has_lanes else None
         self.values.sizes = [x.tile for x in tiled] + ([1] if has_lanes else [])
         self.stack.open({}, frozenset())
         for name, (pointer, dtype) in given.items():
             found = self.values.name(Val(f"tl.load({pointer})", kind=dtype), name)
             self.stack.bound[name] = (found, 0)
-        self._open_grid(grid, tiled)
+        self.open_grid(grid, tiled)
         self.statements(body)
         for name, pointer in kept.items():
             self.stack.emit(f"tl.store({pointer}, {self.stack.bound[name][0].text})")
         return self.stack.close()
+
+    def has_lanes(self, body: Sequence[Statement]) -> bool:
+        """True where the points of lanes loops are a dimension of their own."""
+        return any(isinstance(s, Loop) and s.kind == "lanes" for s in walk_statements(body))
+
+    def state_dims(self, s: State) -> frozenset[int]:
+        """The dimensions that a running value varies along."""
+        dims = frozenset(range(len(self.values.sizes)))
+        return dims if self.lanes_dim is None or s.lanes is not None else dims - {self.lanes_dim}
 
     def statements(self, body: Sequence[Statement]) -> None:
         for s in body:
@@ -68,7 +77,7 @@ class Printer:
 
     # --- the grid ------------------------------------------------------------------------------------------------
 
-    def _open_grid(self, grid: Sequence[Loop], tiled: Sequence[Loop]) -> None:
+    def open_grid(self, grid: Sequence[Loop], tiled: Sequence[Loop]) -> None:
         """Names the point, or the points, of each axis that are this program's; the last axis runs fastest."""
         if not grid:
             return
@@ -77,9 +86,9 @@ class Printer:
         for k in reversed(range(len(grid))):
             loop, count = grid[k], print_dim(blocks_of(grid[k]), PYTHON)
             if k > 0 and count == "1":
-                self._open_axis(loop, "0", tiled.index(loop) if loop in tiled else None)
+                self.open_axis(loop, "0", tiled.index(loop) if loop in tiled else None)
                 continue
-            self._open_axis(loop, rest if k == 0 else f"{rest} % {count}", tiled.index(loop) if loop in tiled else None)
+            self.open_axis(loop, rest if k == 0 else f"{rest} % {count}", tiled.index(loop) if loop in tiled else None)
             if k > 1:
                 above = self.stack.fresh("rest")
                 self.stack.emit(f"{above} = {rest} // {count}")
@@ -87,9 +96,9 @@ class Printer:
             else:
                 rest = f"{rest} // {count}"
 
-    def _open_axis(self, loop: Loop, number: str, dim: int | None) -> None:
+    def open_axis(self, loop: Loop, number: str, dim: int | None) -> None:
         name = self.stack.fresh(loop.axis.name)
-        wide = not _is_short(loop)
+        wide = not is_short(loop)
         kind = "i64" if wide else "i32"
         number = f"({number})" if " " in number else number
         number = f"tl.cast({strip(number)}, tl.int64)" if wide else number
@@ -99,7 +108,7 @@ class Printer:
         else:
             first = "" if number == "0" else f"{number} * {loop.tile} + "
             self.stack.emit(f"{name} = {first}{self._points(loop.tile, dim)}")
-            mask = self._mask(name, loop.axis, print_dim(loop.axis.extent, PYTHON), _is_whole(loop))
+            mask = self.mask(name, loop.axis, print_dim(loop.axis.extent, PYTHON), is_whole(loop))
         self.stack.scopes[0].axes[loop.axis] = Axes(name, dim, kind)
         self.values.live[dim] = mask
 
@@ -108,7 +117,7 @@ class Printer:
         where = "" if rank == 1 else "[" + ", ".join(":" if k == dim else "None" for k in range(rank)) + "]"
         return f"tl.arange(0, {tile}){where}"
 
-    def _mask(self, name: str, axis: Axis, end: str, whole: bool) -> str:
+    def mask(self, name: str, axis: Axis, end: str, whole: bool) -> str:
         if whole:
             return ""
         mask = self.stack.fresh(f"{axis.name}_in")
@@ -126,10 +135,9 @@ class Printer:
         self.stack.bound[s.name] = (val, level)
 
     def _state(self, s: State) -> None:
-        dims = frozenset(range(len(self.values.sizes)))
         if self.lanes_dim is not None:
             self.values.sizes[self.lanes_dim] = s.tile if s.lanes is not None else 1
-            dims = dims if s.lanes is not None else dims - {self.lanes_dim}
+        dims = self.state_dims(s)
         name = self.stack.fresh(s.name)
         self.stack.emit(f"{name} = {self.values.spread(self.values.value(s.init), dims, s.dtype.name)}")
         self.states[s.name] = s
@@ -236,8 +244,8 @@ class Printer:
             self._serial_loop(s)
 
     def _serial_loop(self, s: Loop) -> None:
-        begin, end = self._limits(s)
-        kind = "i32" if _is_short(s) else "i64"
+        begin, end = self.limits(s)
+        kind = "i32" if is_short(s) else "i64"
         var = self.stack.fresh(s.axis.name)
         self.stack.open({s.axis: Axes(var, None, kind)}, writes_of(s))
         self.statements(s.body)
@@ -249,11 +257,11 @@ class Printer:
         dim = self.lanes_dim
         assert dim is not None
         self.values.sizes[dim] = s.tile
-        if s.begin is None and s.end is None and _holds_all(s):
+        if s.begin is None and s.end is None and holds_all(s):
             self._open_lanes(s, "", print_dim(s.axis.extent, PYTHON))
             self.statements(s.body)
         else:
-            begin, end = self._limits(s)
+            begin, end = self.limits(s)
             first = self.stack.fresh(f"{s.axis.name}0")
             self.stack.open({}, writes_of(s))
             self._open_lanes(s, f"{first} + ", end)
@@ -271,11 +279,11 @@ class Printer:
             return
         name = self.stack.fresh(s.axis.name)
         self.stack.emit(f"{name} = {first}{self._points(s.tile, dim or 0)}")
-        mask = self._mask(name, s.axis, end, _is_whole(s))
-        scope.axes[s.axis] = Axes(name, dim, "i32" if _is_short(s) else "i64", mask)
+        mask = self.mask(name, s.axis, end, is_whole(s))
+        scope.axes[s.axis] = Axes(name, dim, "i32" if is_short(s) else "i64", mask)
         self.values.live[dim] = mask
 
-    def _limits(self, s: Loop) -> tuple[str, str]:
+    def limits(self, s: Loop) -> tuple[str, str]:
         """The first point and the one after the last."""
         begin = "0" if s.begin is None else strip(self.values.index(s.begin).text)
         end = print_dim(s.axis.extent, PYTHON)
@@ -297,16 +305,16 @@ def blocks_of(loop: Loop) -> Dim:
     return quotient(plus(loop.axis.extent, loop.tile - 1), loop.tile)
 
 
-def _holds_all(s: Loop) -> bool:
+def holds_all(s: Loop) -> bool:
     return isinstance(s.axis.extent, int) and s.axis.extent <= s.tile
 
 
-def _is_short(s: Loop) -> bool:
+def is_short(s: Loop) -> bool:
     """True where 32 bits hold every point, those of the last tile beyond the axis too."""
     return isinstance(s.axis.extent, int) and s.axis.extent + s.tile < 2**31
 
 
-def _is_whole(s: Loop) -> bool:
+def is_whole(s: Loop) -> bool:
     """True where every tile of a loop is full."""
     extent, tile = s.axis.extent, s.tile
     if not isinstance(extent, int) or extent % tile:

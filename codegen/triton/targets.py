@@ -11,7 +11,7 @@ from ...ir.errors import BadInput, DeviceError
 class GpuTarget:
     """A GPU architecture as Triton names it: a backend, the architecture, threads of a warp.
 
-    `registers` are those that one thread can have.
+    `registers` are those that one thread can have, `shared` the bytes of memory that the threads of a program share.
     """
 
     name: str
@@ -19,6 +19,7 @@ class GpuTarget:
     arch: int | str
     warp: int
     registers: int
+    shared: int
 
     @property
     def binary(self) -> str:
@@ -29,11 +30,11 @@ class GpuTarget:
 TARGETS = {
     t.name: t
     for t in (
-        GpuTarget("sm_80", "cuda", 80, 32, 255),
-        GpuTarget("sm_90", "cuda", 90, 32, 255),
-        GpuTarget("sm_100", "cuda", 100, 32, 255),
-        GpuTarget("sm_120", "cuda", 120, 32, 255),
-        GpuTarget("gfx942", "hip", "gfx942", 64, 512),
+        GpuTarget("sm_80", "cuda", 80, 32, 255, 163 << 10),
+        GpuTarget("sm_90", "cuda", 90, 32, 255, 227 << 10),
+        GpuTarget("sm_100", "cuda", 100, 32, 255, 227 << 10),
+        GpuTarget("sm_120", "cuda", 120, 32, 255, 99 << 10),
+        GpuTarget("gfx942", "hip", "gfx942", 64, 512, 64 << 10),
     )
 }
 
@@ -47,7 +48,7 @@ def target_of(major: int, minor: int) -> GpuTarget:
     if major not in MAJORS:
         known = f"compute capability {MAJORS[0]}.0 or later" if major < MAJORS[0] else "a newer treadle and Triton"
         raise DeviceError("a GPU that no kernels are generated for", where=name, expected=known)
-    return TARGETS.get(name) or GpuTarget(name, "cuda", 10 * major + minor, 32, 255)
+    return TARGETS.get(name) or GpuTarget(name, "cuda", 10 * major + minor, 32, 255, 99 << 10)
 
 
 def find_target(name: str) -> GpuTarget:

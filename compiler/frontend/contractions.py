@@ -8,7 +8,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from ...ir.types import Dim, DType, is_static, product
+from ...ir.ops import OPS
+from ...ir.types import Dim, DType, is_static, multiply, plus, product
 from .context import Context, Unsupported, Value, lowers
 
 Labels = tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]
@@ -20,6 +21,7 @@ class Product:
 
     batch, rows, columns, depth  points that both operands have, only the left, only the right; those summed over
     dense    whether the left and the right operand are dense in memory along the last of the summed dimensions
+    unpacked whether each is computed on the way from much fewer bytes than it has
     """
 
     batch: Dim
@@ -28,6 +30,7 @@ class Product:
     depth: Dim
     dtypes: tuple[DType, DType]
     dense: tuple[bool, bool]
+    unpacked: tuple[bool, bool] = (False, False)
 
     @property
     def is_static(self) -> bool:
@@ -60,7 +63,26 @@ def describe(cx: Context, left: Value, right: Value, labels: Labels, at: tuple[i
         product(sizes[label] for label in summed),
         (left.dtype, right.dtype),
         (dense[0], dense[1]),
+        (is_unpacked(left), is_unpacked(right)),
     )
+
+
+def is_unpacked(value: Value) -> bool:
+    """True where a value is computed, point by point, from at most two thirds of its bytes in memory."""
+    seen: set[str] = set()
+    waiting = [value.node]
+    total: Dim = 0
+    while waiting:
+        node = waiting.pop()
+        if node.name in seen:
+            continue
+        seen.add(node.name)
+        if OPS[node.op].kind in ("pointwise", "view", "create"):
+            waiting += [value.builder.node(name) for name in node.inputs]
+        else:
+            total = plus(total, multiply(product(node.shape), node.element.itemsize))
+    own = multiply(product(value.shape), value.dtype.itemsize)
+    return isinstance(total, int) and isinstance(own, int) and 3 * total <= 2 * own
 
 
 def _scaled(cx: Context, value: Value, factor: Any) -> Value:

@@ -13,7 +13,7 @@ def combine_sum_f64(a0, b0):
 
 
 @triton.jit
-def scan_0(x, y, z):
+def scan_0(x, y):
     # a[t, c] = inclusive sum(c) x[t, c]
     # b[t, c] = inclusive sum(t) x[t, c]
     # y[t, c] = (a[t, c] * 0.5)
