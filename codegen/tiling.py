@@ -252,7 +252,7 @@ class Builder:
     def build(self, part: Part, bound: frozenset[Axis], root: bool) -> list[Statement]:
         if isinstance(part, Nest):
             return NestBuilder(self, part, self._limits(part)).build()
-        jam = find_jam(self.kernel, part) if root and self.choices.jam else None
+        jam = find_jam(self.kernel, part, self.choices.lanes) if root and self.choices.jam else None
         if jam is not None:
             return JamBuilder(self, part, jam).build()
         staging = find_staging(self.kernel, part, self.choices.lanes) if root and self.choices.stage else None

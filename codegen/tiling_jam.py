@@ -14,15 +14,15 @@ lanes move along, and that lie apart, are copied side by side first.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
-from ..ir.expr import Expr, Load, Rewriter, loads_in, walk
+from ..ir.expr import Const, Expr, Load, Op, Rewriter, loads_in, walk
 from ..ir.index import Axis, Index, axis_coefficient, of_atom
-from ..ir.loops import Equation, Kernel, Store, statement_expressions
-from ..ir.tiles import Let, Loop, Put, Scratch, Statement
+from ..ir.loops import Kernel, Store, statement_expressions
+from ..ir.tiles import Loop, Put, Scratch, Statement
 from .tiling_nest import Level, NestBuilder, chain_of, map_statement
 from .tiling_plan import Block, Nest
 from .tiling_segments import decide, find_changes
@@ -30,8 +30,9 @@ from .tiling_segments import decide, find_changes
 if TYPE_CHECKING:
     from .tiling import Builder
 
-WIDTHS = (2, 3, 4, 5, 6)  # points at once
-MOST_NODES = 400  # of the expressions of all points together
+WIDTHS = (2, 3, 4, 5, 6)
+MOST_NODES = 1200  # of the expressions of all points together
+CLOSE = 64 << 10  # bytes of the windows that the lanes go over: they stay in the nearest cache
 KEPT_ELEMENTS = 1 << 16  # of the arrays of what lies apart: they stay in the second-level cache
 
 
@@ -39,17 +40,20 @@ KEPT_ELEMENTS = 1 << 16  # of the arrays of what lies apart: they stay in the se
 class Jam:
     """What is computed at once in a block: `width` points of `axis`, in its part begin .. end-1 between the edges.
 
-    apart  loads that only the lanes move along, of elements that do not lie side by side
+    around  outer axes along which windows overlap too: the lanes run in parts of `chunk` points outside of them
+    apart   loads that only the lanes move along, of elements that do not lie side by side, with their conversions
     """
 
     axis: Axis
     begin: int
     end: int
     width: int
-    apart: tuple[Load, ...]
+    around: tuple[Axis, ...]
+    chunk: int
+    apart: tuple[Expr, ...]
 
 
-def find_jam(kernel: Kernel, block: Block) -> Jam | None:
+def find_jam(kernel: Kernel, block: Block, pack: int) -> Jam | None:
     """How a block that is one pointwise nest is run by several points at once; None where they would share nothing."""
     nest = block.body[0]
     if not block.axes or block.lanes is None or len(block.body) > 1 or not isinstance(nest, Nest) or nest.serial:
@@ -65,7 +69,12 @@ def find_jam(kernel: Kernel, block: Block) -> Jam | None:
         return None
     begin, end = _between_edges(axis, roots)
     width = _choose_width(end - begin, sum(1 for _ in walk(*roots)))
-    return None if width < WIDTHS[0] else Jam(axis, begin, end, width, _apart(kernel, roots, lanes))
+    if width < WIDTHS[0]:
+        return None
+    outer = [a for a in block.axes[:-1] if _overlaps(kernel, roots, a, lanes)]
+    around = block.axes[block.axes.index(outer[0]) : -1] if outer else ()
+    chunk = _choose_chunk(kernel, roots, (*around, axis), lanes, pack)
+    return Jam(axis, begin, end, width, around, chunk, _apart(kernel, roots, lanes))
 
 
 def _overlaps(kernel: Kernel, roots: Sequence[Expr], axis: Axis, lanes: Axis) -> bool:
@@ -91,11 +100,49 @@ def _choose_width(points: int, nodes: int) -> int:
     return min(fitting, key=lambda w: (-(-points // w), w), default=1)
 
 
-def _apart(kernel: Kernel, roots: Sequence[Expr], lanes: Axis) -> tuple[Load, ...]:
+def _choose_chunk(kernel: Kernel, roots: Sequence[Expr], axes: Sequence[Axis], lanes: Axis, pack: int) -> int:
+    """Points of the lanes whose windows stay in the nearest cache from one row of them to the next."""
+    assert isinstance(lanes.extent, int)
+    loads = [e for e in dict.fromkeys(loads_in(*roots)) if e.name in kernel.buffers and lanes in e.axes]
+    rows = {(e.name, _row_of(e, axes)): e.dtype.itemsize for e in loads if axes[-1] in e.axes}
+    assert isinstance(axes[-1].extent, int)
+    each = axes[-1].extent * sum(rows.values()) + sum(e.dtype.compute.itemsize for e in loads)
+    count = -(-lanes.extent // pack)
+    parts = -(-count // max(1, CLOSE // (each * pack)))
+    return -(-count // parts) * pack
+
+
+def _row_of(e: Load, axes: Sequence[Axis]) -> int:
+    """Which row of a window a load is of: rows are apart along the axis before the last one."""
+    step = axis_coefficient(e.index[0], axes[-2]) if len(axes) > 1 else 0
+    if not isinstance(step, int) or not isinstance(e.index[0].const, int) or not step:
+        return 0
+    return round(e.index[0].const / step)
+
+
+def _apart(kernel: Kernel, roots: Sequence[Expr], lanes: Axis) -> tuple[Expr, ...]:
+    converted = {e.args[0]: e for e in walk(*roots) if isinstance(e, Op) and e.name == "cast"}
     loads = dict.fromkeys(e for e in loads_in(*roots) if e.name in kernel.buffers and e.axes == {lanes})
-    found = tuple(e for e in loads if e.guard is None and axis_coefficient(e.index[0], lanes) not in (0, 1))
+    apart = (e for e in loads if e.guard is None and axis_coefficient(e.index[0], lanes) not in (0, 1))
+    found = tuple(converted.get(e, e) for e in apart)
     assert isinstance(lanes.extent, int)
     return found if len(found) * lanes.extent <= KEPT_ELEMENTS else ()
+
+
+class Replacer(Rewriter):
+    """Puts values in the place of others, and a guarded load, which gives 0 elsewhere, in that of its select."""
+
+    def __init__(self, given: Mapping[Expr, Expr]) -> None:
+        super().__init__()
+        self.memo.update(given)
+
+    def _rewrite(self, e: Expr) -> Expr:
+        new = super()._rewrite(e)
+        if isinstance(new, Op) and new.name == "where" and isinstance(new.args[2], Const) and not new.args[2].value:
+            condition, value, _ = new.args
+            if isinstance(value, Load) and value.guard == condition:
+                return value
+        return new
 
 
 class JamBuilder:
@@ -106,22 +153,35 @@ class JamBuilder:
         assert isinstance(nest, Nest) and block.lanes is not None
         self.builder, self.block, self.jam, self.lanes = builder, block, jam, block.lanes
         self.nest = NestBuilder(builder, nest, (None, None))
-        self.rows = {e: Scratch(f"{e.name}_row{k}", e.dtype, (self.lanes.extent,)) for k, e in enumerate(jam.apart)}
+        assert isinstance(self.lanes.extent, int)
+        count = -(-self.lanes.extent // jam.chunk)
+        self.parts = Axis(f"{self.lanes.name}_part", count) if count > 1 else None
+        self.rows = {e: Scratch(f"row{k}", e.dtype, (self.lanes.extent,)) for k, e in enumerate(jam.apart)}
 
     def build(self) -> list[Statement]:
         self.builder.scratch.update({s.name: s for s in self.rows.values()})
         copies: list[Statement] = [Put(s.name, (of_atom(self.lanes),), e) for e, s in self.rows.items()]
+        copied = [Level(self.lanes, chain_of(self.lanes.extent), self.nest.tile).loop(copies)] if copies else []
         body = self._along(self._read_rows(self.nest.point()))
-        for axis in reversed(self.block.axes[:-1]):
+        for axis in reversed(self._grid()):
             body = [Loop("grid", axis, tuple(body))]
-        return [*([self._level().loop(copies)] if copies else []), *body]
+        return [*copied, *body]
+
+    def _grid(self) -> list[Axis]:
+        outer = self.block.axes[: -1 - len(self.jam.around)]
+        return [*outer, *(() if self.parts is None else (self.parts,)), *self.jam.around]
 
     def _level(self) -> Level:
-        return Level(self.lanes, chain_of(self.lanes.extent), self.nest.tile)
+        whole = Level(self.lanes, chain_of(self.lanes.extent), self.nest.tile)
+        if self.parts is None:
+            return whole
+        begin = of_atom(self.parts) * self.jam.chunk
+        return replace(whole, begin=begin, end=begin + self.jam.chunk)
 
     def _read_rows(self, point: Sequence[Statement]) -> list[Statement]:
+        """A point's statements with what lies apart read from its rows, which hold what it is converted to."""
         at = (of_atom(self.lanes),)
-        rewrite = Rewriter(load=lambda e: Load(self.rows[e].name, at, e.dtype) if e in self.rows else e)
+        rewrite = Replacer({e: Load(s.name, at, s.dtype) for e, s in self.rows.items()})
         return [map_statement(s, rewrite) for s in point]
 
     def _along(self, point: list[Statement]) -> list[Statement]:
@@ -134,7 +194,7 @@ class JamBuilder:
         several = Axis(f"{jam.axis.name}_several", steps)
         first = of_atom(several) * jam.width + jam.begin
         last = Index((), jam.end - rest)
-        kind = "serial" if len(self.block.axes) > 1 else "grid"
+        kind = "serial" if self._grid() else "grid"
         return [
             *self._edge(point, 0, jam.begin),
             Loop(kind, several, tuple(self._at_once(inner, [first + k for k in range(jam.width)]))),

@@ -168,11 +168,35 @@ def _candidates(region: Region, regions: Regions, always: frozenset[str]) -> lis
         for source, count in regions.sources(name).items():
             if source in inside and OPS[regions.graph.by_name[source].op].kind == "contract":
                 ways[source] += count  # along each it may be another element of its
+    again = _read_in_places(region, regions, always)
     found = [
         n for n in region.nodes
-        if n not in always and (len(pullers[n]) > 1 or ways[n] > 1) and _has_work(n, regions.lowered)
+        if n not in always
+        and (n in again or ((len(pullers[n]) > 1 or ways[n] > 1) and _has_work(n, regions.lowered)))
     ]  # fmt: skip
     return found[-12:]
+
+
+def _read_in_places(region: Region, regions: Regions, always: frozenset[str]) -> frozenset[str]:
+    """Values that their readers slice in several places, each of which would compute them anew, with work behind them.
+
+    y = slice(pad(x * s + b), 0) + slice(pad(x * s + b), 1)     ->     x * s + b: once, or for each of the slices
+    """
+    inside = set(region.nodes) - always
+    places: dict[str, int] = {}
+    for name in region.nodes:
+        for source, count in regions.slices(name).items():
+            places[source] = places.get(source, 0) + count
+    work: dict[str, float] = {}
+    found: set[str] = set()
+    for name in region.nodes:
+        node = regions.graph.by_name[name]
+        below = [s for s in regions.sources(name) if s in inside and regions.graph.by_name[s].shape == node.shape]
+        work[name] = (SCALAR_OPS[node.op].cost if node.op in SCALAR_OPS else 0.0) + sum(work[s] for s in below)
+        padded = [s for s in regions.sources(name) if s in inside] if node.op == "pad" else [name]
+        if places.get(name, 0) > 1:
+            found.update(s for s in padded if s in inside and work[s] * (places[name] - 1) > LIGHT)
+    return frozenset(found)
 
 
 def _has_work(name: str, lowered: Lowered) -> bool:

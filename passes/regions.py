@@ -164,7 +164,7 @@ class Regions:
         index = pulled_index(self.lowered, name, base, axes, self.simplify)
         if index is None:
             return None
-        stored = root.strides if root.strides is not None and self.is_memory(base) else contiguous_strides(root.shape)
+        stored = root.strides if root.strides is not None else contiguous_strides(root.shape)
         flat = linearize(index, stored)
         if not is_affine(flat):
             return None
@@ -238,6 +238,16 @@ class Regions:
             found = self._sources[name] = {}
             for i in dict.fromkeys(self.graph.by_name[name].inputs):
                 for source, ways in self.sources(i).items() if self.is_transparent(i) else ((i, 1),):
+                    found[source] = found.get(source, 0) + ways
+        return found
+
+    def slices(self, name: str) -> dict[str, int]:
+        """The sources of which a node reads slices, and along how many ways."""
+        found: dict[str, int] = {}
+        for i in dict.fromkeys(self.graph.by_name[name].inputs):
+            if self.is_transparent(i):
+                sliced = self.graph.by_name[i].op == "slice"
+                for source, ways in (self.sources(i) if sliced else self.slices(i)).items():
                     found[source] = found.get(source, 0) + ways
         return found
 
