@@ -1,34 +1,67 @@
-"""Lowerings of convolutions."""
+"""Lowerings of convolutions: sums of products whose operands are read through index maps, without a copy of windows.
+
+    depthwise    y[n, c, i] = sum(t) x[n, c, step*i + stride*t - pad] * w[c, t]       written out, tap by tap
+    pointwise    y[n, o, i] = sum(c) x[n, c, i] * w[o, c]                             a contraction
+
+The others are a library's: what they sum over does not lie side by side in memory.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import reduce
-from typing import Any
 
+from ...ir.types import product
 from .context import Context, Unsupported, Value, lowers
-from .pools import make_windows, static_sizes, window_views
+from .contractions import Product, contract
+from .pools import Windows, make_windows, static_sizes, window_views
 
 
 @lowers("convolution.default")
 def _convolution(
-    cx: Context, x: Value, weight: Value, bias: Value | None, stride: Sequence[int], padding: Sequence[int],
-    dilation: Sequence[int], transposed: bool, output_padding: Sequence[int], groups: int,
+    cx: Context, x: Value, weight: Value, bias: Value | None, step: Sequence[int], pad: Sequence[int],
+    stride: Sequence[int], transposed: bool, output_padding: Sequence[int], groups: int,
 ) -> Value:  # fmt: skip
-    if transposed or x.shape[1] != groups or weight.shape[0] != groups:
-        raise Unsupported("a convolution that is not depthwise")
-    rank = x.rank - 2
-    w = make_windows(rank, weight.shape[2:], stride, padding, dilation)
-    count = static_sizes(cx.shape[-rank:])
-    g = cx.g
-    terms = []
-    for tap, view in zip(w.taps(), window_views(cx, x, w, count, 0.0), strict=True):
-        factor = weight
-        for d, t in enumerate(tap):
-            factor = g.slice(factor, 2 + d, t, 1, 1)
-        factor = g.reshape(factor, (weight.shape[0], *(1,) * rank))
-        terms.append(cx.wide(view) * cx.wide(factor))
-    total = reduce(lambda a, b: a + b, terms)
+    if transposed:
+        raise Unsupported("a transposed convolution")
+    rank, channels = weight.rank - 2, weight.shape[0]
+    if x.rank < weight.rank:
+        raise Unsupported("a convolution of one image")
+    windows = make_windows(rank, static_sizes(weight.shape[2:]), tuple(step), tuple(pad), tuple(stride))
+    if weight.shape[1] == 1 and groups == channels == x.shape[1]:
+        total = _sum_taps(cx, x, weight, windows)
+    elif groups == 1 and set(weight.shape[2:]) == {1} and set(windows.step) == {1} and not any(windows.pad):
+        total = _contract_channels(cx, x, weight)
+    else:
+        raise Unsupported("a convolution over windows of several channels")
     if bias is not None:
-        total = total + g.reshape(cx.wide(bias), (weight.shape[0], *(1,) * rank))
+        total = total + cx.g.reshape(cx.operand(bias, total.dtype), (channels, *(1,) * rank))
     return cx.round(total)
+
+
+def _sum_taps(cx: Context, x: Value, weight: Value, windows: Windows) -> Value:
+    """Each channel by itself: one product for each position of the window."""
+    g, rank, channels = cx.g, weight.rank - 2, weight.shape[0]
+    count, strides = static_sizes(cx.shape[2:]), cx.strides(0)
+    dense = strides is not None and (strides[1] == 1 or (strides[-1] == 1 and windows.step[-1] == 1))
+    taps = product(windows.size)
+    sizes = product((x.shape[0], channels)), product(count), 1, taps
+    reason = cx.judge(Product(*sizes, (x.dtype, weight.dtype), (dense, True)))
+    if reason:
+        raise Unsupported(reason)
+    flat = g.reshape(cx.wide(weight), (channels, taps))
+    terms = [
+        view * g.reshape(g.slice(flat, 1, k, 1, 1), (channels, *(1,) * rank))
+        for k, view in enumerate(window_views(cx, cx.wide(x), windows, count, 0.0))
+    ]
+    return reduce(lambda a, b: a + b, terms)
+
+
+def _contract_channels(cx: Context, x: Value, weight: Value) -> Value:
+    """Windows of one position are a product of matrices, whose rows are the positions of the image."""
+    strides = cx.strides(0)
+    if strides is None or strides[1] != 1:
+        raise Unsupported("a convolution whose channels do not lie side by side")
+    image = tuple(range(2, x.rank))
+    flat = cx.g.reshape(weight, weight.shape[:2])
+    return contract(cx, x, flat, ((0, 1, *image), (x.rank, 1), (0, x.rank, *image)))
