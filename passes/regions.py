@@ -29,6 +29,7 @@ CALLS = {"library": Reason.LIBRARY, "effect": Reason.EFFECT}  # kinds of calls; 
 LIGHT = 24  # nodes of an index-only value (a mask of positions) that is cheaper to recompute than to load
 FEW = 16  # times that an operand of a contraction may be computed again, rather than stored
 TOGETHER = 128  # results that share an element of the larger operand, whatever the tiles of a target
+MANY_PLACES = 3  # in which the elements of a window stand
 FEW_BLOCKS = 4  # of so many results, for each of which the larger operand may be computed again
 POINT_BY_POINT = ("pointwise", "view", "create")  # kinds of nodes that need no more of a value than its own element
 
@@ -64,8 +65,8 @@ class Regions:
         self.forced: set[str] = set()  # views that must be copied
         self._index_only = self._find_index_only()
         self._bind_uses()
-        self.depth = self._find_depths()
         self._sources: dict[str, dict[str, int]] = {}  # of nodes that were asked for, once all that is forced is known
+        self.depth = self._find_depths()
         self._require_crossing()
 
     # --- classes of nodes ----------------------------------------------------------------------------------------
@@ -175,6 +176,7 @@ class Regions:
 
     def _find_depths(self) -> dict[str, int]:
         depth: dict[str, int] = {n.name: 0 for n in self.graph.inputs}
+        windows = self._find_windows()
         fresh: set[str] = set()  # what is computed of a contraction of the same depth
         for node in self.graph.nodes:
             level = max((depth[i] for i in node.inputs), default=0)
@@ -185,12 +187,27 @@ class Regions:
             if kind == "contract" or (waits and not deeper):
                 fresh.add(node.name)
         for node in reversed(self.graph.nodes):
-            if self._may_sink(node):
+            if node.name not in windows and self._may_sink(node):
                 readers = self._readers_through_views(node.name)
                 levels = {depth[r] for r in readers}
                 if len(levels) == 1 and min(levels) > depth[node.name] and self._is_read_seldom(node.name, readers):
                     depth[node.name] = levels.pop()
         return depth
+
+    def _find_windows(self) -> set[str]:
+        """What is computed, one by one, of values that are read in several places: too much work for another operand."""
+        places: dict[str, dict[str, int]] = {}
+        for node in self.graph.nodes:
+            kind = OPS[node.op].kind
+            if kind not in POINT_BY_POINT:
+                continue
+            found = {} if self.is_transparent(node.name) else self.slices(node.name)
+            for i in node.inputs:
+                for source, ways in places.get(i, {}).items():
+                    found[source] = min(MANY_PLACES, found.get(source, 0) + ways)
+            if found:
+                places[node.name] = found
+        return {name for name, found in places.items() if max(found.values()) >= MANY_PLACES}
 
     def _may_sink(self, node: Node) -> bool:
         name = node.name

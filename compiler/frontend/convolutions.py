@@ -51,8 +51,8 @@ def _sum_taps(cx: Context, x: Value, weight: Value, windows: Windows) -> Value:
         raise Unsupported(reason)
     flat = g.reshape(cx.wide(weight), (channels, taps))
     terms = [
-        view * g.reshape(g.slice(flat, 1, k, 1, 1), (channels, *(1,) * rank))
-        for k, view in enumerate(window_views(cx, cx.wide(x), windows, count, 0.0))
+        cx.wide(view) * g.reshape(g.slice(flat, 1, k, 1, 1), (channels, *(1,) * rank))
+        for k, view in enumerate(window_views(cx, x, windows, count, 0.0))
     ]
     return reduce(lambda a, b: a + b, terms)
 
