@@ -51,15 +51,19 @@ def partition_region(region: Region, regions: Regions, merger: Merger, cost: Cos
     search = Search(region, merger, cost)
     large = _too_large(region, regions, region.required)
     always = region.required.union(large)
+    again = _read_in_places(region, regions, always)
+    if again and search.evaluate(always) is None and search.evaluate(always | again) is not None:
+        always = always | again
     while search.evaluate(always) is None and merger.unpullable.keys() - always:
         always = always.union(merger.unpullable)
-    unpullable = {name: Refusal(reason) for name, reason in merger.unpullable.items()}
+    unpullable = {name: Refusal(reason) for name, reason in merger.unpullable.items() if name in always}
     kept = always | _read_twice(region, regions, always)
     guess = kept.union(more := _too_large(region, regions, kept))
     search.evaluate(guess)
     if len(region.nodes) <= SEARCH_LIMIT:
         search.explore(always, guess, _candidates(region, regions, always))
-    return replace(search.best(), always={**more, **large, **unpullable})
+    windows = dict.fromkeys(again & always, Refusal(Reason.WINDOWS))
+    return replace(search.best(), always={**windows, **more, **large, **unpullable})
 
 
 class Search:
@@ -192,7 +196,9 @@ def _read_in_places(region: Region, regions: Regions, always: frozenset[str]) ->
     for name in region.nodes:
         node = regions.graph.by_name[name]
         below = [s for s in regions.sources(name) if s in inside and regions.graph.by_name[s].shape == node.shape]
-        work[name] = (SCALAR_OPS[node.op].cost if node.op in SCALAR_OPS else 0.0) + sum(work[s] for s in below)
+        own = SCALAR_OPS[node.op].cost if node.op in SCALAR_OPS else 0.0
+        own = 2 * LIGHT if OPS[node.op].kind in REDUCING else own
+        work[name] = own + sum(work[s] for s in below)
         padded = [s for s in regions.sources(name) if s in inside] if node.op == "pad" else [name]
         if places.get(name, 0) > 1:
             found.update(s for s in padded if s in inside and work[s] * (places[name] - 1) > LIGHT)
