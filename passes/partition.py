@@ -62,8 +62,7 @@ def partition_region(region: Region, regions: Regions, merger: Merger, cost: Cos
     search.evaluate(guess)
     if len(region.nodes) <= SEARCH_LIMIT:
         search.explore(always, guess, _candidates(region, regions, always))
-    windows = dict.fromkeys(again & always, Refusal(Reason.WINDOWS))
-    return replace(search.best(), always={**windows, **more, **large, **unpullable})
+    return replace(search.best(), always={**more, **large, **unpullable})
 
 
 class Search:

@@ -52,10 +52,6 @@ class Reason(Enum):
         "guarded", "{value} is a reduction that is read in some places only",
         "A reduction is read under a guard (through a pad, a cat, a roll): a local equation has no guard.",
     )  # fmt: skip
-    WINDOWS = (
-        "windows", "windows of {value} are read, for each of which it would be computed anew",
-        "A reader slices the value in several places, and needs a reduction behind it that has no guard.",
-    )  # fmt: skip
     ORDER = (
         "order", "{value} is a scan that is read out of order",
         "The index along the scan is not an axis by itself: the reader wants its elements in another order.",

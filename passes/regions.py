@@ -195,7 +195,7 @@ class Regions:
         return depth
 
     def _find_windows(self) -> set[str]:
-        """What is computed, one by one, of values that are read in several places: too much work for another operand."""
+        """What is computed, one by one, of values that are read in several places: much work for an operand."""
         places: dict[str, dict[str, int]] = {}
         for node in self.graph.nodes:
             kind = OPS[node.op].kind
