@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -121,5 +122,5 @@ def build_case(name: str, dtype: torch.dtype, channels_last: bool) -> tuple[nn.M
                 assert value is not None
                 value.data.uniform_(low, high)
     layout = torch.channels_last if channels_last else torch.contiguous_format
-    module = module.eval().requires_grad_(False).to(dtype).to(memory_format=layout)
-    return module, torch.randn(shape).to(dtype).to(memory_format=layout)
+    given: Any = module.eval().requires_grad_(False).to(dtype)  # torch's stubs lack the argument
+    return given.to(memory_format=layout), torch.randn(shape).to(dtype).to(memory_format=layout)

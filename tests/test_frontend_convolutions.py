@@ -178,8 +178,9 @@ def test_left_to_the_library(name: str, layout: torch.memory_format):
 @pytest.mark.parametrize("layout", LAYOUTS, ids=str)
 def test_around_library_calls_no_layout_is_changed(layout: torch.memory_format):
     """Results of kernels lie as the next call was traced to find them: nothing is copied between the two."""
-    conv, norm = nn.Conv2d(16, 16, 3, padding=1, bias=False), nn.BatchNorm2d(16)
-    block = nn.Sequential(conv, norm, nn.ReLU(), conv, norm, nn.ReLU()).eval().to(memory_format=layout)
+    parts = [(nn.Conv2d(16, 16, 3, padding=1, bias=False), nn.BatchNorm2d(16), nn.ReLU()) for _ in range(2)]
+    block: Any = nn.Sequential(*parts[0], *parts[1]).eval()
+    block = block.to(memory_format=layout)
     with collect() as compiled:
         check(block, torch.randn(2, 16, 9, 11).to(memory_format=layout), library=2)
     assert [c.plan.counts["launches"] for c in compiled] == [2], "one kernel after each call"
@@ -191,7 +192,7 @@ def test_around_library_calls_no_layout_is_changed(layout: torch.memory_format):
 
 @pytest.mark.parametrize("layout", LAYOUTS, ids=str)
 def test_gradients(layout: torch.memory_format):
-    def build() -> nn.Module:
+    def build() -> Any:
         torch.manual_seed(5)
         deep = nn.Conv2d(12, 12, 3, padding=1, groups=12)
         return nn.Sequential(nn.Conv2d(6, 12, 1), nn.ReLU(), deep, nn.SiLU(), nn.Conv2d(12, 4, 3)).double()
