@@ -9,8 +9,8 @@ grid h:
   serial w in W - 1..W:         lanes c: y[h, w, c] <- ..
 
 Between the edges conditions on the axis are decided, so that equal elements are loaded once. Elements that only the
-lanes move along, and that lie apart, are copied side by side first. Long rows of lanes run in parts, outside of all axes
-along which windows overlap: a part's windows are then in the nearest caches when the next row reads them again.
+lanes move along, and that lie apart, are copied side by side first. Long rows of lanes run in parts, outside of all
+axes along which windows overlap: a part's windows are then in the nearest caches when the next row reads them again.
 """
 
 from __future__ import annotations
