@@ -63,6 +63,7 @@ class Regions:
         self.views: dict[str, View] = {}
         self.required: dict[str, Refusal] = {}  # the values that are stored whatever it costs, and why
         self.forced: set[str] = set()  # views that must be copied
+        self.layouts = _find_layouts(graph)
         self._index_only = self._find_index_only()
         self._bind_uses()
         self._sources: dict[str, dict[str, int]] = {}  # of nodes that were asked for, once all that is forced is known
@@ -165,7 +166,8 @@ class Regions:
         index = pulled_index(self.lowered, name, base, axes, self.simplify)
         if index is None:
             return None
-        stored = root.strides if root.strides is not None else contiguous_strides(root.shape)
+        stored = root.strides if self.is_memory(base) else self.layouts.get(base)
+        stored = contiguous_strides(root.shape) if stored is None else stored
         flat = linearize(index, stored)
         if not is_affine(flat):
             return None
@@ -363,6 +365,14 @@ def _same_layout(shape: tuple[Dim, ...], a: tuple[Dim, ...], b: tuple[Dim, ...])
     if any(n == 0 for n in shape):
         return True
     return all(n == 1 or x == y for n, x, y in zip(shape, a, b, strict=True))
+
+
+def _find_layouts(graph: Graph) -> dict[str, tuple[Dim, ...]]:
+    """The strides of nodes that say so, where they are stored; those of outputs are what the graph says of them."""
+    outputs = {o for o in graph.outputs if isinstance(o, str)}
+    own = {n.name: n.strides for n in graph.nodes if n.strides is not None and n.name not in outputs}
+    seen = zip(graph.outputs, graph.output_strides, strict=False)
+    return own | {n: strides for n, strides in seen if isinstance(n, str) and strides is not None}
 
 
 def _live(graph: Graph) -> set[str]:
