@@ -25,9 +25,10 @@ FEW = (1, 16, 256)
 MANY = (1, 4, 16, 128, 256, 512)
 MAIN = ("w4a16", "w8a16", "w8a8")  # at all numbers of rows
 OTHERS = (
-    "w4a16-g64", "w4a16-g32", "w4a16-asym", "w4a16-nf4", "w4a16-nf4-r16", "w3a16", "w2a16", "w8a8-static", "w8a8-smooth",
-    "w4a8", "w4a8-fp8", "w4a8-smooth", "w4a4", "w4ax", "fp8", "fp8-row", "fp8-block", "ternary", "ternary-a8", "codebook2",
-    "codebook3", "codebook4", "bfp4", "bfp8", "mxfp4", "mxfp8", "planes1", "planes2", "planes4", "planes8",
+    "w4a16-g64", "w4a16-g32", "w4a16-asym", "w4a16-nf4", "w4a16-nf4-r16", "w3a16", "w2a16", "w8a8-static",
+    "w8a8-smooth", "w4a8", "w4a8-fp8", "w4a8-smooth", "w4a4", "w4ax", "fp8", "fp8-row", "fp8-block", "ternary",
+    "ternary-a8", "codebook2", "codebook3", "codebook4", "bfp4", "bfp8", "mxfp4", "mxfp8", "planes1", "planes2",
+    "planes4", "planes8",
 )  # fmt: skip
 LAYER, ATEN = "linear", "aten"
 PEERS = (LAYER, ATEN, "inductor")
@@ -73,7 +74,7 @@ class Ceilings:
         """Operations per second (two a product) of a large product of matrices."""
         if dtype not in self.known:
             a, b = (torch.randn(SIZE // k, SIZE).mul(9).to(dtype) for k in (4, 1))
-            product = torch._int_mm if dtype is torch.int8 else torch.mm
+            product = torch.ops.aten._int_mm if dtype is torch.int8 else torch.mm
             timing = measure({"mm": bind(product, (a, b.t()))}, pairs=20)
             self.known[dtype] = 2 * a.numel() * SIZE / timing.median("mm")
         return self.known[dtype]
@@ -86,7 +87,8 @@ def measure_row(
     x, layer, module = make_layer(name, rows)
     calls = {peer: bind(call, (x,)) for peer in names if (call := make_call(peer, layer, module)) is not None}
     exact, plain = compute_reference(module, x), relative(module(x), compute_reference(module, x))
-    errors = {peer: relative(call(), exact) for peer, call in calls.items() if peer not in (LAYER, ATEN)}
+    ran = {peer: torch.as_tensor(call()) for peer, call in calls.items() if peer not in (LAYER, ATEN)}
+    errors = {peer: relative(got, exact) for peer, got in ran.items()}
     wrong = [peer for peer, error in errors.items() if error > WORST * plain]
     timing = measure(calls, pairs=pairs)
     report = measure_errors(torch.nn.Sequential(layer), torch.nn.Sequential(module)).layers[0]
@@ -111,7 +113,9 @@ def make_layer(name: str, rows: int) -> tuple[torch.Tensor, torch.nn.Linear, Qua
     x = torch.randn(rows, SIZE, generator=generator).bfloat16()
     scheme = parse_scheme(name)
     sample = [torch.randn(64, SIZE, generator=generator).bfloat16()] if scheme.needs_calibration else None
-    (module,) = treadle.quantize(torch.nn.Sequential(layer), scheme, calibration=sample)
+    quantized = treadle.quantize(torch.nn.Sequential(layer), scheme, calibration=sample)
+    module = quantized.get_submodule("0")
+    assert isinstance(module, QuantLinear)
     return x, layer, module
 
 
@@ -133,7 +137,7 @@ def make_library_call(module: QuantLinear) -> Any:
         return None
     if form.bits == 8 and not form.group:
         codes, scales = module.elements(torch.int8), scale.flatten().bfloat16()
-        return lambda x: torch._weight_int8pack_mm(x, codes, scales)
+        return lambda x: torch.ops.aten._weight_int8pack_mm(x, codes, scales)
     if form.bits != 4 or not form.group or not form.symmetric:
         return None
     numbers = (module.elements(torch.float32) + 8).to(torch.int32)
@@ -156,7 +160,9 @@ def summarize(rows: dict[str, dict[str, Any]]) -> dict[str, Any]:
         "over_linear": over[LAYER],
         "over_aten": over[ATEN],
         "geomean_over": {peer: round(geomean(found.values()), 3) for peer, found in over.items() if found},
-        "slower": {n: r["over"][LAYER]["median"] for n, r in judged.items() if r["over"].get(LAYER, {}).get("high", 1) < 1},
+        "slower": {
+            n: r["over"][LAYER]["median"] for n, r in judged.items() if r["over"].get(LAYER, {}).get("high", 1) < 1
+        },
         "simulated": sorted({n.split()[0] for n, r in rows.items() if r["simulated"]}),
         "wrong": sorted(f"{n}: {', '.join(r['wrong'])}" for n, r in rows.items() if r["wrong"]),
     }

@@ -8,10 +8,11 @@ from __future__ import annotations
 from functools import lru_cache
 
 from ..ir.expr import Const, Expr, Iota, Load, Op, data_in
-from ..ir.index import Div, Index, Mod, bounds
+from ..ir.index import Data, Div, Index, Mod, bounds
 from ..ir.types import BOOL, I64, Dim, DType
 
 Range = tuple[int, int]
+MOST_STEPS = 252  # twice what the exponent of an f32 takes
 
 
 def fits_32(e: Expr) -> bool:
@@ -29,6 +30,12 @@ def fits_in(e: Expr, dtype: DType) -> bool:
         return False
     found, (low, high) = value_range(e), dtype.limits
     return found is not None and low <= found[0] and found[1] <= high
+
+
+def is_within(data: Data) -> bool:
+    """True when an index that is read from data lies in its range, whatever the buffers contain."""
+    found = value_range(data.value)
+    return found is not None and found[0] >= 0 and isinstance(data.size, int) and found[1] < data.size
 
 
 def _inside(r: Range | None) -> bool:
@@ -97,6 +104,12 @@ def whole_range(e: Expr) -> Range | None:
     args = [whole_range(a) for a in e.args] if e.name in ("add", "sub", "mul", "neg") else [None]
     known = [a for a in args if a is not None]
     return _arithmetic(e.name, known) if len(known) == len(args) else None
+
+
+def is_power_of_two(e: Op) -> bool:
+    """True for 2 to the power of a whole number by which a normal number can be scaled in two steps."""
+    found = whole_range(e.args[0])
+    return e.name == "exp2" and found is not None and found[0] >= -MOST_STEPS and found[1] <= MOST_STEPS
 
 
 def _arithmetic(name: str, known: list[Range]) -> Range | None:

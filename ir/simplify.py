@@ -29,9 +29,13 @@ class Rule:
 
 
 class Simplifier:
-    """Applies a rule list at construction; use it as the `rebuild` of an expression rewriter."""
+    """Applies a rule list at construction; use it as the `rebuild` of an expression rewriter.
 
-    def __init__(self, rules: list[Rule]) -> None:
+    is_fast  whether roundings may differ from those of what was written
+    """
+
+    def __init__(self, rules: list[Rule], *, is_fast: bool = False) -> None:
+        self.is_fast = is_fast
         self._by_op: dict[str, list[Rule]] = defaultdict(list)
         for rule in rules:
             self._by_op[rule.op].append(rule)
@@ -372,10 +376,11 @@ def _divide_by_constant(args: Args, dtype: DType) -> Expr | None:
     return None
 
 
+QUOTIENT = "x / c -> x * (1/c)"
 FAST: list[Rule] = [
     Rule("cast", "f32(bf16(x: f32)) -> x", _drop_rounding),
     Rule("mul", "(x * c1) * c2 -> x * (c1*c2)", _gather_scales),
-    Rule("div", "x / c -> x * (1/c)", _divide_by_constant),
+    Rule("div", QUOTIENT, _divide_by_constant),
     Rule(
         "reciprocal",
         "1 / sqrt(x) -> rsqrt(x)",
@@ -385,8 +390,12 @@ FAST: list[Rule] = [
 ]
 
 exact = Simplifier(EXACT)
-fast = Simplifier(EXACT + FAST)
+fast = Simplifier(EXACT + FAST, is_fast=True)
+fast_quotients = Simplifier(EXACT + [r for r in FAST if r.text != QUOTIENT], is_fast=True)
 
 
-def simplifier(numerics: str) -> Simplifier:
-    return fast if numerics == "fast" else exact
+def simplifier(numerics: str, *, rounds: bool = False) -> Simplifier:
+    """The rules of `numerics`. Where something is rounded to integers (`rounds`), quotients by constants stay exact: a
+    number half way between two would else go the other way than in eager.
+    """
+    return exact if numerics != "fast" else fast_quotients if rounds else fast

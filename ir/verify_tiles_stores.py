@@ -77,6 +77,8 @@ def _hints_are_of_buffers(program: Program) -> Iterator[Problem]:
     for s, _ in scopes_of(program):
         if isinstance(s, Fetch) and s.name not in buffers:
             yield Problem(where(s), "what is fetched is no buffer", ", ".join(buffers), s.name)
+        if isinstance(s, Fetch) and any(data_in(s.index)):
+            yield Problem(where(s), "a hint reads the data that its place depends on", "an affine index", s.index)
 
 
 def _scratch_is_written_first(program: Program) -> Iterator[Problem]:

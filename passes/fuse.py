@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from itertools import pairwise
 
-from ..ir.graph import Graph
+from ..ir.graph import Graph, Node
 from ..ir.loops import Buffer, Kernel, contiguous
 from ..ir.simplify import simplifier
 from ..ir.types import Dim
@@ -82,6 +82,11 @@ def fuse_graph(graph: Graph, cost: Cost, numerics: str = "fast") -> Fused:
         return _fuse(graph, cost, numerics, {})
 
 
+def _rounds(node: Node) -> bool:
+    """True for what rounds numbers coarsely: to integers, or to FP8."""
+    return node.op == "round" or (node.op == "call" and "float8" in repr(node.attr("args")))
+
+
 def _fuse(graph: Graph, cost: Cost, numerics: str, in_place: dict[str, str]) -> Fused:
     fuser = Fuser(graph, cost, numerics, in_place)
     launches = [launch for region in fuser.regions.regions for launch in fuser.solve(region)]
@@ -99,7 +104,7 @@ class Fuser:
         self.in_place = in_place
         self.done_in_place: dict[str, str] = {}
         self.cost = cost
-        self.simplify = simplifier(numerics)
+        self.simplify = simplifier(numerics, rounds=any(_rounds(n) for n in graph.nodes))
         self.lowered = Lowered(graph)
         self.regions = Regions(graph, self.lowered, self.simplify)
         self.layouts = self._find_layouts()

@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from ..ir.loops import Equation, Kernel
-from ..ir.simplify import Simplifier, fast
+from ..ir.simplify import Simplifier
 from . import delay, exchange, point, skip, stream
 from .chains import RESIDENT, is_long, reductions_before
 from .reasons import Tried
@@ -38,7 +38,7 @@ def apply_laws(
 ) -> Kernel:  # fmt: skip
     """The kernel after all laws; the very object where none holds. A list in `tried` is told of all that was asked."""
     laws = find_laws(simplify, resident)
-    strict = simplify is not fast
+    strict = not simplify.is_fast
     before = None
     while before is not kernel:
         before = kernel

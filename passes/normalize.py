@@ -18,7 +18,7 @@ from dataclasses import replace
 from ..ir.expr import Const, Expr, Load, Op, Rewriter, const
 from ..ir.loops import Equation, Kernel, Statement
 from ..ir.scalar import SCALAR_OPS
-from ..ir.simplify import Simplifier, exact, fast
+from ..ir.simplify import Simplifier, exact
 from ..ir.types import BOOL, DType
 from .assume import assume
 from .keys import Keys, rewritten
@@ -42,7 +42,7 @@ class Normalizer(Rewriter):
         super().__init__(rebuild=self._rebuild)
         self.keys = Keys(kernel)
         self.simplify = simplify
-        self.is_fast = simplify is fast
+        self.is_fast = simplify.is_fast
 
     def _rewrite(self, e: Expr) -> Expr:
         if not isinstance(e, Op):

@@ -30,6 +30,7 @@ LIGHT = 24  # nodes of an index-only value (a mask of positions) that is cheaper
 FEW = 16  # times that an operand of a contraction may be computed again, rather than stored
 TOGETHER = 128  # results that share an element of the larger operand, whatever the tiles of a target
 MANY_PLACES = 3  # in which the elements of a window stand
+TABLE = 256  # entries: looking one up costs no more than computing a value
 FEW_BLOCKS = 4  # of so many results, for each of which the larger operand may be computed again
 POINT_BY_POINT = ("pointwise", "view", "create")  # kinds of nodes that need no more of a value than its own element
 
@@ -214,7 +215,20 @@ class Regions:
     def _may_sink(self, node: Node) -> bool:
         name = node.name
         pointwise = OPS[node.op].kind == "pointwise" or node.op in ("cat", "pad", "slice_scatter")
-        return pointwise and name in self.live and name not in self.required and self.is_computed(name)
+        return (
+            (pointwise or self._looks_up(node))
+            and name in self.live
+            and name not in self.required
+            and self.is_computed(name)
+        )
+
+    def _looks_up(self, node: Node) -> bool:
+        """True for what is taken from a table that stays in the nearest cache."""
+        if node.op not in ("take", "gather"):
+            return False
+        table = self.graph.by_name[node.inputs[0]]
+        entries = product(table.shape[d] for d in (node.attr("dims") if node.op == "take" else (node.attr("dim"),)))
+        return isinstance(entries, int) and entries <= TABLE
 
     def _is_read_seldom(self, name: str, readers: Iterable[str]) -> bool:
         """True where the contractions among the readers would not compute a value again for each of many results."""

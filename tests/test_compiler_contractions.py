@@ -237,3 +237,16 @@ def test_the_reason_is_told():
     (graph,) = treadle.explain(nn.Linear(32, 48).double(), (torch.randn(3, 32).double(),)).graphs
     (call,) = graph.calls
     assert call.kind == "library" and "other types" in call.reason
+
+
+def test_numbers_half_way_are_rounded_as_eager_rounds_them():
+    """Rounding is where a last place shows: quotients before it are exact, also those by constants."""
+
+    def quantize(x: Tensor, limit: float) -> Tensor:
+        scale = x.abs().amax(-1, keepdim=True) / limit
+        return (x / scale).round()
+
+    x = (torch.arange(-60, 60) / 16).repeat(40, 1) * torch.arange(1, 41)[:, None]  # halves of the steps, many of them
+    for limit in (7.0, 15.0, 127.0):
+        fast = torch.compile(quantize, backend="treadle", fullgraph=True, dynamic=False)
+        assert torch.equal(fast(x, limit), quantize(x, limit))

@@ -203,6 +203,7 @@ BROKEN = {
     ),
     "staged words apart": (f"stage t[0, 0] by 4 of 2 {BLOCK[5:]} <- x[4*c + r]", "along its rows"),
     "a hint of scratch": ("fetch a[0]", "no buffer"),
+    "a hint by data": ("serial k in 4:\n  fetch x[at(d[k], 4)]\ny[0] <- 1.0", "reads the data"),
     "staged across memory": (f"stage t[0, 0] {BLOCK} <- x[c + 4*r]", "along its rows"),
     "staged over an axis around": (
         f"serial r in 4:\n  stage t[0, 0] {BLOCK} <- x[4*c + r]",

@@ -133,11 +133,9 @@ def _uses(name: str, text: str, table: dict[str, str]) -> tuple[str, ...]:
 
 def _finish(text: str) -> str:
     """Mark functions, below their comments, to be inlined."""
-    if "typedef" in text:
-        return text
     lines = text.split("\n")
     first = next(i for i, line in enumerate(lines) if not line.startswith("//"))
-    if not lines[first].startswith("COLD"):
+    if not lines[first].startswith(("COLD", "typedef")):
         lines[first] = "FN " + lines[first]
     return "\n".join(lines)
 

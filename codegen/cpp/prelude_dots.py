@@ -5,8 +5,9 @@ Operands are words of 32 bits, one a lane: their elements in the order in which 
 
 from __future__ import annotations
 
-from .prelude_base import Shape
+from .prelude_base import Shape, cases
 
+WORDS = 32  # of 16 bits in a register of 512
 _DOTS = """
 // s + a0 * b0 + a1 * b1, of bf16: added in f32, denormals are 0 (Intel's manual, VDPBF16PS)
 F dot_pairs_F(F s, I a, I b) { asm("vdpbf16ps %2, %1, %0" : "+v"(s) : "v"(a), "v"(b)); return s; }
@@ -39,8 +40,28 @@ I top_exact_F(F x) { return (I)((U)x >> 16); }
 I quad_I(I a, I b, I c, I d) { return (I)((U)a << 24 >> 24 | (U)b << 24 >> 16 | (U)c << 24 >> 8 | (U)d << 24); }
 """
 
+# Of packs of 16 alone: a register has 32 words then.
+_TABLE = """
+// words by the lower 7 bits of 32 bytes from a table of 128, negative where the upper bit says so
+I lookup_bytes_I(I a, I b, I c, I d, const u8 *p) {
+  typedef u8 B __attribute__((vector_size(32), aligned(1), may_alias));
+  typedef u16 H __attribute__((vector_size(64)));
+  H at;
+  asm("vpmovzxbw %1, %0" : "=v"(at) : "m"(*(const B*)p));
+  const H low = __builtin_shuffle((H)a, (H)b, at), high = __builtin_shuffle((H)c, (H)d, at);
+  return (I)(((at & 64) != 0 ? high : low) ^ (at << 8 & 0x8000));
+}
+// a table of twice 16 words for lookups: values that are rounded to bf16, in an order
+I table_F(F values, I order) {
+  typedef u16 H __attribute__((vector_size(32)));
+  const H h = __builtin_convertvector((U)__builtin_shuffle(low_u16(enc_bf16(values)), order), H);
+  return (I)__builtin_shufflevector(h, h, $half, $half);
+}
+"""
+
 
 def dots_text(shape: Shape) -> str:
     """Definitions for vector packs; a kernel uses those that its processor has."""
     wide = shape.kind == "avx512"
-    return shape.fill(_DOTS, vex="" if wide else "%{vex%} ", v="v" if wide else "x")
+    text = _DOTS + _TABLE if shape.lanes == WORDS // 2 else _DOTS
+    return shape.fill(text, half=cases(WORDS // 2), vex="" if wide else "%{vex%} ", v="v" if wide else "x")

@@ -11,11 +11,12 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from ...ir.expr import Const, Expr, Load, Op, const, data_in
-from ...ir.index import Index
+from ...ir.index import Index, axes_of
 from ...ir.tiles import Put
 from ...ir.types import BF16, F32, I8, I32, U8, DType
-from ..products.fields import DIGITS, Field, find_digit, find_field, tabulate
-from ..ranges import fits_in, whole_range
+from ..products.fields import DIGITS, Field, Lookup, find_byte, find_field, find_lookup
+from ..products.find import is_small_integer
+from ..ranges import fits_in, value_range
 from ..text import strip
 from .printer_memory import Memory, Place
 from .printer_scope import Val, names_in
@@ -24,8 +25,8 @@ if TYPE_CHECKING:
     from .printer_values import Values
 
 COUNTS = {BF16: 2, I8: 4, U8: 4}  # elements of a word
+ONE, ONES = const(1.0, F32), "0x3f803f80"  # a word of two bf16
 SHIFT = const(128, I32)  # added to signed bytes, it makes them unsigned
-EXACT = 256  # integers up to it are bf16
 
 
 class Dots:
@@ -80,6 +81,8 @@ class Dots:
     # --- words ---------------------------------------------------------------------------------------------------
 
     def _pair(self, side: list[Expr]) -> Val | None:
+        if all(e is ONE for e in side):
+            return Val(f"{self.values.need('sp_I')}({ONES})", "I", False)
         if not all(isinstance(e, Op) and e.name == "cast" and e.args[0].dtype is BF16 for e in side):
             return None
         return self._kept(side, BF16)
@@ -138,7 +141,7 @@ class Dots:
             looked = self._looked_up(wide)
             if looked is not None:
                 return looked
-            exact = all(is_exact_bf16(e) for e in wide)
+            exact = all(is_small_integer(e) for e in wide)
             texts = [strip(self.values.to(self.values.value(e), "F", single=False)) for e in wide]
             return Val(f"{self.values.need('pair_exact_F' if exact else 'pair_F')}({', '.join(texts)})", "I", False)
         texts = [strip(self.values.to(self.values.value(e), "I", single=False)) for e in side]
@@ -146,25 +149,75 @@ class Dots:
 
     def _looked_up(self, side: list[Expr]) -> Val | None:
         """Two bf16 that are functions of 4 bits each, from a table in a register; None where they are not."""
-        found = [find_digit(e) for e in side]
-        digits = [d for d in found if d is not None]
-        if len(digits) < 2 or not all(self.stack.varies(d) for d in digits) or self.values.lanes != 16:
+        by_byte = self._looked_up_bytes(side)
+        if by_byte is not None:
+            return by_byte
+        found = [d for d in map(find_lookup, side) if d is not None]
+        digits = [d.digit for d in found]
+        if len(found) < 2 or self.values.lanes != 16 or not all(self.stack.varies(d) for d in digits):
             return None
-        tables = [tabulate(e, d) for e, d in zip(side, digits, strict=True)]
-        if None in tables:
-            return None
+        same = found[0].entries == found[1].entries
         fields = [f for f in map(find_field, digits) if f is not None]
-        word = self._field_word(fields)
-        if word is not None and tables[0] == tables[1]:
-            repeated = [t for t in (tables[0] or [])[: 1 << fields[0].bits]]
-            table = self._table(repeated * (2 * DIGITS // len(repeated)))
+        word = self._field_word(fields) if same else None
+        states = 1 << fields[0].bits if word is not None else DIGITS
+        if found[0].base is not None:
+            table = self._table_in_memory(found[0], states) if same else None
+        else:
+            words = [w for d in found for w in d.words[:states] * (DIGITS // states)]
+            table = self._table(words) if len(words) == 2 * DIGITS else None
+        if table is None:
+            return None
+        if word is not None:
             return Val(f"{self.values.need('lookup_fields_I')}({table.text}, {word.text})", "I", False)
-        words = [t for table in tables if table is not None for t in table]
-        byte = _byte_of(digits) if words[:DIGITS] == words[DIGITS:] else None
+        byte = _byte_of(digits) if same else None
         parts = digits if byte is None else [byte]
         index = ", ".join(strip(self.values.to(self.values.value(d), "I", single=False)) for d in parts)
         function = self.values.need("lookup_I" if byte is None else "lookup_nibbles_I")
-        return Val(f"{function}({self._table(words).text}, {index})", "I", False)
+        return Val(f"{function}({table.text}, {index})", "I", False)
+
+    def _looked_up_bytes(self, side: list[Expr]) -> Val | None:
+        """Two bf16 that are odd functions of neighbouring bytes, from a table in four registers."""
+        lanes = self.stack.lanes
+        if self.values.lanes != 16 or lanes is None or lanes.n is not None:
+            return None
+        found = [f for f in map(find_byte, side) if f is not None]
+        if len(found) < 2 or len({(byte.name, words) for byte, words in found}) > 1:
+            return None
+        byte, words = found[0]
+        if byte.name not in self.memory.buffers:
+            return None
+        place = self.memory.places[byte.name]
+        flats = [self.memory.flat(b.index, place) for b, _ in found]
+        if not self._are_neighbours(flats) or self.memory.split(flats[0])[1] == 0:
+            return None
+        tables = [self._table(list(words[k : k + 2 * DIGITS])).text for k in range(0, len(words), 2 * DIGITS)]
+        address = self.memory.address(place, flats[0], names_in(byte))
+        self.memory.prefetch_ahead(replace(address, stride=1), byte)
+        text = f"{self.values.need('lookup_bytes_I')}({', '.join(tables)}, {address.pointer})"
+        return Val(text, "I", False)
+
+    def _table_in_memory(self, found: Lookup, states: int) -> Val | None:
+        """A register of the entries of a table, rounded to bf16, in the outermost loop that knows where they are."""
+        assert found.table is not None and found.base is not None
+        name, base = found.table.name, found.base
+        storage = self.memory.places[name].storage
+        if self.stack.index_varies(base) or name not in self.memory.buffers or storage not in ("f32", "bf16", "f16"):
+            return None
+        high = value_range(found.digit)
+        assert high is not None
+        key, level = ("table", name, base, states), self._level(base)
+        table = self.stack.find(key, level)
+        if table is None:
+            held = f"{self.values.need(f'ld_{storage}_n')}({self.memory.pointer_to(name, base)}, {high[1] + 1})"
+            order = ", ".join(str(k % states) for k in range(DIGITS))
+            self.values.needs.add((self.values.lanes, "I"))
+            text = f"{self.values.need('table_F')}({held}, I{{{order}}})"
+            table = self.values.name(Val(text, "I", False), "table", level)
+            self.stack.keep(key, table, level, frozenset({name}))
+        return table
+
+    def _level(self, index: Index) -> int:
+        return max((self.stack.level_of_axis(a) for a in axes_of(index)), default=0)
 
     def _table(self, words: list[int]) -> Val:
         """A register of 32 words of 16 bits, at the kernel's beginning."""
@@ -259,9 +312,3 @@ def _unrounded(e: Expr) -> Expr:
     inner = e.args[0] if isinstance(e, Op) and e.name == "cast" and e.dtype is F32 else e
     rounded = isinstance(inner, Op) and inner.name == "cast" and inner.dtype is BF16
     return inner.args[0] if rounded and isinstance(inner, Op) and inner.args[0].dtype is F32 else e
-
-
-def is_exact_bf16(e: Expr) -> bool:
-    """True for a value that is an integer which bf16 holds."""
-    found = whole_range(e)
-    return found is not None and max(map(abs, found)) <= EXACT

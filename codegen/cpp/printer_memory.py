@@ -14,7 +14,7 @@ from ...ir.index import Axis, Data, Div, Index, Mod, axes_of, axis_coefficient, 
 from ...ir.tiles import Program, Put, Scratch
 from ...ir.types import I16, Dim, DType, contiguous_strides, plus
 from ..dims import print_dim
-from ..ranges import fits_32, index_fits_32
+from ..ranges import fits_32, index_fits_32, is_within
 from .ahead import Ask
 from .printer_names import identifier
 from .printer_scope import Stack, Val, names_in, names_in_index
@@ -381,7 +381,7 @@ class Memory:
         name = self.stack.fresh("at", level)
         kind = self.values.type_of(val)
         self.stack.emit(f"{kind} {name} = {val.text};", level)
-        if atom.wrap:
+        if atom.wrap and not is_within(atom):
             self.stack.emit(self._wrap(name, val, atom), level)
         found = Val(name, val.pack, val.single)
         self.stack.keep(atom, found, level, names_in(atom.value))
@@ -406,7 +406,8 @@ class Memory:
     def check(self, index: Index, guard: Expr | None) -> None:
         """Leaves the kernel with a code where an index read from data is out of range, before anything is accessed."""
         for atom in data_in(index):
-            self._check_atom(atom, guard)
+            if not is_within(atom):
+                self._check_atom(atom, guard)
 
     def _check_atom(self, atom: Data, guard: Expr | None) -> None:
         level = self.stack.level_of(atom.value)

@@ -8,7 +8,7 @@ from ...ir.expr import Const, Expr, Iota, Load, Op
 from ...ir.index import Axis, Data, Div, Index, Mod, axis_coefficient, bounds
 from ...ir.types import BF16, BOOL, F16, F32, I64, DType, is_nonnegative
 from ..dims import print_dim
-from ..ranges import fits_in, index_fits_32
+from ..ranges import fits_in, index_fits_32, is_power_of_two
 from ..text import strip
 from .printer_dots import Dots
 from .printer_memory import Memory
@@ -116,6 +116,10 @@ class Values:
         dot = self.dots.sum(e) if self.dots is not None and e.name == "add" else None
         if dot is not None:
             return dot
+        if e.dtype is F32 and is_power_of_two(e):
+            n = self.value(e.args[0])
+            one = self.to(Val("1.0f", "F"), "F", single=n.single)
+            return Val(f"{self.need('scale2_F', n.single)}({one}, {self.to(n, 'F', n.single)})", "F", n.single)
         if e.name in COMPARE and self.stack.lanes is not None and self.stack.varies(e):
             affine = not self.stack.reads_pack(e)
             if affine and compares_indices(e, self.stack.lanes.axis):

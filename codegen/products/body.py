@@ -23,6 +23,7 @@ class TileBody:
         self.flushes: list[Statement] = []  # of `inner`
         self.after: list[Statement] = []
         self.shifts: dict[tuple[str, int], Expr] = {}
+        self.sums: dict[tuple[str, Index | None], str] = {}  # of the operands of rows
 
     def add(self, s: Sum, name: str, at: dict[Axis, Index], j: int) -> Expr:
         """A running value for one result; what it is in the end."""
@@ -34,14 +35,30 @@ class TileBody:
             part = f"{name}_part"
             self._start(self.inner, part, s.dtype)
             self._update(s, part, at, j)
-            scaled = op("mul", Load(part, (), s.dtype), Rewriter(at)(s.scale))
-            self.flushes.append(Update((name,), (op("add", own, scaled),)))
+            scaled = op("add", own, op("mul", Load(part, (), s.dtype), self.b.scale(s, at, j)))
+            if s.offset is not None:
+                scaled = op("sub", scaled, op("mul", self._rows_sum(s, at), self.b.offset(s, at, j)))
+            self.flushes.append(Update((name,), (scaled,)))
         self.after.append(Fold((name,), "sum"))
         shift = self.shifts.get((s.name, j))
         whole = own if shift is None else op("sub", own, shift)
         if s.scale is None or self.b.found.summed:
             return whole
         return op("mul", whole, Rewriter(at)(s.scale))
+
+    def _rows_sum(self, s: Sum, at: dict[Axis, Index]) -> Expr:
+        """The sum of the operands of a row, which the results of all columns share."""
+        row = at.get(self.b.found.rows) if self.b.found.rows is not None else None
+        name = self.sums.get((s.name, row))
+        if name is None:
+            name = self.sums[s.name, row] = f"{s.name}_rows{len(self.sums)}"
+            self._start(self.inner, name, s.dtype)
+            value: Expr = Load(name, (), s.dtype)
+            for group in s.groups:
+                side = self.b.side(self.b.sides(group)[0], at, 0)
+                value = op("add", value, add_up([op("mul", e, const(1.0, s.dtype)) for e in side]))
+            self.updates.append(Update((name,), (value,)))
+        return Load(name, (), s.dtype)
 
     def add_shift(self, s: Sum, name: str, at: dict[Axis, Index], j: int) -> None:
         """What the shift of the rows' operands adds to all results of a column."""

@@ -1,19 +1,42 @@
 """Small numbers: which bits of which byte a value depends on, and what it is for each of their states.
 
-    (f32(q[n, j] >> 4) - 8.0)      depends on the upper 4 bits of q[n, j]; -8.0, -7.0, .. 7.0
+(f32(q[n, j] >> 4) - 8.0)      depends on the upper 4 bits of q[n, j]; -8.0, -7.0, .. 7.0
 """
 
 from __future__ import annotations
 
 import struct
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
+from operator import lshift, rshift
 
-from ...ir.expr import Const, Expr, Load, Op, const
+from ...ir.expr import Const, Expr, Load, Op, Rewriter, const, data_in, loads_in
+from ...ir.index import Data, Index, of_atom
 from ...ir.simplify import make, make_cast
-from ...ir.types import U8
-from ..ranges import fits_in, value_range
+from ...ir.types import I64, U8
+from ..ranges import fits_in, is_within, value_range
 
 DIGITS = 16  # states of a digit at most
+SIGN = 128  # the upper bit of a byte
+SIGN_OF_WORD, INFINITE = 0x8000, 0x7F80  # of bf16; beyond are those that are no numbers
+INTEGERS: dict[str, Callable[..., int]] = {"max": max, "min": min, "shr": rshift, "shl": lshift}
+BYTE = Load("#byte", (), U8)  # stands for any byte
+
+
+@dataclass(frozen=True, slots=True)
+class Lookup:
+    """A value by a digit: bf16 `words` for each of its states, or the entries of `table` from `base` on."""
+
+    digit: Expr
+    words: tuple[int, ...] = ()
+    table: Load | None = None
+    base: Index | None = None
+
+    @property
+    def entries(self) -> object:
+        """What two values have in common that are looked up in the same table."""
+        return self.words or (self.table and self.table.name, self.base)
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +46,35 @@ class Field:
     byte: Load
     low: int = 0
     bits: int = 8
+
+
+def find_lookup(e: Expr) -> Lookup | None:
+    """How a value follows from 4 bits: None where it does not."""
+    found = _find_entry(e)
+    if found is not None:
+        return found
+    digit = find_digit(e)
+    words = None if digit is None else tabulate(e, digit)
+    return None if digit is None or words is None else Lookup(digit, tuple(words))
+
+
+def _find_entry(e: Expr) -> Lookup | None:
+    """The entry of a table in memory that a value is, but for its type."""
+    while isinstance(e, Op) and e.name == "cast" and e.dtype.is_float:
+        e = e.args[0]
+    if not isinstance(e, Load) or e.guard is not None or not e.dtype.is_float or len(e.index) != 1:
+        return None
+    datas = [(a, c) for a, c in e.index[0].terms if isinstance(a, Data)]
+    if len(datas) != 1 or datas[0][1] != 1 or len(list(data_in(e.index[0]))) != 1:
+        return None
+    ((data, _),) = datas
+    digit = data.value
+    while isinstance(digit, Op) and digit.name == "cast":
+        digit = digit.args[0]
+    found = value_range(digit)
+    if found is None or found[0] < 0 or found[1] >= DIGITS or not is_within(data) or find_digit(digit) is not digit:
+        return None
+    return Lookup(digit, (), e, e.index[0] - of_atom(data))
 
 
 def find_digit(e: Expr) -> Expr | None:
@@ -45,7 +97,7 @@ def find_field(e: Expr) -> Field | None:
     if not isinstance(e, Op):
         return None
     if e.name == "cast":
-        return find_field(e.args[0]) if fits_in(e.args[0], e.dtype) else None
+        return find_field(e.args[0]) if e.dtype is I64 or fits_in(e.args[0], e.dtype) else None
     if e.name not in ("and", "shr") or not isinstance(e.args[1], Const):
         return None
     inner, number = find_field(e.args[0]), int(e.args[1].value)
@@ -57,20 +109,69 @@ def find_field(e: Expr) -> Field | None:
     return Field(inner.byte, inner.low, min(inner.bits, bits)) if 0 < number == (1 << bits) - 1 else None
 
 
+def find_byte(e: Expr) -> tuple[Load, tuple[int, ...]] | None:
+    """The byte in memory that a value is an odd function of (its upper bit is the sign), and the bf16 words of the 128
+    states of the other bits; None where it is none.
+    """
+    loads = list(loads_in(e))
+    if len(loads) != 1 or loads[0].dtype is not U8 or loads[0].guard is not None or not e.dtype.is_float:
+        return None
+    words = _odd_words(Rewriter(load=lambda _: BYTE)(e))
+    return (loads[0], words) if words else None
+
+
+@lru_cache(maxsize=256)
+def _odd_words(function: Expr) -> tuple[int, ...]:
+    words = _tabulate(function, BYTE, 2 * SIGN)
+    if words is None or any(a ^ SIGN_OF_WORD != b and a & ~SIGN_OF_WORD <= INFINITE for a, b in pairwise_halves(words)):
+        return ()
+    return tuple(words[:SIGN])
+
+
+def pairwise_halves(words: list[int]) -> list[tuple[int, int]]:
+    """Each of the first half with its like in the second."""
+    half = len(words) // 2
+    return list(zip(words[:half], words[half:], strict=True))
+
+
 def tabulate(e: Expr, digit: Expr) -> list[int] | None:
     """The bits of a function of a digit as bf16, for each of its values; None where it cannot be evaluated here."""
+    return _tabulate(e, digit, DIGITS)
 
-    def at(x: Expr, k: int) -> Expr:
-        if x is digit:
-            return const(k, x.dtype)
-        if not isinstance(x, Op):
-            return x
-        return make(x.name, *(at(a, k) for a in x.args)) if x.name != "cast" else make_cast(at(x.args[0], k), x.dtype)
 
-    values = [at(e, k) for k in range(DIGITS)]
-    if not all(isinstance(v, Const) for v in values):
+def _tabulate(e: Expr, variable: Expr, states: int) -> list[int] | None:
+    words: list[int] = []
+    for k in range(states):
+        known: dict[Expr, Expr] = {variable: const(k, variable.dtype)}
+        value = _evaluate(e, known)
+        if not isinstance(value, Const):
+            return None
+        words.append(_bf16_bits(float(value.value)))
+    return words
+
+
+def _evaluate(e: Expr, known: dict[Expr, Expr]) -> Expr:
+    """The expression with its constants folded; `known` has what was found already."""
+    if e not in known:
+        if isinstance(e, Op):
+            args = [_evaluate(a, known) for a in e.args]
+            found = _compute(e, args)
+            known[e] = found or (make_cast(args[0], e.dtype) if e.name == "cast" else make(e.name, *args))
+        else:
+            known[e] = e
+    return known[e]
+
+
+def _compute(e: Op, args: list[Expr]) -> Const | None:
+    """What no rule folds since it is not exact for all operands, but is for these."""
+    values = [a.value for a in args if isinstance(a, Const)]
+    if len(values) < len(args):
         return None
-    return [_bf16_bits(float(v.value)) for v in values if isinstance(v, Const)]
+    if e.dtype.is_integer and e.name in INTEGERS:
+        return const(INTEGERS[e.name](*map(int, values)), e.dtype)
+    if e.name == "exp2" and float(values[0]).is_integer() and abs(values[0]) < SIGN - 2:
+        return const(2.0 ** values[0], e.dtype)
+    return None
 
 
 def _bf16_bits(value: float) -> int:

@@ -13,12 +13,16 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
-from ...ir.expr import Expr, Op, loads_in, product_factors
+from ...ir.expr import Const, Expr, Op, loads_in, product_factors
 from ...ir.index import Axis, axis_coefficient
 from ...ir.loops import Equation, Kernel, Store, statement_expressions
 from ...ir.scalar import op
 from ...ir.types import DType
+from ..ranges import whole_range
 from ..tiling_keep import recompute
+from .fields import find_lookup
+
+EXACT = 256  # integers up to it are bf16
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,12 +31,14 @@ class Sum:
 
     scale  what the sum over the lanes is multiplied by, at each point of the other axes that are summed over
     shift  what is added to the operands of the rows, and is taken from the sum again
+    offset what is taken from the operands of the columns: its products with the rows' sums are taken from the sum
     """
 
     equation: Equation
     groups: tuple[tuple[Expr, ...], ...]
     scale: Expr | None = None
     shift: int = 0
+    offset: Expr | None = None
 
     @property
     def axes(self) -> tuple[Axis, ...]:
@@ -160,9 +166,28 @@ def _sum_of(s: Equation, columns: Axis) -> Sum:
     return replace(found, groups=tuple((_grouped(t, columns),) for (t,) in found.groups)) if found.rounds else found
 
 
-def delay_scales(found: Products) -> Products:
-    """The same sums, with factors that are free of the lanes taken out of the sums over those."""
-    return replace(found, sums=tuple(_delayed(s, found) for s in found.sums))
+def delay_scales(found: Products, *, offsets: bool = False) -> Products:
+    """The same sums, with factors that are free of the lanes taken out of the sums over those; zero points too, where
+    what they are taken from is looked up.
+    """
+    sums = tuple(_delayed(s, found) for s in found.sums)
+    return replace(found, sums=tuple(_without_offset(s, found) for s in sums) if offsets else sums)
+
+
+def _without_offset(s: Sum, found: Products) -> Sum:
+    """sum(c) x[c] * (q[c] - z) as sum(c) x[c] * q[c], with z aside: q is exact in the type of the products."""
+    terms = [t for (t,) in s.groups]
+    sides = [t.args[1] for t in terms if isinstance(t, Op) and t.name == "mul"]
+    found_in = [e for e in sides if isinstance(e, Op) and e.name == "sub" and found.lanes not in e.args[1].axes]
+    offsets = {e.args[1] for e in found_in}
+    if s.scale is None or len(found_in) < len(terms) or len(offsets) != 1:
+        return s
+    (offset,) = offsets
+    exact = all(is_small_integer(e.args[0]) and find_lookup(e.args[0]) for e in found_in)
+    if not exact or found.rows in offset.axes or isinstance(offset, Const):
+        return s
+    bare = [op("mul", t.args[0], e.args[0]) for t, e in zip(terms, found_in, strict=True) if isinstance(t, Op)]
+    return replace(s, groups=tuple((t,) for t in bare), offset=offset)
 
 
 def _delayed(s: Sum, found: Products) -> Sum:
@@ -190,6 +215,12 @@ def _multiplied(factors: Sequence[Expr]) -> Expr:
     for f in factors[1:]:
         value = op("mul", value, f)
     return value
+
+
+def is_small_integer(e: Expr) -> bool:
+    """True for a value that is an integer which bf16 holds."""
+    found = whole_range(e)
+    return found is not None and max(map(abs, found)) <= EXACT
 
 
 def extent_of(a: Axis) -> int:

@@ -13,11 +13,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 from ...ir.expr import Expr, Op, Rewriter, const, product_factors
-from ...ir.index import Axis, axis_coefficient, of_atom
+from ...ir.index import Axis, axes_of, axis_coefficient, of_atom
 from ...ir.scalar import cast, op
 from ...ir.types import BF16, F32, I8, I32, U8, DType
 from ..ranges import value_range
-from .fields import find_digit, find_field, tabulate
+from .fields import find_byte, find_field, find_lookup
 from .find import Products, Sum, extent_of
 
 Operand = tuple[Expr, ...]
@@ -60,7 +60,7 @@ def take_together(found: Products, lanes: int, pairs: bool, quads: bool, shared:
     if all(len(s.groups) % count == 0 for s in known):
         return Narrow(replace(found, sums=tuple(_by_terms(s, count) for s in known)), count)
     operands = [f for s in known for (t,) in s.groups for f in operands_of(t)]
-    plain = all(is_stored_narrow(f) for f in operands if found.columns in f.axes)
+    plain = all(is_stored_narrow(f) or find_byte(f) for f in operands if found.columns in f.axes)
     if extent_of(found.lanes) % count or not (plain or shared):
         return Narrow(found)
     halves = Axis(f"{found.lanes.name}_{count}", extent_of(found.lanes) // count)
@@ -76,14 +76,15 @@ def take_together(found: Products, lanes: int, pairs: bool, quads: bool, shared:
 def _has_fields(s: Sum, lanes: Axis) -> bool:
     """True where the columns' sides are functions of a few bits of the same byte, which is dense along the lanes."""
     sides = [operands_of(t)[1] for (t,) in s.groups]
-    digits = [find_digit(e) for e in sides]
-    fields = [None if d is None else find_field(d) for d in digits]
+    found = [find_lookup(e) for e in sides]
+    fields = [None if d is None else find_field(d.digit) for d in found]
     bytes_ = {f.byte for f in fields if f is not None}
     if len(sides) < 2 or len(bytes_) != 1 or None in fields:
         return False
     (byte,) = bytes_
-    known = all(d is not None and tabulate(e, d) is not None for e, d in zip(sides, digits, strict=True))
-    return known and byte.guard is None and axis_coefficient(byte.index[-1], lanes) == 1
+    if any(d is not None and d.base is not None and lanes in axes_of(d.base) for d in found):
+        return False
+    return byte.guard is None and axis_coefficient(byte.index[-1], lanes) == 1
 
 
 def _spread(found: Products) -> Products:

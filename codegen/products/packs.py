@@ -8,10 +8,11 @@ from dataclasses import dataclass
 from ...ir.expr import Const, Expr, Load, Op, Rewriter, loads_in
 from ...ir.index import Axis, Index, axis_coefficient, of_atom
 from ...ir.scalar import cast, op
-from ...ir.tiles import Let, Put, Scratch, Statement
+from ...ir.tiles import Let, Loop, Put, Scratch, Statement
 from ...ir.types import Dim, DType
 from .blocks import Blocks
-from .find import Products, extent_of
+from .fields import find_byte
+from .find import Products, Sum, extent_of
 from .narrow import Operand, narrow_type, operands_of, stored_part
 
 MANY_COLUMNS = 64  # fewer do not pay for an array of the rows' operands
@@ -133,7 +134,7 @@ class OperandPacks(Blocks):
         for side, packed, at, j in wanted:
             self._add_array(packed)
             name, whole = self._array_name(packed), self.narrow.whole.get(side)
-            if whole is not None:
+            if whole is not None and find_byte(whole) is None:
                 place = (*self._own_place(packed, at, j), *self._dense_place())
                 dense.append(Put(name, place, narrowed(Rewriter(at)(whole), packed.dtype)))
                 continue
@@ -155,6 +156,53 @@ class OperandPacks(Blocks):
         assert isinstance(last, int)
         shape = (*own, *summed[:-1], last * packed.count)
         self.scratch[name] = Scratch(name, packed.dtype, shape, packed.count > 1)
+
+    def scale(self, s: Sum, at: dict[Axis, Index], j: int) -> Expr:
+        """What a sum over the lanes is multiplied by."""
+        assert s.scale is not None
+        if not self.keeps_scale(s):
+            return Rewriter(at)(s.scale)
+        return Load(self._scale_array(s), (Index((), j), *map(of_atom, self.found.summed)), s.dtype)
+
+    def offset(self, s: Sum, at: dict[Axis, Index], j: int) -> Expr:
+        """What the sum of a row's operands is multiplied by, to be taken from the scaled sum."""
+        assert s.offset is not None and s.scale is not None
+        if not self.keeps_scale(s):
+            return op("mul", Rewriter(at)(s.offset), Rewriter(at)(s.scale))
+        place = Index((), j), *map(of_atom, self.found.summed)
+        return Load(self._scale_array(s, "offsets"), place, s.dtype)
+
+    def keeps_scale(self, s: Sum) -> bool:
+        """True for scales of columns that are computed for many groups at once, before the sums."""
+        f = self.found
+        if s.scale is None or not f.summed or f.rows in s.scale.axes or set(f.inner) & s.scale.axes:
+            return False
+        return f.summed[-1] in s.scale.axes and extent_of(f.summed[-1]) >= self.pack
+
+    def pack_scales(self, column: Index, width: int) -> list[Statement]:
+        """Computes the scales of the columns of a tile into their arrays."""
+        f = self.found
+        puts: list[Statement] = []
+        for s in (s for s in f.sums if self.keeps_scale(s)):
+            assert s.scale is not None
+            name = self._scale_array(s)
+            for j in range(width):
+                place = Index((), j), *map(of_atom, f.summed)
+                scale = Rewriter({f.columns: column + j})(s.scale)
+                puts.append(Put(name, place, scale))
+                if s.offset is not None:
+                    offset = op("mul", Rewriter({f.columns: column + j})(s.offset), scale)
+                    puts.append(Put(self._scale_array(s, "offsets"), place, offset))
+        body: list[Statement] = [Loop("lanes", f.summed[-1], tuple(puts), self.pack)] if puts else []
+        for axis in reversed(f.summed[:-1]) if puts else ():
+            body = [Loop("serial", axis, tuple(body))]
+        return body
+
+    def _scale_array(self, s: Sum, what: str = "scales") -> str:
+        name = f"{s.name}_{what}{self.part}"
+        if name not in self.scratch:
+            self.scratch[name] = Scratch(name, s.dtype, (self.width, *map(extent_of, self.found.summed)))
+        return name
 
     def _array_name(self, packed: Packed) -> str:
         return packed.array if self.hoists and not packed.columns else packed.array + self.part

@@ -20,7 +20,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ...ir.expr import Expr, Load, Rewriter, const, loads_in
+from ...ir.expr import Expr, Load, Rewriter, const, data_in, loads_in
 from ...ir.index import Axis, Index, axis_coefficient, of_atom
 from ...ir.scalar import cast, op
 from ...ir.tiles import Fetch, Fold, Loop, Put, Scratch, Stage, State, Statement, Update
@@ -38,7 +38,7 @@ PANEL_BYTES = 1 << 19  # of a block's rearranged rows, which stay in the second-
 RESULTS = {16: 16, 8: 8, 4: 8}  # running packs of a tile, by the lanes of a pack: registers, and chains of additions
 LINE = 64  # bytes
 PACKED = 512  # words of a column of a tile that are kept in the nearest cache
-LEAST_DELAYED = 32  # points of the sums whose results are worth to be multiplied and added apart
+LEAST_DELAYED = 16  # points of the sums whose results are worth to be multiplied and added apart
 LONGEST_CHAIN = 512  # additions of f32 to one running value
 WASTE = 2  # rows that packs have room for, to those there are
 
@@ -113,7 +113,7 @@ class PanelBuilder(ProductBuilder):
         """True for what needs no scratch array: elements in memory, those of a row along the lanes."""
         parts = [stored_part(e) for e in side]
         loads = [e for e in parts if isinstance(e, Load) and e.guard is None]
-        if len(loads) < len(side):
+        if len(loads) < len(side) or any(list(data_in(e.index[-1])) for e in loads):
             return False
         if self.found.columns in side[0].axes:
             return (len(side) > 1 and super()._is_plain(side)) or (len(side) == 1 and isinstance(side[0], Load))

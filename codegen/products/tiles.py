@@ -57,6 +57,7 @@ class ProductBuilder(OperandPacks):
 
     def __init__(self, found: Products, lanes: int, pairs: bool = False, quads: bool = False) -> None:
         self.pack = lanes
+        self.pairs = pairs
         self.scratch: dict[str, Scratch] = {}
         self.part = ""
         count = 1 if found.rows is None else extent_of(found.rows)
@@ -78,7 +79,7 @@ class ProductBuilder(OperandPacks):
         self.is_shared = size > self.height or bool(found.inner)
         if self.is_shared and found.summed:
             return found  # scales join operands that are computed once for several tiles
-        found = delay_scales(found)
+        found = delay_scales(found, offsets=self.pairs and bool(found.summed))
         if found.summed:
             states += sum(s.scale is not None for s in found.sums)
             self.width = choose_tile(size, states, self.pack)[1]
@@ -186,7 +187,7 @@ class ProductBuilder(OperandPacks):
 
     def _before_tiles(self, column: Index, width: int, first: Index) -> list[Statement]:
         """What the tiles of some columns have in common."""
-        return []
+        return self.pack_scales(column, width)
 
     def _after_sums(self, first: Index, size: int) -> list[Statement]:
         """What is done with the sums of a block before anything is computed of them."""

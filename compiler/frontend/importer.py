@@ -20,7 +20,7 @@ from ...ir.builder import GraphBuilder, Value
 from ...ir.errors import LoweringError, TreadleError, UnsupportedOp
 from ...ir.graph import Graph
 from ...ir.types import F64, I64, contiguous_strides
-from . import lowerings
+from . import float8, lowerings, selects
 from .calls import Encoder, name_target
 from .context import LOWERINGS, Context, Unsupported
 from .contractions import Product
@@ -184,6 +184,8 @@ class _Importer:
         if any(self._is_foreign(n) for n in node.all_input_nodes):
             if lowering.__module__ in lowerings.TAKES_NUMBERS:
                 args = tuple(self._as_tensor(n, a) for n, a in zip(node.args, args, strict=True))
+            if name in selects.CONVERSIONS:
+                args = (self._decoded(node.args[0], args[0]), *args[1:])
             if any(isinstance(v, Value) and v.node.dtype is None for v in _flatten((args, kwargs))):
                 return self._foreign_call(node, "an operand that treadle does not hold")
         self.cx.metas = metas
@@ -212,6 +214,16 @@ class _Importer:
     def _is_foreign(self, node: fx.Node) -> bool:
         value = self.env[node]
         return isinstance(value, Value) and value.node.dtype is None
+
+    def _decoded(self, given: Any, value: Any) -> Any:
+        """The numbers of an FP8 tensor; other values as they are."""
+        val = given.meta.get("val") if isinstance(given, fx.Node) else None
+        if not isinstance(val, torch.Tensor) or val.dtype not in float8.FORMATS or str(val.device) != self.dims.device:
+            return value
+        shape, strides = self.dims.shape(val.shape), self.dims.strides(val)
+        if shape is None or strides is None:
+            return value
+        return float8.decode(self.g, float8.view_bytes(self.g, value, shape, strides), float8.FORMATS[val.dtype])
 
     def _as_tensor(self, given: Any, value: Any) -> Any:
         """A Python number that is only known at run time, as a 0-d tensor."""

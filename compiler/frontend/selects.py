@@ -94,7 +94,11 @@ def identity(cx: Context, x: Value, *_: Any, **__: Any) -> Value:
     return x
 
 
-@lowers("_to_copy.default", "to.dtype", "prims.convert_element_type.default", "to.dtype_layout", "to.device")
+_CONVERSIONS = "_to_copy.default", "to.dtype", "prims.convert_element_type.default", "to.dtype_layout", "to.device"
+CONVERSIONS = frozenset(name if name.startswith("prims.") else f"aten.{name}" for name in _CONVERSIONS)
+
+
+@lowers(*_CONVERSIONS)
 def _convert(cx: Context, x: Value, *_: Any, **__: Any) -> Value:
     return cx.g.cast(x, cx.dtype)
 

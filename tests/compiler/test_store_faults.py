@@ -263,7 +263,7 @@ def test_eight_processes_with_kills(tmp_path: Path, seed: int) -> None:
     for process in running:
         process.start()
     end = time.monotonic() + 1.5
-    while time.monotonic() < end:
+    while time.monotonic() < end or kills <= 10:  # however slow the machine is
         time.sleep(choose.random() * 0.05)
         victim = choose.randrange(8)
         pid = running[victim].pid
