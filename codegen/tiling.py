@@ -16,6 +16,7 @@ from ..ir.scalar import op
 from ..ir.tiles import Loop, Program, Put, Scratch, Statement
 from ..ir.types import Dim, DType, plus, product
 from .products import PanelBuilder, ProductBuilder, find_products, fits_panels
+from .tiling_jam import JamBuilder, find_jam
 from .tiling_keep import KEPT_BYTES, WORTH_KEEPING, may_move, recompute
 from .tiling_nest import NestBuilder, map_statement, quotient
 from .tiling_plan import Block, Nest, Part, estimate, expression_cost, make_plan
@@ -36,6 +37,7 @@ class Choices:
     stream  outputs bypass the caches       prefetch  bytes ahead of the loads, 0: none
     cut     lanes loops are cut where conditions on their axis change
     blocks  long sums are added up in blocks, each in an accumulator of its own
+    jam     points whose windows overlap are computed several at once
     tiles   sums of products run as register tiles
     pairs   the target adds two products of bf16 at once; quads: four of bytes
     """
@@ -49,6 +51,7 @@ class Choices:
     stage: bool = True
     cut: bool = True
     blocks: bool = True
+    jam: bool = False
     tiles: bool = False
     pairs: bool = False
     quads: bool = False
@@ -249,6 +252,9 @@ class Builder:
     def build(self, part: Part, bound: frozenset[Axis], root: bool) -> list[Statement]:
         if isinstance(part, Nest):
             return NestBuilder(self, part, self._limits(part)).build()
+        jam = find_jam(self.kernel, part, self.choices.lanes) if root and self.choices.jam else None
+        if jam is not None:
+            return JamBuilder(self, part, jam).build()
         staging = find_staging(self.kernel, part, self.choices.lanes) if root and self.choices.stage else None
         if staging is not None:
             return self._build_staged(part, staging)

@@ -224,7 +224,7 @@ class NestBuilder:
             if p == len(levels):
                 return point(current)
             if p + 1 not in breaks:
-                return self._loops(levels[p], code(p + 1, current))
+                return self.loops_over_lanes(levels[p], code(p + 1, current))
             inner = [r.part(p) if self._flushes(r) else r for r in current]
             pairs = [(o, i) for o, i in zip(current, inner, strict=True) if o is not i]
             start = [s for _, i in pairs for s in self._start(i)]
@@ -233,7 +233,7 @@ class NestBuilder:
 
         return code(0, running)
 
-    def _loops(self, level: Level, body: list[Statement]) -> list[Statement]:
+    def loops_over_lanes(self, level: Level, body: list[Statement]) -> list[Statement]:
         """The loop of a level; for the lanes one loop for each part over which the conditions on their axis are
         decided.
         """

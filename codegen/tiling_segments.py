@@ -24,11 +24,16 @@ def find_cuts(axis: Axis, roots: Sequence[Expr]) -> list[int]:
     """The points of an axis at which conditions on it alone change, in order; none where cutting is not worth it."""
     if not isinstance(axis.extent, int) or axis.is_ragged:
         return []
-    nodes = list(walk(*roots))
-    changes = {_change(e, axis) for e in nodes if isinstance(e, Op) and e.name in CONDITIONS}
-    cuts = sorted(c for c in changes if c is not None and 0 < c < axis.extent)
+    cuts = find_changes(axis, roots)
     parts = len(cuts) + 1
-    return cuts if parts <= MOST_SEGMENTS and parts * len(nodes) <= MOST_NODES else []
+    return cuts if parts <= MOST_SEGMENTS and parts * sum(1 for _ in walk(*roots)) <= MOST_NODES else []
+
+
+def find_changes(axis: Axis, roots: Sequence[Expr]) -> list[int]:
+    """The points of an axis of static extent at which conditions on it alone change, in order."""
+    assert isinstance(axis.extent, int)
+    changes = {_change(e, axis) for e in walk(*roots) if isinstance(e, Op) and e.name in CONDITIONS}
+    return sorted(c for c in changes if c is not None and 0 < c < axis.extent)
 
 
 def decide(axis: Axis, begin: int, end: int) -> Rewriter:

@@ -112,11 +112,10 @@ class Fuser:
         self._solved: dict[object, list[tuple[Canonical, Kernel, tuple[str, ...], dict[int, str]]]] = {}
 
     def _find_layouts(self) -> dict[str, tuple[Dim, ...]]:
-        """Outputs have the strides that were traced; other stored values are contiguous."""
-        layouts: dict[str, tuple[Dim, ...]] = {}
+        """Outputs and nodes that say so have the strides that were traced; other stored values are contiguous."""
         g = self.graph
-        traced = zip(g.outputs, g.output_strides, strict=False)
-        layouts.update({n: s for n, s in traced if isinstance(n, str) and s is not None and n in self.regions.required})
+        own = (*self.regions.layouts.items(),)
+        layouts = {n: s for n, s in own if self.regions.is_computed(n) or n in self.regions.required}
         for value, target in self.in_place.items():
             strides = g.by_name[target].strides
             if strides is not None:

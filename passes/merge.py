@@ -27,6 +27,8 @@ from .reinplace import store_changes
 
 MEMBERS = 12  # values that one kernel stores: more streams than that defeat the prefetcher, and compilers slow down
 
+MOST_PLACES = 2  # in which a kernel that stores a value may read it: in the others it is computed anew
+
 READ_ALIKE = "read the same rows"
 
 BufferOf = Callable[[str], Buffer]
@@ -341,9 +343,15 @@ def _axes_for(shape: tuple[Dim, ...], axes: tuple[Axis, ...] | None) -> tuple[Ax
 
 
 def _passes_over(kernel: Kernel, name: str, shape: tuple[Dim, ...]) -> bool:
-    """True when the kernel reads each element of a value exactly once somewhere, so that it can store it there."""
+    """True when the kernel reads each element of a value exactly once somewhere, so that it can store it there.
+
+    A window that is read in many places would compute the value anew in each of them.
+    """
     roots = [e for s in kernel.body for e in statement_expressions(s) if name in names_in(e)]
-    return any(e.name == name and e.guard is None and covers(e.index, shape) for e in loads_in(*roots))
+    loads = [e for e in loads_in(*roots) if e.name == name]
+    if len({e.index for e in loads}) > MOST_PLACES:
+        return False
+    return any(e.guard is None and covers(e.index, shape) for e in loads)
 
 
 def same_domain(a: tuple[Dim, ...], b: tuple[Dim, ...]) -> bool:

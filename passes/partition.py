@@ -51,9 +51,12 @@ def partition_region(region: Region, regions: Regions, merger: Merger, cost: Cos
     search = Search(region, merger, cost)
     large = _too_large(region, regions, region.required)
     always = region.required.union(large)
+    again = _read_in_places(region, regions, always)
+    if again and search.evaluate(always) is None and search.evaluate(always | again) is not None:
+        always = always | again
     while search.evaluate(always) is None and merger.unpullable.keys() - always:
         always = always.union(merger.unpullable)
-    unpullable = {name: Refusal(reason) for name, reason in merger.unpullable.items()}
+    unpullable = {name: Refusal(reason) for name, reason in merger.unpullable.items() if name in always}
     kept = always | _read_twice(region, regions, always)
     guess = kept.union(more := _too_large(region, regions, kept))
     search.evaluate(guess)
@@ -168,11 +171,37 @@ def _candidates(region: Region, regions: Regions, always: frozenset[str]) -> lis
         for source, count in regions.sources(name).items():
             if source in inside and OPS[regions.graph.by_name[source].op].kind == "contract":
                 ways[source] += count  # along each it may be another element of its
+    again = _read_in_places(region, regions, always)
     found = [
         n for n in region.nodes
-        if n not in always and (len(pullers[n]) > 1 or ways[n] > 1) and _has_work(n, regions.lowered)
+        if n not in always
+        and (n in again or ((len(pullers[n]) > 1 or ways[n] > 1) and _has_work(n, regions.lowered)))
     ]  # fmt: skip
     return found[-12:]
+
+
+def _read_in_places(region: Region, regions: Regions, always: frozenset[str]) -> frozenset[str]:
+    """Values that their readers slice in several places, each of which would compute them anew, with work behind them.
+
+    y = slice(pad(x * s + b), 0) + slice(pad(x * s + b), 1)     ->     x * s + b: once, or for each of the slices
+    """
+    inside = set(region.nodes) - always
+    places: dict[str, int] = {}
+    for name in region.nodes:
+        for source, count in regions.slices(name).items():
+            places[source] = places.get(source, 0) + count
+    work: dict[str, float] = {}
+    found: set[str] = set()
+    for name in region.nodes:
+        node = regions.graph.by_name[name]
+        below = [s for s in regions.sources(name) if s in inside and regions.graph.by_name[s].shape == node.shape]
+        own = SCALAR_OPS[node.op].cost if node.op in SCALAR_OPS else 0.0
+        own = 2 * LIGHT if OPS[node.op].kind in REDUCING else own
+        work[name] = own + sum(work[s] for s in below)
+        padded = [s for s in regions.sources(name) if s in inside] if node.op == "pad" else [name]
+        if places.get(name, 0) > 1:
+            found.update(s for s in padded if s in inside and work[s] * (places[name] - 1) > LIGHT)
+    return frozenset(found)
 
 
 def _has_work(name: str, lowered: Lowered) -> bool:

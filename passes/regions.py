@@ -29,6 +29,7 @@ CALLS = {"library": Reason.LIBRARY, "effect": Reason.EFFECT}  # kinds of calls; 
 LIGHT = 24  # nodes of an index-only value (a mask of positions) that is cheaper to recompute than to load
 FEW = 16  # times that an operand of a contraction may be computed again, rather than stored
 TOGETHER = 128  # results that share an element of the larger operand, whatever the tiles of a target
+MANY_PLACES = 3  # in which the elements of a window stand
 TABLE = 256  # entries: looking one up costs no more than computing a value
 FEW_BLOCKS = 4  # of so many results, for each of which the larger operand may be computed again
 POINT_BY_POINT = ("pointwise", "view", "create")  # kinds of nodes that need no more of a value than its own element
@@ -63,10 +64,11 @@ class Regions:
         self.views: dict[str, View] = {}
         self.required: dict[str, Refusal] = {}  # the values that are stored whatever it costs, and why
         self.forced: set[str] = set()  # views that must be copied
+        self.layouts = _find_layouts(graph)
         self._index_only = self._find_index_only()
         self._bind_uses()
-        self.depth = self._find_depths()
         self._sources: dict[str, dict[str, int]] = {}  # of nodes that were asked for, once all that is forced is known
+        self.depth = self._find_depths()
         self._require_crossing()
 
     # --- classes of nodes ----------------------------------------------------------------------------------------
@@ -165,7 +167,8 @@ class Regions:
         index = pulled_index(self.lowered, name, base, axes, self.simplify)
         if index is None:
             return None
-        stored = root.strides if root.strides is not None and self.is_memory(base) else contiguous_strides(root.shape)
+        stored = root.strides if self.is_memory(base) else self.layouts.get(base)
+        stored = contiguous_strides(root.shape) if stored is None else stored
         flat = linearize(index, stored)
         if not is_affine(flat):
             return None
@@ -176,6 +179,7 @@ class Regions:
 
     def _find_depths(self) -> dict[str, int]:
         depth: dict[str, int] = {n.name: 0 for n in self.graph.inputs}
+        windows = self._find_windows()
         fresh: set[str] = set()  # what is computed of a contraction of the same depth
         for node in self.graph.nodes:
             level = max((depth[i] for i in node.inputs), default=0)
@@ -186,12 +190,27 @@ class Regions:
             if kind == "contract" or (waits and not deeper):
                 fresh.add(node.name)
         for node in reversed(self.graph.nodes):
-            if self._may_sink(node):
+            if node.name not in windows and self._may_sink(node):
                 readers = self._readers_through_views(node.name)
                 levels = {depth[r] for r in readers}
                 if len(levels) == 1 and min(levels) > depth[node.name] and self._is_read_seldom(node.name, readers):
                     depth[node.name] = levels.pop()
         return depth
+
+    def _find_windows(self) -> set[str]:
+        """What is computed, one by one, of values that are read in several places: much work for an operand."""
+        places: dict[str, dict[str, int]] = {}
+        for node in self.graph.nodes:
+            kind = OPS[node.op].kind
+            if kind not in POINT_BY_POINT:
+                continue
+            found = {} if self.is_transparent(node.name) else self.slices(node.name)
+            for i in node.inputs:
+                for source, ways in places.get(i, {}).items():
+                    found[source] = min(MANY_PLACES, found.get(source, 0) + ways)
+            if found:
+                places[node.name] = found
+        return {name for name, found in places.items() if max(found.values()) >= MANY_PLACES}
 
     def _may_sink(self, node: Node) -> bool:
         name = node.name
@@ -252,6 +271,16 @@ class Regions:
             found = self._sources[name] = {}
             for i in dict.fromkeys(self.graph.by_name[name].inputs):
                 for source, ways in self.sources(i).items() if self.is_transparent(i) else ((i, 1),):
+                    found[source] = found.get(source, 0) + ways
+        return found
+
+    def slices(self, name: str) -> dict[str, int]:
+        """The sources of which a node reads slices, and along how many ways."""
+        found: dict[str, int] = {}
+        for i in dict.fromkeys(self.graph.by_name[name].inputs):
+            if self.is_transparent(i):
+                sliced = self.graph.by_name[i].op == "slice"
+                for source, ways in (self.sources(i) if sliced else self.slices(i)).items():
                     found[source] = found.get(source, 0) + ways
         return found
 
@@ -350,6 +379,14 @@ def _same_layout(shape: tuple[Dim, ...], a: tuple[Dim, ...], b: tuple[Dim, ...])
     if any(n == 0 for n in shape):
         return True
     return all(n == 1 or x == y for n, x, y in zip(shape, a, b, strict=True))
+
+
+def _find_layouts(graph: Graph) -> dict[str, tuple[Dim, ...]]:
+    """The strides of nodes that say so, where they are stored; those of outputs are what the graph says of them."""
+    outputs = {o for o in graph.outputs if isinstance(o, str)}
+    own = {n.name: n.strides for n in graph.nodes if n.strides is not None and n.name not in outputs}
+    seen = zip(graph.outputs, graph.output_strides, strict=False)
+    return own | {n: strides for n, strides in seen if isinstance(n, str) and strides is not None}
 
 
 def _live(graph: Graph) -> set[str]:

@@ -116,3 +116,39 @@ def test_inputs_are_computed_before_the_results_that_share_them():
     h = layer.g.exp(layer.x)
     launches = check(layer.finish(layer.linear(h, layer.weight("w"))), 2)
     assert [len(sums_of(s)) for s in launches] == [0, 1]
+
+
+def windows_of(g: GraphBuilder, x: Value) -> Value:
+    """The sum of three neighbours along the last dimension, times 1, 2 and 3."""
+    padded = g.pad(x, (0, 1), (0, 1), 0.0)
+    parts = [g.slice(padded, 1, k, int(x.shape[1]), 1) * float(k + 1) for k in range(3)]
+    return parts[0] + parts[1] + parts[2]
+
+
+def test_windows_are_read_of_what_is_stored():
+    """Neither the sum is computed for each of three neighbours, nor its last values stored apart from it."""
+    layer = Layer()
+    g = layer.g
+    first = g.exp(layer.linear(layer.x, layer.weight("a")) * 0.1)
+    second = layer.linear(windows_of(g, first), layer.weight("b", (COLUMNS, COLUMNS)))
+    launches = check(layer.finish(second), 3)
+    assert [len(sums_of(s)) for s in launches] == [1, 0, 1]
+    assert all(len(s.writes) == 1 for s in launches)
+
+
+def test_cheap_values_are_computed_for_each_window():
+    g = GraphBuilder("plain")
+    x = g.input("x", (ROWS, COLUMNS), F32, (COLUMNS, 1))
+    assert len(launches_of(assert_same(g.finish([windows_of(g, x * 2.0)], (), [(COLUMNS, 1)])))) == 1
+    costly = g.finish([windows_of(g, g.exp(g.tanh(x)))], (), [(COLUMNS, 1)])
+    assert len(launches_of(assert_same(costly))) <= 2
+
+
+def test_layouts_of_nodes_are_those_in_memory():
+    """A value between two contractions that is laid out otherwise is stored so, and its views are strided so."""
+    layer = Layer()
+    g = layer.g
+    first = g.lay_out(layer.linear(layer.x, layer.weight("a")), (1, ROWS))
+    total = layer.linear(first, layer.weight("b", (COLUMNS, COLUMNS)))
+    fused = assert_same(layer.finish(total))
+    assert fused.layouts[first.node.name] == (1, ROWS)

@@ -26,7 +26,8 @@ PARTS = Knob("parts", 1, (1, 2, 4, 8, 16, 32, 64), "points that long reductions 
 BLOCKS = Knob("blocks", True, (False, True), "what keeps rows and what reduces them take turns over blocks of rows")
 TILES = Knob("tiles", True, (False, True), "sums of products run as tiles of registers")
 DOTS = Knob("dots", True, (False, True), "narrow products are added by instructions for several of them")
-KNOBS = (UNROLL, ROWS, CHUNK, STREAM, PREFETCH, AHEAD, STAGE, KEEP, PARTS, BLOCKS, TILES, DOTS)
+JAM = Knob("jam", True, (False, True), "points whose windows overlap are computed several at once")
+KNOBS = (UNROLL, ROWS, CHUNK, STREAM, PREFETCH, AHEAD, STAGE, JAM, KEEP, PARTS, BLOCKS, TILES, DOTS)
 
 
 def choices_of(schedule: Schedule, lanes: int, isa: Isa) -> Choices:
@@ -41,6 +42,7 @@ def choices_of(schedule: Schedule, lanes: int, isa: Isa) -> Choices:
         stream=bool(schedule.get(STREAM)),
         prefetch=int(schedule.get(PREFETCH)),
         stage=bool(schedule.get(STAGE)),
+        jam=bool(schedule.get(JAM)) and lanes > 1,
         tiles=bool(schedule.get(TILES)),
         pairs=dots and isa.adds_pairs,
         quads=dots and isa.adds_quads,

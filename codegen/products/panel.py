@@ -129,7 +129,8 @@ class PanelBuilder(ProductBuilder):
     def _row_sides(self) -> dict[Operand, str]:
         """The operands of rows, with the names of their arrays."""
         sides = dict.fromkeys(self._oriented(g)[0] for s in self.found.sums for g in s.groups)
-        return {side: f"panel{k}{'' if self.hoists else self.part}" for k, side in enumerate(sides)}
+        part = "" if self.hoists else self.part  # what is turned once serves all parts
+        return {side: f"panel{k}{part}" for k, side in enumerate(sides)}
 
     def _oriented(self, group: Sequence[Expr]) -> tuple[Operand, Operand]:
         """The sides of a group: that of the rows, that of the columns."""
@@ -391,9 +392,11 @@ class PanelBuilder(ProductBuilder):
         return [Loop("serial", columns, (Loop("lanes", rows, tuple(puts), self.pack),))]
 
     def _after_sums(self, first: Index, size: int) -> list[Statement]:
-        """Turns the sums, so that those of a row are together."""
+        """Turns the sums, so that those of a row are together, unless results are stored as they are."""
         f, n = self.found, self.pack
         assert f.rows is not None
+        if self._stores_columns:
+            return []
         across, along = Axis("row_w", self._padded_rows() // n), Axis("column_w", -(-size // n))
         stages: list[Statement] = []
         for s in f.sums:
@@ -405,7 +408,23 @@ class PanelBuilder(ProductBuilder):
             stages.append(Stage(self._array(s), at, value, f.rows, f.columns, row, lane, n))
         return [Loop("serial", across, (Loop("serial", along, tuple(stages)),))]
 
+    @property
+    def _stores_columns(self) -> bool:
+        """True where the results of a column, and not those of a row, lie side by side in memory."""
+        rows = self.found.rows
+        return rows is not None and all(axis_coefficient(s.index[-1], rows) == 1 for s in self.found.stores)
+
+    def _over_results(self, put: Put, first: Index, size: int) -> list[Statement]:
+        f = self.found
+        if not self._stores_columns or f.rows is None:
+            return super()._over_results(put, first, size)
+        begin, end = self.rows.limits
+        loop = Loop("lanes", f.rows, (put,), self.pack, begin, end)
+        return [Loop("serial", f.columns, (loop,), 1, first, first + size)]
+
     def _array(self, s: Sum) -> str:
+        if self._stores_columns:
+            return self._columns_array(s)
         name = f"{s.name}_all{self.part}"
         if name not in self.scratch:
             self.scratch[name] = Scratch(name, s.dtype, (self._padded_rows(), self.block))
@@ -414,4 +433,5 @@ class PanelBuilder(ProductBuilder):
     def _result(self, s: Sum, at: dict[Axis, Index], first: Index) -> tuple[Index, ...]:
         f = self.found
         assert f.rows is not None
-        return of_atom(f.rows) - self.rows.first, of_atom(f.columns) - first
+        row, column = of_atom(f.rows) - self.rows.first, of_atom(f.columns) - first
+        return (column, row) if self._stores_columns else (row, column)

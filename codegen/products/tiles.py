@@ -254,5 +254,9 @@ class ProductBuilder(OperandPacks):
 
         rewrite = Rewriter(load=read)
         put = Put(s.buffer, tuple(rewrite.index(i) for i in s.index), rewrite(s.value))
-        loop: Statement = Loop("lanes", f.columns, (put,), self.pack, first, first + size)
+        return self._over_results(put, first, size)
+
+    def _over_results(self, put: Put, first: Index, size: int) -> list[Statement]:
+        """What is stored of each result of a block: a row of the columns at once."""
+        loop: Statement = Loop("lanes", self.found.columns, (put,), self.pack, first, first + size)
         return self._around([loop], self._small_axes)

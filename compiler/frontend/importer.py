@@ -25,7 +25,7 @@ from .calls import Encoder, name_target
 from .context import LOWERINGS, Context, Unsupported
 from .contractions import Product
 from .dims import DTYPE_OF, Dims, Meta, Shape
-from .results import Placer
+from .results import MADE_BY_TORCH, VIEWS, Placer
 from .sources import find_source
 
 # Checks of what tracing has fixed already: metadata is static, sizes are guarded.
@@ -190,6 +190,7 @@ class _Importer:
                 return self._foreign_call(node, "an operand that treadle does not hold")
         self.cx.metas = metas
         given: Any = node.args
+        self.cx.is_returned = all(user.op == "output" for user in node.users)
         self.cx.strides = lambda k: self.dims.strides(given[k].meta["val"])
         try:
             result = lowering(self.cx, *args, **kwargs)
@@ -199,7 +200,16 @@ class _Importer:
         except (TreadleError, TypeError) as e:
             return self._foreign_call(node, f"its lowering failed: {e}")
         self.native += name not in lowerings.FREE
-        return result
+        return self._laid_out(result, val)
+
+    def _laid_out(self, result: Any, val: Any) -> Any:
+        """A result that torch has with its channels last is stored so too, where it is stored."""
+        if not isinstance(result, Value) or not isinstance(val, torch.Tensor):
+            return result
+        node = self.g.node(result.node.name)
+        kept = node.op == "input" or node.op in MADE_BY_TORCH or node.op in VIEWS or node.strides is not None
+        strides = None if kept or not _has_channels_last(val) else self.dims.strides(val)
+        return result if strides is None else self.g.lay_out(result, strides)
 
     def _is_foreign(self, node: fx.Node) -> bool:
         value = self.env[node]
@@ -364,6 +374,13 @@ def _flatten(tree: Any) -> list[Any]:
     if isinstance(tree, Mapping):
         return [leaf for t in tree.values() for leaf in _flatten(t)]
     return [tree]
+
+
+def _has_channels_last(val: torch.Tensor) -> bool:
+    formats = {4: torch.channels_last, 5: torch.channels_last_3d}
+    if val.dim() not in formats or any(not isinstance(n, int) for n in val.shape) or val.is_contiguous():
+        return False
+    return val.is_contiguous(memory_format=formats[val.dim()])
 
 
 def _is_ordering(target: Any) -> bool:

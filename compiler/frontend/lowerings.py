@@ -8,6 +8,7 @@ from torch import fx
 from . import activations, pointwise, selects, views
 from . import batch_norm as batch_norm
 from . import contractions as contractions
+from . import convolutions as convolutions
 from . import creation as creation
 from . import foreach as foreach
 from . import indexing as indexing

@@ -63,16 +63,16 @@ def _each(value: Any, rank: int) -> tuple[int, ...]:
     return values * rank if len(values) == 1 else values
 
 
-def _static(shape: Sequence[Dim]) -> tuple[int, ...]:
+def static_sizes(shape: Sequence[Dim]) -> tuple[int, ...]:
     if any(not isinstance(n, int) for n in shape):
         raise Unsupported("an image of dynamic size")
     return tuple(n for n in shape if isinstance(n, int))
 
 
-def _views(cx: Context, x: Value, w: Windows, count: tuple[int, ...], fill: float) -> list[Value]:
+def window_views(cx: Context, x: Value, w: Windows, count: tuple[int, ...], fill: float) -> list[Value]:
     """For each position of the window, what stands there in every window: [..., *count]."""
     first = x.rank - len(count)
-    lead, image = (0,) * first, _static(x.shape[first:])
+    lead, image = (0,) * first, static_sizes(x.shape[first:])
     high = [e - p - n for e, p, n in zip(w.extents(count), w.pad, image, strict=True)]
     padded = cx.g.pad(x, (*lead, *w.pad), (*lead, *high), fill) if any((*w.pad, *high)) else x
     found = []
@@ -111,8 +111,8 @@ def _max_pool(
     if not x.dtype.is_float:
         raise Unsupported("of integers")
     w = make_windows(rank, size, step, pad, stride)
-    count, image = _static(cx.shape[-rank:]), _static(x.shape[-rank:])
-    g, found = cx.g, _views(cx, x, w, count, float("-inf"))
+    count, image = static_sizes(cx.shape[-rank:]), static_sizes(x.shape[-rank:])
+    g, found = cx.g, window_views(cx, x, w, count, float("-inf"))
     best, at = found[0], _flat_position(cx, w, count, image, (0,) * rank)
     for tap, value in zip(list(w.taps())[1:], found[1:], strict=True):
         better = (value > best) | (g.isnan(value) & ~g.isnan(best))
@@ -139,8 +139,8 @@ def _max_pool_backward(
     rank: int,
 ) -> Value:  # fmt: skip
     g = cx.g
-    lead, image = x.shape[: x.rank - rank], _static(x.shape[-rank:])
-    flat = (*lead, prod(_static(grad.shape[-rank:])))
+    lead, image = x.shape[: x.rank - rank], static_sizes(x.shape[-rank:])
+    flat = (*lead, prod(static_sizes(grad.shape[-rank:])))
     zeros = g.full((*lead, prod(image)), 0.0, grad.dtype.compute)
     values = g.cast(g.reshape(grad, flat), zeros.dtype)
     summed = g.scatter(zeros, len(lead), g.reshape(index, flat), values, "add")
@@ -155,8 +155,8 @@ def _avg_pool(
     if not x.dtype.is_float:
         raise Unsupported("of integers")
     w = make_windows(rank, size, step, pad)
-    count = _static(cx.shape[-rank:])
-    total = reduce(lambda a, b: a + b, _views(cx, cx.wide(x), w, count, 0.0))
+    count = static_sizes(cx.shape[-rank:])
+    total = reduce(lambda a, b: a + b, window_views(cx, cx.wide(x), w, count, 0.0))
     return cx.round(total / _divisor(cx, total, x, w, count, count_include_pad, divisor_override))
 
 
@@ -164,7 +164,7 @@ def _divisor(
     cx: Context, total: Value, x: Value, w: Windows, count: tuple[int, ...], include_pad: bool, override: int | None
 ) -> Value | float:
     """The number of positions that each window is divided by."""
-    image = _static(x.shape[-len(count) :])
+    image = static_sizes(x.shape[-len(count) :])
     fits = all(e <= n + 2 * p for e, n, p in zip(w.extents(count), image, w.pad, strict=True))
     if override is not None or (fits and (include_pad or not any(w.pad))):
         return float(prod(w.size) if override is None else override)
@@ -185,7 +185,7 @@ def _avg_pool_backward(
 ) -> Value:  # fmt: skip
     """Each window's gradient, divided, spread over its positions: one strided write per position of the window."""
     g, w = cx.g, make_windows(rank, size, step, pad)
-    count, image, first = _static(grad.shape[-rank:]), _static(x.shape[-rank:]), x.rank - rank
+    count, image, first = static_sizes(grad.shape[-rank:]), static_sizes(x.shape[-rank:]), x.rank - rank
     wide = cx.wide(grad)
     share = wide / _divisor(cx, wide, x, w, count, count_include_pad, divisor_override)
     total: Value | None = None
@@ -212,16 +212,16 @@ def _adaptive_avg_pool(cx: Context, x: Value, size: Any, *, rank: int) -> Value:
 def _adaptive_avg_pool_backward(cx: Context, grad: Value, x: Value, *, rank: int) -> Value:
     blocks, dims = _blocks(x, grad.shape[-rank:])
     shape = tuple(1 if d in dims else n for d, n in enumerate(blocks))
-    share = cx.g.reshape(cx.wide(grad), shape) / float(prod(_static([blocks[d] for d in dims])))
+    share = cx.g.reshape(cx.wide(grad), shape) / float(prod(static_sizes([blocks[d] for d in dims])))
     return cx.round(cx.g.reshape(cx.g.expand(share, blocks), x.shape))
 
 
 def _blocks(x: Value, count: Sequence[Dim]) -> tuple[tuple[Dim, ...], tuple[int, ...]]:
     """x's shape with each of the last dimensions as [blocks, size of a block], and which those sizes are."""
-    image, rank = _static(x.shape[-len(count) :]), len(count)
-    if any(n == 0 or size % n for n, size in zip(_static(count), image, strict=True)):
+    image, rank = static_sizes(x.shape[-len(count) :]), len(count)
+    if any(n == 0 or size % n for n, size in zip(static_sizes(count), image, strict=True)):
         raise Unsupported("blocks of unequal size")
-    pairs = [part for n, size in zip(_static(count), image, strict=True) for part in (n, size // n)]
+    pairs = [part for n, size in zip(static_sizes(count), image, strict=True) for part in (n, size // n)]
     first = x.rank - rank
     return (*x.shape[:first], *pairs), tuple(first + 2 * k + 1 for k in range(rank))
 
@@ -247,7 +247,7 @@ def _whole_factors(
     narrow: Sequence[Dim], wide: Sequence[Dim], scales: Sequence[float | None]
 ) -> tuple[tuple[Dim, ...], list[int]]:
     """(the narrow shape with a 1 after each dimension, how often each position is repeated)"""
-    image, larger = _static(narrow[2:]), _static(wide[2:])
+    image, larger = static_sizes(narrow[2:]), static_sizes(wide[2:])
     factors = [1, 1]
     for k, (n, m) in enumerate(zip(image, larger, strict=True)):
         scale = scales[k] if k < len(scales) else None

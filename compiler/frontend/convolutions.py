@@ -1,0 +1,80 @@
+"""Lowerings of convolutions: sums of products whose operands are read through index maps, without a copy of windows.
+
+    depthwise    y[n, c, i] = sum(t) x[n, c, step*i + stride*t - pad] * w[c, t]       written out, tap by tap
+    pointwise    y[n, o, i] = sum(c) x[n, c, i] * w[o, c]                             a contraction
+
+The others are a library's: what they sum over does not lie side by side in memory.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import reduce
+
+from ...ir.types import Dim, product
+from .context import Context, Unsupported, Value, lowers
+from .contractions import Product, contract
+from .pools import Windows, make_windows, static_sizes, window_views
+
+MOST_ALONE = 1 << 21  # products of a depthwise convolution of 16 bits with nothing after it: a library is quicker then
+SHORT, LONG = 64, 1024  # the same of sums and images: a library is quicker at sums no longer, over images no smaller
+
+
+@lowers("convolution.default")
+def _convolution(
+    cx: Context, x: Value, weight: Value, bias: Value | None, step: Sequence[int], pad: Sequence[int],
+    stride: Sequence[int], transposed: bool, output_padding: Sequence[int], groups: int,
+) -> Value:  # fmt: skip
+    if transposed or not x.dtype.is_float:
+        raise Unsupported("a transposed convolution" if transposed else "a convolution of integers")
+    rank, channels = weight.rank - 2, weight.shape[0]
+    if x.rank < weight.rank:
+        raise Unsupported("a convolution of one image")
+    windows = make_windows(rank, static_sizes(weight.shape[2:]), tuple(step), tuple(pad), tuple(stride))
+    if weight.shape[1] == 1 and groups == channels == x.shape[1]:
+        total = _sum_taps(cx, x, weight, windows)
+    elif groups == 1 and set(weight.shape[2:]) == {1} and set(windows.step) == {1} and not any(windows.pad):
+        total = _contract_channels(cx, x, weight)
+    else:
+        raise Unsupported("a convolution over windows of several channels")
+    if bias is not None:
+        total = total + cx.g.reshape(cx.operand(bias, total.dtype), (channels, *(1,) * rank))
+    return cx.round(total)
+
+
+def _sum_taps(cx: Context, x: Value, weight: Value, windows: Windows) -> Value:
+    """Each channel by itself: one product for each position of the window."""
+    g, rank, channels = cx.g, weight.rank - 2, weight.shape[0]
+    count, strides = static_sizes(cx.shape[2:]), cx.strides(0)
+    dense = strides is not None and (strides[1] == 1 or (strides[-1] == 1 and windows.step[-1] == 1))
+    taps, images = product(windows.size), product((x.shape[0], channels))
+    _refuse_alone(cx, x, product((images, *count, taps)), MOST_ALONE)
+    reason = cx.judge(Product(images, product(count), 1, taps, (x.dtype, weight.dtype), (dense, True)))
+    if reason:
+        raise Unsupported(reason)
+    flat = g.reshape(cx.wide(weight), (channels, taps))
+    terms = [
+        cx.wide(view) * g.reshape(g.slice(flat, 1, k, 1, 1), (channels, *(1,) * rank))
+        for k, view in enumerate(window_views(cx, x, windows, count, 0.0))
+    ]
+    return reduce(lambda a, b: a + b, terms)
+
+
+def _contract_channels(cx: Context, x: Value, weight: Value) -> Value:
+    """Windows of one position are a product of matrices, whose rows are the positions of the image."""
+    strides = cx.strides(0)
+    if strides is None or strides[1] != 1:
+        raise Unsupported("a convolution whose channels do not lie side by side")
+    if x.shape[1] in range(SHORT + 1):
+        _refuse_alone(cx, x, product((x.shape[0], *x.shape[2:])), LONG)
+    image = tuple(range(2, x.rank))
+    flat = cx.g.reshape(weight, weight.shape[:2])
+    return contract(cx, x, flat, ((0, 1, *image), (x.rank, 1), (0, x.rank, *image)))
+
+
+def _refuse_alone(cx: Context, x: Value, size: Dim, most: int) -> None:
+    """Libraries are quicker at large images of 16 bits with channels last, where nothing follows that joins ours."""
+    strides = cx.strides(0)
+    last = strides is not None and strides[1] == 1
+    if cx.is_returned and last and x.dtype.itemsize == 2 and isinstance(size, int) and size > most:
+        raise Unsupported("a convolution of 16 bits with nothing after it")
