@@ -13,12 +13,12 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
-from ...ir.expr import Const, Expr, Op, loads_in, product_factors
+from ...ir.expr import Const, Expr, Load, Op, data_in, loads_in, product_factors
 from ...ir.index import Axis, axis_coefficient
 from ...ir.loops import Equation, Kernel, Store, statement_expressions
 from ...ir.scalar import op
 from ...ir.types import DType
-from ..ranges import whole_range
+from ..ranges import fits_32, whole_range
 from ..tiling_keep import recompute
 from .fields import find_lookup
 
@@ -149,9 +149,14 @@ def _with_axes(
     loads = [e for e in loads_in(*main.args) if e.name in kernel.buffers and e.axes & summed]
     if not loads:
         return None
-    large = max(loads, key=lambda e: math.prod(extent_of(a) for a in e.axes))
-    lanes = next((a for a in main.reduce if axis_coefficient(large.index[-1], a) == 1), None)
-    if lanes is None or lanes.extent == 1:
+    large = max(
+        loads, key=lambda e: (math.prod(extent_of(a) for a in e.axes), _dense_along(e, main.reduce) is not None)
+    )
+    lanes = _dense_along(large, main.reduce)
+    if lanes is None or lanes.extent == 1 or any(_is_wide(e, lanes) for e in loads):
+        return None
+    like = [e for e in loads if e.axes == large.axes and not any(data_in(e.index[-1]))]
+    if any(axis_coefficient(e.index[-1], lanes) != 1 for e in like):
         return None
     loads = [e for e in loads if lanes in e.axes]
     own = [a for a in main.axes if a in large.axes]
@@ -166,6 +171,16 @@ def _with_axes(
     around = tuple(a for a in main.reduce if a is not lanes)
     found = tuple(sum_of(s, columns) for s in sums)
     return Products(kernel, found, stores, lanes, around, columns, rows, outer, inner)
+
+
+def _dense_along(e: Load, axes: Iterable[Axis]) -> Axis | None:
+    """The axis along which neighbours lie side by side."""
+    return next((a for a in axes if axis_coefficient(e.index[-1], a) == 1), None)
+
+
+def _is_wide(e: Load, lanes: Axis) -> bool:
+    """True for a place that depends on 64 bits of data at each point of the lanes."""
+    return any(lanes in d.value.axes and not fits_32(d.value) for i in e.index for d in data_in(i))
 
 
 def sum_of(s: Equation, columns: Axis) -> Sum:

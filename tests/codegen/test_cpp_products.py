@@ -210,6 +210,18 @@ kernel dynamic(x: f32[s0, 64], w: f32[32, 64]) -> (y: f32[s0, 32])
   s[m, n]: f32 = sum(k) (x[m, k] * w[n, k])
   y[m, n] <- s[m, n]
 """,
+    "half across": """
+kernel half(x: f32[4, 64], w: f32[32, 64], v: f32[64, 32]) -> (y: f32[4, 32])
+  axes m:4, n:32, k:64
+  s[m, n]: f32 = sum(k) (x[m, k] * (w[n, k] + v[k, n]))
+  y[m, n] <- s[m, n]
+""",
+    "by data": """
+kernel data(x: f32[4, 64], w: f32[32, 64], v: f32[5, 32], d: i64[64]) -> (y: f32[4, 32])
+  axes m:4, n:32, k:64
+  s[m, n]: f32 = sum(k) (x[m, k] * (w[n, k] + v[at(d[k], 5), n]))
+  y[m, n] <- s[m, n]
+""",
     "rows": """
 kernel rows(x: f32[4, 64], w: f32[4, 64]) -> (y: f32[4])
   axes m:4, k:64
