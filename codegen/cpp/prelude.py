@@ -55,6 +55,7 @@ from .prelude_wide import wide_text
 STORAGE_TYPES = """\
 typedef float f32; typedef double f64; typedef unsigned short f16, bf16, u16;
 typedef signed char i8; typedef unsigned char u8, b8, boolean; typedef short i16; typedef int i32; typedef long i64;
+typedef int word4u __attribute__((aligned(1), may_alias));
 #define FN static inline __attribute__((always_inline, unused))
 #define COLD static __attribute__((noinline, unused))
 """

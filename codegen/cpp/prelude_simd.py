@@ -19,7 +19,6 @@ typedef long B2 __attribute__((vector_size(16)));
 typedef int B4 __attribute__((vector_size(16)));
 typedef int B4u __attribute__((vector_size(16), aligned(1), may_alias));
 typedef long word8u __attribute__((aligned(1), may_alias));
-typedef int word4u __attribute__((aligned(1), may_alias));
 F sp_F(f32 x) { return x - F{}; }
 I sp_I(i32 x) { return x - I{}; }
 I iota_I() { return I{$iota}; }

@@ -128,7 +128,7 @@ class Dots:
             return None
         address = self.memory.address(place, flats[0], names_in(parts[0]))
         if address.stride == 0:
-            return Val(f"*(const i32*)({address.pointer})", "I")
+            return Val(f"*(const word4u*)({address.pointer})", "I")
         self.memory.prefetch_ahead(replace(address, stride=1), parts[0])
         pointer = address.pointer
         suffix, rest = self._rest()

@@ -2,7 +2,7 @@
 
 find    which kernels they are, and what their axes are to the tiles
 narrow  products that one instruction adds up in groups
-blocks, packs, body, tiles   tiles whose lanes run along the sum
+blocks, packs, rest, body, tiles   tiles whose lanes run along the sum
 panel   tiles whose lanes are rows
 """
 

@@ -109,6 +109,12 @@ class Blocks:
         """Where a row stands in the current block of them."""
         return at - self.rows.first if a is self.found.rows else at
 
+    def _place(self, a: Axis, at: Index, first: Index) -> Index:
+        """Where a point of an axis stands in the scratch arrays of a block whose columns start at `first`."""
+        if a in self.found.outer:
+            return Index(())
+        return at - first if a is self.found.columns else self._local(a, at)
+
     def _summed_place(self, count: int = 1, k: int = 0) -> tuple[Index, ...]:
         """Where the current point of the axes that are summed over stands in a block of them; the point `k` of the
         `count` of a group.

@@ -32,6 +32,7 @@ class Sum:
     scale  what the sum over the lanes is multiplied by, at each point of the other axes that are summed over
     shift  what is added to the operands of the rows, and is taken from the sum again
     offset what is taken from the operands of the columns: its products with the rows' sums are taken from the sum
+    rest   products at points that fill no group, which are added to the sum in the end
     """
 
     equation: Equation
@@ -39,6 +40,7 @@ class Sum:
     scale: Expr | None = None
     shift: int = 0
     offset: Expr | None = None
+    rest: tuple[Expr, ...] = ()
 
     @property
     def axes(self) -> tuple[Axis, ...]:
@@ -222,18 +224,18 @@ def _delayed(s: Sum, found: Products) -> Sum:
     columns = [{found.columns in f.axes for f in p} for p in left]
     if not common or any(c != {False, True} for c in columns):
         return s
-    groups = tuple((_grouped(_multiplied(p), found.columns),) for p in left)
-    return replace(s, groups=groups, scale=_multiplied(common))
+    groups = tuple((_grouped(multiplied(p), found.columns),) for p in left)
+    return replace(s, groups=groups, scale=multiplied(common))
 
 
 def _grouped(e: Expr, columns: Axis) -> Expr:
     """The same product with all factors of each operand multiplied first: once a column or row, not once a result."""
     factors = product_factors(e)
     sides = [f for f in factors if columns not in f.axes], [f for f in factors if columns in f.axes]
-    return op("mul", *map(_multiplied, sides)) if len(factors) > 2 and all(sides) else e
+    return op("mul", *map(multiplied, sides)) if len(factors) > 2 and all(sides) else e
 
 
-def _multiplied(factors: Sequence[Expr]) -> Expr:
+def multiplied(factors: Sequence[Expr]) -> Expr:
     value = factors[0]
     for f in factors[1:]:
         value = op("mul", value, f)

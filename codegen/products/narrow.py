@@ -13,12 +13,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 from ...ir.expr import Expr, Op, Rewriter, const, product_factors
-from ...ir.index import Axis, axes_of, axis_coefficient, of_atom
+from ...ir.index import Axis, Index, axes_of, axis_coefficient, of_atom
 from ...ir.scalar import cast, op
 from ...ir.types import BF16, F32, I8, I32, U8, DType
 from ..ranges import value_range
 from .fields import find_byte, find_field, find_lookup
-from .find import Products, Sum, extent_of
+from .find import Products, Sum, extent_of, multiplied
 
 Operand = tuple[Expr, ...]
 """One side of the products of a group."""
@@ -61,16 +61,38 @@ def take_together(found: Products, lanes: int, pairs: bool, quads: bool, shared:
         return Narrow(replace(found, sums=tuple(_by_terms(s, count) for s in known)), count)
     operands = [f for s in known for (t,) in s.groups for f in operands_of(t)]
     plain = all(is_stored_narrow(f) or find_byte(f) for f in operands if found.columns in f.axes)
-    if extent_of(found.lanes) % count or not (plain or shared):
+    extent = extent_of(found.lanes)
+    left = extent % count
+    if not (plain or shared) or extent < count or (left and found.summed):
         return Narrow(found)
-    halves = Axis(f"{found.lanes.name}_{count}", extent_of(found.lanes) // count)
+    halves = Axis(f"{found.lanes.name}_{count}", extent // count)
+    dense = Axis(f"{found.lanes.name}_whole", extent - left) if left else found.lanes
     at = [Rewriter({found.lanes: of_atom(halves) * count + i}) for i in range(count)]
     whole: dict[Operand, Expr] = {}
     for s in known:
         for (term,) in s.groups:
-            whole.update({tuple(r(f) for r in at): f for f in operands_of(term)})
-    halved = tuple(replace(s, groups=tuple(tuple(r(t) for r in at) for (t,) in s.groups)) for s in known)
-    return Narrow(replace(found, sums=halved, lanes=halves), count, found.lanes, whole)
+            whole.update(
+                {tuple(r(f) for r in at): Rewriter({found.lanes: of_atom(dense)})(f) for f in operands_of(term)}
+            )
+    halved = tuple(
+        replace(s, groups=tuple(tuple(r(t) for r in at) for (t,) in s.groups), rest=_at_end(s, found, left))
+        for s in known
+    )
+    return Narrow(replace(found, sums=halved, lanes=halves), count, dense, whole)
+
+
+def _at_end(s: Sum, found: Products, count: int) -> tuple[Expr, ...]:
+    """The products at the last points of the lanes."""
+    last = extent_of(found.lanes)
+    points = [Rewriter({found.lanes: Index((), k)}) for k in range(last - count, last)]
+    terms = [_unshifted(t, s.shift) for (t,) in s.groups]
+    scale = [] if s.scale is None else [s.scale]
+    return tuple(multiplied([*operands_of(at(t)), *scale]) for at in points for t in terms)
+
+
+def _unshifted(term: Expr, shift: int) -> Expr:
+    a, b = operands_of(term)
+    return op("mul", a.args[0], b) if shift and isinstance(a, Op) else term
 
 
 def _has_fields(s: Sum, lanes: Axis) -> bool:

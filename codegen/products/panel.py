@@ -222,7 +222,8 @@ class PanelBuilder(ProductBuilder):
         k = self.rows.tiles.index(tile)
         names = self._row_sides()
         states: list[Statement] = []
-        updates: list[Statement] = []
+        updates: list[Update] = []
+        single: list[Update] = []
         puts: list[Statement] = []
         chains = self._chains()
         for i, step in enumerate(chains):
@@ -239,13 +240,14 @@ class PanelBuilder(ProductBuilder):
                             value = op("add", value, add_up([op("mul", x, y) for x, y in zip(a, b, strict=True)]))
                         updates.append(Update((name,), (step(value),)))
                         if i == 0:
+                            single.append(Update((name,), (value,)))
                             puts.append(self._keep_pack(s, name, tile, column + j - first, first, u, len(chains)))
-        point: Statement = Loop("lanes", self.local, tuple(updates), self.pack)
-        point = self._over_points(point, chains, self._fetches(column, width) if k == 0 else [])
+        fetches = self._fetches(column, width) if k == 0 else []
+        points = self._over_points(updates, single, len(chains), fetches)
         keep = Loop("lanes", self.local, tuple(puts), self.pack)
         if self._scales_parts:
-            return self._over_outer([*states, point, keep])
-        return [*states, *self._over_outer([point]), keep]
+            return self._over_outer([*states, *points, keep])
+        return [*states, *self._over_outer(points), keep]
 
     def _over_outer(self, body: list[Statement]) -> list[Statement]:
         """Loops over the axes around the lanes."""
@@ -254,20 +256,29 @@ class PanelBuilder(ProductBuilder):
             body = [Loop("serial", axis, tuple(body), 1, begin, end)]
         return body
 
-    def _over_points(self, body: Statement, chains: Sequence[Rewriter], fetches: Sequence[Statement]) -> Statement:
-        """The loop over the points of the sum; `fetches` are done once for the points of a line of the cache."""
+    def _over_points(
+        self, updates: Sequence[Update], single: Sequence[Update], chains: int, fetches: Sequence[Statement]
+    ) -> list[Statement]:
+        """The loops over the points of the sum: over lines of the cache, at each of which `fetches` are done once, and
+        over the points that are left. `updates` are of a point for each of the chains, `single` of one.
+        """
         lanes, line = self.found.lanes, self._line()
         begin, end = self._limits(lanes)
-        axis = self._twos() if len(chains) > 1 else lanes
-        step = len(chains)
-        if not fetches or extent_of(lanes) % line or self._block_points(lanes) % line:
-            first, last = (None if i is None else i // step for i in (begin, end))
-            return Loop("serial", axis, (body,), 1, first, last)
-        lines = Axis(f"{lanes.name}_l", extent_of(lanes) // line)
-        first, last = (None if i is None else i // line for i in (begin, end))
-        start, points = of_atom(lines) * (line // step), line // step
-        inner = Loop("serial", axis, (body,), 1, start, start + points)
-        return Loop("serial", lines, (*(s for s in fetches), inner), 1, first, last)
+        point, points = (Loop("lanes", self.local, tuple(made), self.pack) for made in (single, updates))
+        unit = line if fetches and self._divides(line) else chains
+        whole, left = divmod(extent_of(lanes), unit)
+        first, last = (None if i is None else i // unit for i in (begin, end))
+        done: list[Statement] = []
+        if whole and unit == line:
+            lines = Axis(f"{lanes.name}_l", whole)
+            start, axis = of_atom(lines) * (line // chains), lanes if chains == 1 else self._twos()
+            inner = Loop("serial", axis, (points,), 1, start, start + line // chains)
+            done.append(Loop("serial", lines, (*fetches, inner), 1, first, last))
+        elif whole:
+            done.append(Loop("serial", lanes if chains == 1 else self._twos(), (points,), 1, first, last))
+        if left:
+            done.append(Loop("serial", lanes, (point,), 1, Index((), whole * unit), end))
+        return done
 
     def _fetch_packed(self, column: Index, width: int) -> list[Statement]:
         """Asks for what the operands of the next columns are computed of, line by line."""
@@ -282,7 +293,7 @@ class PanelBuilder(ProductBuilder):
                 continue
             points = max(1, LINE // (step * e.dtype.itemsize))
             begin, end = self._limits(f.lanes)
-            if self._block_points(f.lanes) % points:
+            if self.deep is not None and self._block_points(f.lanes) % points:
                 continue
             lines = Axis(f"{f.lanes.name}_f{k}", -(-extent_of(f.lanes) // points))
             at = {f.lanes: of_atom(lines) * points}
@@ -313,9 +324,16 @@ class PanelBuilder(ProductBuilder):
     def _chains(self) -> list[Rewriter]:
         """Where each of the chains of additions of a result stands: at all points, or at every other one."""
         lanes = self.found.lanes
-        if self.chains == 1 or extent_of(lanes) % 2 or self._block_points(lanes) % 2:
+        if self.chains == 1 or extent_of(lanes) < 2 or not self._divides(2):
             return [Rewriter()]
         return [Rewriter({lanes: of_atom(self._twos()) * 2 + i}) for i in range(2)]
+
+    def _divides(self, points: int) -> bool:
+        """True where loops may run by so many points: what is left of the lanes belongs to no one block of them."""
+        lanes = self.found.lanes
+        return self._block_points(lanes) == extent_of(lanes) or not (
+            extent_of(lanes) % points or self._block_points(lanes) % points
+        )
 
     def _twos(self) -> Axis:
         return Axis(f"{self.found.lanes.name}_p", extent_of(self.found.lanes) // 2)

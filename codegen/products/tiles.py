@@ -19,16 +19,16 @@ from __future__ import annotations
 
 import math
 
-from ...ir.expr import Expr, Load, Rewriter, const
+from ...ir.expr import Expr, Load, Rewriter, const, product_factors
 from ...ir.index import Axis, Index, of_atom
 from ...ir.loops import Store
 from ...ir.scalar import op
 from ...ir.tiles import Loop, Put, Scratch, Statement
 from .blocks import Rows, RowTile
 from .body import TileBody
-from .find import Products, Sum, delay_scales, extent_of, has_products
+from .find import Products, Sum, delay_scales, extent_of, has_products, multiplied
 from .narrow import take_together
-from .packs import OperandPacks
+from .rest import RestOfSums
 
 BLOCK = 64  # results along the outer axis that wait in the nearest cache for what is computed of them
 DEEP = 1024  # points of a block of long sums
@@ -48,7 +48,7 @@ def choose_tile(rows: int, sums: int, lanes: int) -> tuple[int, int]:
     return (height, 1) if sums * height + height + AT_HAND <= room else (1, 1)
 
 
-class ProductBuilder(OperandPacks):
+class ProductBuilder(RestOfSums):
     """Builds the statements of a kernel of sums of products, for packs of `lanes`."""
 
     many = MANY
@@ -169,7 +169,7 @@ class ProductBuilder(OperandPacks):
             sums = [Loop("serial", self.deep[1], tuple(sums))]
         if self._adds:
             sums = [*self._clear(first, size), *sums]
-        sums += self._after_sums(first, size)
+        sums += [*self._after_sums(first, size), *self.pack_rest(first, size)]
         loops: list[Statement] = [*sums, *(s for store in f.stores for s in self._store(store, first, size))]
         several = [self.rows.blocks] if self.rows.blocks.extent != 1 else []
         for axis in (*several, blocks, *reversed(f.outer)):
@@ -227,12 +227,6 @@ class ProductBuilder(OperandPacks):
         """Where a result stands in the sum's array."""
         return tuple(self._place(a, at.get(a, of_atom(a)), first) for a in s.axes)
 
-    def _place(self, a: Axis, at: Index, first: Index) -> Index:
-        """Where a point of an axis stands in the scratch arrays."""
-        if a in self.found.outer:
-            return Index(())
-        return at - first if a is self.found.columns else self._local(a, at)
-
     def _clear(self, first: Index, size: int) -> list[Statement]:
         """Sets the sums to 0 before their blocks are added."""
         f = self.found
@@ -250,7 +244,10 @@ class ProductBuilder(OperandPacks):
             own = sums.get(e.name)
             if own is None:
                 return e
-            return Load(self._array(own), self._result(own, {}, first), e.dtype)
+            value: Expr = Load(self._array(own), self._result(own, {}, first), e.dtype)
+            for term in own.rest:
+                value = op("add", value, multiplied([self.read_rest(f, first) for f in product_factors(term)]))
+            return value
 
         rewrite = Rewriter(load=read)
         put = Put(s.buffer, tuple(rewrite.index(i) for i in s.index), rewrite(s.value))

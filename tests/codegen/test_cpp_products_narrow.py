@@ -80,7 +80,7 @@ INSTRUCTIONS = {
     "nibbles": "lookup_fields_I", "zeros": "lookup_fields_I", "powers": "lookup_fields_I", "table": "lookup_fields_I",
     "codes": "lookup_fields_I", "bytes": "lookup_bytes_I", "signed": "dot_quads_I", "plain": "dot_pairs_F",
 }  # fmt: skip
-SIZES = ((1, 70, 64), (2, 66, 16), (3, 9, 68), (7, 67, 64), (16, 65, 32), (37, 70, 66))
+SIZES = ((1, 70, 64), (2, 66, 16), (3, 9, 68), (7, 67, 64), (16, 65, 32), (37, 70, 66), (40, 33, 133))
 
 
 def kernel_of(name: str, size: tuple[int, int, int]) -> Kernel:
@@ -125,6 +125,19 @@ def test_programs_compute_their_kernels(name: str):
         assert_computes(program, kernel, draw(kernel, 3))
 
 
+ODD = ((1, 9, 131), (5, 67, 35), (13, 70, 67), (37, 11, 101))  # points of the sum that fill no group are left
+
+
+@pytest.mark.parametrize("name", ["bytes", "signed", "plain"])
+def test_odd_sums_use_the_instructions_too(name: str):
+    for size in ODD:
+        kernel = kernel_of(name, size)
+        program = tile_kernel(kernel, default_schedule(kernel, WIDE), WIDE).program
+        verify_program(program)
+        assert_computes(program, kernel, draw(kernel, 5))
+        assert INSTRUCTIONS[name] in source_of(kernel, WIDE)
+
+
 @pytest.mark.parametrize("name", list(TEXTS))
 def test_programs_of_small_blocks(name: str, monkeypatch: pytest.MonkeyPatch):
     for builder, rows, columns in ((ProductBuilder, 6, 8), (PanelBuilder, 32, 32)):
@@ -134,7 +147,7 @@ def test_programs_of_small_blocks(name: str, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(product_panel, "PANEL_BYTES", 4096)
     monkeypatch.setattr(product_panel, "PACKED", 16)
     monkeypatch.setattr(product_panel, "LONGEST_CHAIN", 16)
-    for size in ((1, 10, 64), (33, 11, 18)):
+    for size in ((1, 10, 64), (33, 11, 18), (33, 11, 35)):
         kernel = kernel_of(name, size)
         for isa in (WIDE, NARROW):
             program = tile_kernel(kernel, default_schedule(kernel, isa), isa).program
