@@ -86,6 +86,8 @@ def _op_range(e: Op) -> Range | None:
         return _arithmetic(e.name, known)
     if e.name == "and" and max(lows) >= 0:
         return 0, min(h for low, h in known if low >= 0)
+    if e.name == "shl" and lows[0] >= 0 and 0 <= lows[1] <= highs[1] < 32:
+        return _kept((lows[0] << lows[1], highs[0] << highs[1]))
     if e.name == "shr" and lows[0] >= 0 and 0 <= lows[1] < 32:
         return 0, highs[0] >> lows[1]
     return None

@@ -17,6 +17,7 @@ from ..ir.scalar import cast, is_const, op
 from ..ir.simplify import exact
 from ..ir.states import STATES, Values, lowest
 from ..ir.types import BF16, BOOL, F16, I16, Dim, multiply, plus, product
+from .tiling_reroll import reroll
 
 UNROLLED_POINTS = 8  # a reduction of so few points is written out ..
 UNROLLED_NODES = 96  # .. if that stays short
@@ -30,7 +31,7 @@ def prepare(kernel: Kernel, resident: int | None = None) -> Kernel:
     """
     kernel = drop_units(flatten_buffers(drop_dead(kernel)))
     kernel = move_bits(split_states(kernel, resident))
-    kernel = unroll_reductions(kernel)
+    kernel = unroll_reductions(reroll(kernel))
     return collapse_axes(kernel)
 
 

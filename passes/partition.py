@@ -186,10 +186,11 @@ def _read_in_places(region: Region, regions: Regions, always: frozenset[str]) ->
     y = slice(pad(x * s + b), 0) + slice(pad(x * s + b), 1)     ->     x * s + b: once, or for each of the slices
     """
     inside = set(region.nodes) - always
-    places: dict[str, int] = {}
+    slices: dict[str, frozenset[str]] = {}
     for name in region.nodes:
-        for source, count in regions.slices(name).items():
-            places[source] = places.get(source, 0) + count
+        for source, cuts in regions.slices(name).items():
+            slices[source] = slices.get(source, frozenset()) | cuts
+    places = {source: regions.count_places(cuts) for source, cuts in slices.items()}
     work: dict[str, float] = {}
     found: set[str] = set()
     for name in region.nodes:

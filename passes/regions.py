@@ -13,13 +13,14 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import combinations
 
 from ..ir.expr import Load, Rewriter
 from ..ir.graph import Graph, Node
 from ..ir.index import Axis, Index, axis_coefficient, is_affine, linearize, of_atom
 from ..ir.ops import OPS
 from ..ir.simplify import Simplifier
-from ..ir.types import Dim, contiguous_strides, multiply, product
+from ..ir.types import Dim, contiguous_strides, is_nonnegative, multiply, plus, product
 from .inline import Lowered
 from .order import connected_parts
 from .reasons import Reason, Refusal
@@ -199,18 +200,23 @@ class Regions:
 
     def _find_windows(self) -> set[str]:
         """What is computed, one by one, of values that are read in several places: much work for an operand."""
-        places: dict[str, dict[str, int]] = {}
+        places: dict[str, dict[str, frozenset[str]]] = {}
         for node in self.graph.nodes:
             kind = OPS[node.op].kind
             if kind not in POINT_BY_POINT:
                 continue
             found = {} if self.is_transparent(node.name) else self.slices(node.name)
             for i in node.inputs:
-                for source, ways in places.get(i, {}).items():
-                    found[source] = min(MANY_PLACES, found.get(source, 0) + ways)
+                for source, cuts in places.get(i, {}).items():
+                    found[source] = found.get(source, frozenset()) | cuts
             if found:
                 places[node.name] = found
-        return {name for name, found in places.items() if max(found.values()) >= MANY_PLACES}
+        return {n for n, found in places.items() if any(self.count_places(c) >= MANY_PLACES for c in found.values())}
+
+    def count_places(self, slices: frozenset[str]) -> int:
+        """In how many places slices read a value: in one where they have no element in common."""
+        nodes = [self.graph.by_name[n] for n in sorted(slices)]
+        return 1 if all(are_disjoint(a, b) for a, b in combinations(nodes, 2)) else len(nodes)
 
     def _may_sink(self, node: Node) -> bool:
         name = node.name
@@ -274,14 +280,15 @@ class Regions:
                     found[source] = found.get(source, 0) + ways
         return found
 
-    def slices(self, name: str) -> dict[str, int]:
-        """The sources of which a node reads slices, and along how many ways."""
-        found: dict[str, int] = {}
+    def slices(self, name: str) -> dict[str, frozenset[str]]:
+        """The sources of which a node reads slices, with the nodes that cut them."""
+        found: dict[str, frozenset[str]] = {}
         for i in dict.fromkeys(self.graph.by_name[name].inputs):
             if self.is_transparent(i):
                 sliced = self.graph.by_name[i].op == "slice"
-                for source, ways in (self.sources(i) if sliced else self.slices(i)).items():
-                    found[source] = found.get(source, 0) + ways
+                cuts = dict.fromkeys(self.sources(i), frozenset((i,))) if sliced else self.slices(i)
+                for source, of_it in cuts.items():
+                    found[source] = found.get(source, frozenset()) | of_it
         return found
 
     def _require_crossing(self) -> None:
@@ -361,6 +368,20 @@ def refuse_call(call: Node) -> Refusal:
 def is_layout_free(call: Node) -> bool:
     """Products of matrices take any strides and are written where we say."""
     return call.attr("target") in ("aten.mm.default", "aten.bmm.default", "aten.addmm.default", "aten.baddbmm.default")
+
+
+def are_disjoint(a: Node, b: Node) -> bool:
+    """True where two slices of one value, cut without gaps, have no element in common."""
+    if a.inputs != b.inputs:
+        return False
+    one, other = (list(zip(n.attr("start"), n.attr("step"), n.shape, strict=True)) for n in (a, b))
+    pairs = [(s, t) for s, t in zip(one, other, strict=True) if s[1] == t[1] == 1]
+    return any(_ends_before(s, t) or _ends_before(t, s) for s, t in pairs)
+
+
+def _ends_before(a: tuple[Dim, ...], b: tuple[Dim, ...]) -> bool:
+    """True where a range of (start, step, size) ends before another one starts."""
+    return is_nonnegative(plus(b[0], multiply(plus(a[0], a[2]), -1)))
 
 
 def _natural_strides(shape: tuple[Dim, ...], strides: tuple[Dim, ...]) -> tuple[Dim, ...]:

@@ -35,6 +35,17 @@ I lookup_fields_I(I table, I words) {
   asm("vpermw %1, %2, %0" : "=v"(word) : "v"(table), "v"(words));
   return word;
 }
+// bits of memory, one a lane: of the bytes from `p`
+I bits_I(const u8 *p) {
+  unsigned bits = 0;
+  __builtin_memcpy(&bits, p, $N / 8);
+  return (I)((bits - U{}) >> (U)iota_I()) & 1;
+}
+I bits_I_n(const u8 *p, long n) {
+  unsigned bits = 0;
+  __builtin_memcpy(&bits, p, (n + 7) / 8);
+  return (I)((bits - U{}) >> (U)iota_I()) & 1;
+}
 // the upper halves of values that bf16 holds
 I top_exact_F(F x) { return (I)((U)x >> 16); }
 I quad_I(I a, I b, I c, I d) { return (I)((U)a << 24 >> 24 | (U)b << 24 >> 16 | (U)c << 24 >> 8 | (U)d << 24); }
@@ -50,6 +61,33 @@ I lookup_bytes_I(I a, I b, I c, I d, const u8 *p) {
   asm("vpmovzxbw %1, %0" : "=v"(at) : "m"(*(const B*)p));
   const H low = __builtin_shuffle((H)a, (H)b, at), high = __builtin_shuffle((H)c, (H)d, at);
   return (I)(((at & 64) != 0 ? high : low) ^ (at << 8 & 0x8000));
+}
+// words with `value` added where one of 32 bits from `p` is set
+I add_bits_I(I words, const u8 *p, int value) {
+  unsigned bits;
+  __builtin_memcpy(&bits, p, 4);
+  asm("vpaddw %2, %0, %0%{%1%}" : "+v"(words) : "Yk"(bits), "v"(value * 0x10001 - I{}));
+  return words;
+}
+// the same of the bits of `n` pairs of words
+I add_bits_I_n(I words, const u8 *p, long n, int value) {
+  unsigned bits = 0;
+  __builtin_memcpy(&bits, p, (n + 3) / 4);
+  asm("vpaddw %2, %0, %0%{%1%}" : "+v"(words) : "Yk"(bits), "v"(value * 0x10001 - I{}));
+  return words;
+}
+// words by numbers of 6, 7, 8 bits from tables of 32 words each
+I lookup_6_I(I a, I b, I at) {
+  typedef u16 H __attribute__((vector_size(64)));
+  return (I)__builtin_shuffle((H)a, (H)b, (H)at);
+}
+I lookup_7_I(I a, I b, I c, I d, I at) {
+  typedef u16 H __attribute__((vector_size(64)));
+  return (I)(((H)at & 64) != 0 ? (H)lookup_6_I(c, d, at) : (H)lookup_6_I(a, b, at));
+}
+I lookup_8_I(I a, I b, I c, I d, I e, I f, I g, I h, I at) {
+  typedef u16 H __attribute__((vector_size(64)));
+  return (I)(((H)at & 128) != 0 ? (H)lookup_7_I(e, f, g, h, at) : (H)lookup_7_I(a, b, c, d, at));
 }
 // a table of twice 16 words for lookups: values that are rounded to bf16, in an order
 I table_F(F values, I order) {

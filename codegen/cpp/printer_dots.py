@@ -10,11 +10,13 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from ...ir.expr import Const, Expr, Load, Op, const, data_in
-from ...ir.index import Index, axes_of
+from ...ir.expr import Const, Expr, Load, Op, Rewriter, const, data_in
+from ...ir.index import Axis, Index, axes_of
 from ...ir.tiles import Put
 from ...ir.types import BF16, F32, I8, I32, U8, DType
-from ..products.fields import DIGITS, Field, Lookup, find_byte, find_field, find_lookup
+from ..fields import Field, find_field
+from ..products.bits import Bit, find_bit, find_planes, steps_by
+from ..products.fields import DIGITS, Lookup, find_byte, find_lookup
 from ..products.find import is_small_integer
 from ..ranges import fits_in, value_range
 from ..text import strip
@@ -149,9 +151,9 @@ class Dots:
 
     def _looked_up(self, side: list[Expr]) -> Val | None:
         """Two bf16 that are functions of 4 bits each, from a table in a register; None where they are not."""
-        by_byte = self._looked_up_bytes(side)
-        if by_byte is not None:
-            return by_byte
+        known = self._looked_up_bytes(side) or self._looked_up_planes(side)
+        if known is not None:
+            return known
         found = [d for d in map(find_lookup, side) if d is not None]
         digits = [d.digit for d in found]
         if len(found) < 2 or self.values.lanes != 16 or not all(self.stack.varies(d) for d in digits):
@@ -174,6 +176,56 @@ class Dots:
         index = ", ".join(strip(self.values.to(self.values.value(d), "I", single=False)) for d in parts)
         function = self.values.need("lookup_I" if byte is None else "lookup_nibbles_I")
         return Val(f"{function}({table.text}, {index})", "I", False)
+
+    def _looked_up_planes(self, side: list[Expr]) -> Val | None:
+        """Two bf16 that are the same function of some bits: one mask of memory for a bit of all words."""
+        lanes, found = self.stack.lanes, [p for p in map(find_planes, side) if p is not None]
+        if self.values.lanes != 16 or lanes is None or not lanes.aligned or len(found) < 2:
+            return None
+        first, other = found
+        same = first.words == other.words and len(first.bits) == len(other.bits)
+        if not same or (first.entry and first.entry.entries) != (other.entry and other.entry.entries):
+            return None
+        bits = [
+            (find_bit(a), find_bit(b), steps_by(a, lanes.axis)) for a, b in zip(first.bits, other.bits, strict=True)
+        ]
+        here = Rewriter()
+        if any(a is None or b is None or step != 2 or a.place(here) + 1 != b.place(here) for a, b, step in bits):
+            return None
+        states = 1 << len(bits)
+        if first.entry is None:
+            words = list(first.words) * max(1, 2 * DIGITS // states)
+            tables = [self._table(words[k : k + 2 * DIGITS]) for k in range(0, len(words), 2 * DIGITS)]
+        else:
+            table = self._table_in_memory(first.entry, states)
+            tables = [] if table is None else [table]
+        word = "I{}"
+        for k, bit in enumerate(map(find_bit, first.bits)):
+            pointer = None if bit is None else self._bits_at(bit)
+            if pointer is None or not tables:
+                return None
+            suffix, rest = self._rest()
+            word = f"{self.values.need(f'add_bits_I{suffix}')}({word}, {pointer}{rest}, {1 << k})"
+        function = self.values.need("lookup_fields_I" if len(tables) == 1 else f"lookup_{len(bits)}_I")
+        return Val(f"{function}({', '.join(t.text for t in tables)}, {word})", "I", False)
+
+    def _bits_at(self, bit: Bit) -> str | None:
+        """The address of the byte whose lowest bit is that of the first lane."""
+        if bit.byte.name not in self.memory.buffers:
+            return None
+        place = self.memory.places[bit.byte.name]
+        return self.memory.pointer_to(bit.byte.name, self.memory.flat(bit.byte.index, place))
+
+    def bit(self, e: Expr) -> Val | None:
+        """Single bits of memory, one for each lane; None where an expression is something else."""
+        lanes, bit = self.stack.lanes, find_bit(e)
+        if bit is None or lanes is None or not lanes.aligned or self.values.lanes % 8:
+            return None
+        pointer = self._bits_at(bit) if steps_by(e, lanes.axis) == 1 else None
+        if pointer is None:
+            return None
+        suffix, rest = self._rest()
+        return Val(f"{self.values.need(f'bits_I{suffix}')}({pointer}{rest})", "I", False)
 
     def _looked_up_bytes(self, side: list[Expr]) -> Val | None:
         """Two bf16 that are odd functions of neighbouring bytes, from a table in four registers."""
@@ -276,6 +328,14 @@ class Dots:
             return False
         _, stride, varying = self.memory.split(flats[0])
         return stride in (0, len(flats)) and not varying
+
+
+def _are_pairs(a: Expr, b: Expr, lanes: Axis) -> bool:
+    """True where two bits are neighbours, and behind them are those of the next lane."""
+    first, other, here = find_bit(a), find_bit(b), Rewriter()
+    if first is None or other is None or first.byte.name != other.byte.name:
+        return False
+    return steps_by(a, lanes) == 2 and first.place(here) + 1 == other.place(here)
 
 
 def _byte_of(digits: list[Expr]) -> Expr | None:

@@ -113,9 +113,9 @@ class Values:
         assert isinstance(e, Op)
         if e.name == "cast":
             return self._cast(e)
-        dot = self.dots.sum(e) if self.dots is not None and e.name == "add" else None
-        if dot is not None:
-            return dot
+        known = self._in_words(e)
+        if known is not None:
+            return known
         if e.dtype is F32 and is_power_of_two(e):
             n = self.value(e.args[0])
             one = self.to(Val("1.0f", "F"), "F", single=n.single)
@@ -127,6 +127,12 @@ class Values:
             if affine and compares_with_wide(e, self.stack.lanes.axis):
                 return self._compare_with_wide(e)
         return self._apply(e)
+
+    def _in_words(self, e: Op) -> Val | None:
+        """A sum of narrow products, or bits of memory; None for all else."""
+        if self.dots is None:
+            return None
+        return self.dots.sum(e) if e.name == "add" else self.dots.bit(e) if e.name == "and" else None
 
     def _compare_with_wide(self, e: Op) -> Val:
         """A pack that fits 32 bits beside one i64 value: that value is brought to the nearest one of 32 bits."""

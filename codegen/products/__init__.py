@@ -1,16 +1,18 @@
 """Kernels that are sums of products as register tiles.
 
 find    which kernels they are, and what their axes are to the tiles
+bits    values that follow from single bits of memory
 narrow  products that one instruction adds up in groups
 blocks, packs, rest, body, tiles   tiles whose lanes run along the sum
 panel   tiles whose lanes are rows
 """
 
+from .bits import join_bits
 from .find import Products, delay_scales, find_products, find_sums, has_products, sum_of
 from .panel import PanelBuilder, fits_panels
 from .tiles import ProductBuilder
 
 __all__ = [
     "PanelBuilder", "ProductBuilder", "Products", "delay_scales", "find_products", "find_sums", "fits_panels",
-    "has_products", "sum_of",
+    "has_products", "join_bits", "sum_of",
 ]  # fmt: skip

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import lru_cache
 from operator import lshift, rshift
@@ -14,8 +14,8 @@ from operator import lshift, rshift
 from ...ir.expr import Const, Expr, Load, Op, Rewriter, const, data_in, loads_in
 from ...ir.index import Data, Index, of_atom
 from ...ir.simplify import make, make_cast
-from ...ir.types import I64, U8
-from ..ranges import fits_in, is_within, value_range
+from ...ir.types import U8
+from ..ranges import is_within, value_range
 
 DIGITS = 16  # states of a digit at most
 SIGN = 128  # the upper bit of a byte
@@ -39,18 +39,9 @@ class Lookup:
         return self.words or (self.table and self.table.name, self.base)
 
 
-@dataclass(frozen=True, slots=True)
-class Field:
-    """`bits` bits of a byte, of which `low` is the lowest."""
-
-    byte: Load
-    low: int = 0
-    bits: int = 8
-
-
 def find_lookup(e: Expr) -> Lookup | None:
     """How a value follows from 4 bits: None where it does not."""
-    found = _find_entry(e)
+    found = find_entry(e)
     if found is not None:
         return found
     digit = find_digit(e)
@@ -58,7 +49,7 @@ def find_lookup(e: Expr) -> Lookup | None:
     return None if digit is None or words is None else Lookup(digit, tuple(words))
 
 
-def _find_entry(e: Expr) -> Lookup | None:
+def find_entry(e: Expr) -> Lookup | None:
     """The entry of a table in memory that a value is, but for its type."""
     while isinstance(e, Op) and e.name == "cast" and e.dtype.is_float:
         e = e.args[0]
@@ -88,25 +79,6 @@ def find_digit(e: Expr) -> Expr | None:
         return None
     digits = {find_digit(a) for a in e.args if not isinstance(a, Const)}
     return next(iter(digits)) if len(digits) == 1 else None
-
-
-def find_field(e: Expr) -> Field | None:
-    """The bits of a byte in memory that an integer is; None where it is something else."""
-    if isinstance(e, Load):
-        return Field(e) if e.dtype is U8 else None
-    if not isinstance(e, Op):
-        return None
-    if e.name == "cast":
-        return find_field(e.args[0]) if e.dtype is I64 or fits_in(e.args[0], e.dtype) else None
-    if e.name not in ("and", "shr") or not isinstance(e.args[1], Const):
-        return None
-    inner, number = find_field(e.args[0]), int(e.args[1].value)
-    if inner is None:
-        return None
-    if e.name == "shr":
-        return Field(inner.byte, inner.low + number, inner.bits - number) if 0 <= number < inner.bits else None
-    bits = number.bit_length()
-    return Field(inner.byte, inner.low, min(inner.bits, bits)) if 0 < number == (1 << bits) - 1 else None
 
 
 def find_byte(e: Expr) -> tuple[Load, tuple[int, ...]] | None:
@@ -140,21 +112,25 @@ def tabulate(e: Expr, digit: Expr) -> list[int] | None:
 
 
 def _tabulate(e: Expr, variable: Expr, states: int) -> list[int] | None:
+    return bf16_words(e, ({variable: const(k, variable.dtype)} for k in range(states)))
+
+
+def bf16_words(e: Expr, states: Iterable[dict[Expr, Expr]]) -> list[int] | None:
+    """The bits of a value as bf16 in each of some states of what it is a function of; None where one is unknown."""
     words: list[int] = []
-    for k in range(states):
-        known: dict[Expr, Expr] = {variable: const(k, variable.dtype)}
-        value = _evaluate(e, known)
+    for known in states:
+        value = evaluate(e, known)
         if not isinstance(value, Const):
             return None
         words.append(_bf16_bits(float(value.value)))
     return words
 
 
-def _evaluate(e: Expr, known: dict[Expr, Expr]) -> Expr:
+def evaluate(e: Expr, known: dict[Expr, Expr]) -> Expr:
     """The expression with its constants folded; `known` has what was found already."""
     if e not in known:
         if isinstance(e, Op):
-            args = [_evaluate(a, known) for a in e.args]
+            args = [evaluate(a, known) for a in e.args]
             found = _compute(e, args)
             known[e] = found or (make_cast(args[0], e.dtype) if e.name == "cast" else make(e.name, *args))
         else:

@@ -151,8 +151,10 @@ def _with_axes(
     loads = [e for e in loads_in(*main.args) if e.name in kernel.buffers and e.axes & summed]
     if not loads:
         return None
+    plain = [e for e in loads if not any(d.value.axes & summed for i in e.index for d in data_in(i))]
     large = max(
-        loads, key=lambda e: (math.prod(extent_of(a) for a in e.axes), _dense_along(e, main.reduce) is not None)
+        plain or loads,
+        key=lambda e: (math.prod(extent_of(a) for a in e.axes), _dense_along(e, main.reduce) is not None),
     )
     lanes = _dense_along(large, main.reduce)
     if lanes is None or lanes.extent == 1 or any(_is_wide(e, lanes) for e in loads):

@@ -16,8 +16,10 @@ from ...ir.expr import Expr, Op, Rewriter, const, product_factors
 from ...ir.index import Axis, Index, axes_of, axis_coefficient, of_atom
 from ...ir.scalar import cast, op
 from ...ir.types import BF16, F32, I8, I32, U8, DType
+from ..fields import find_field
 from ..ranges import value_range
-from .fields import find_byte, find_field, find_lookup
+from .bits import find_planes
+from .fields import find_byte, find_lookup
 from .find import Products, Sum, extent_of, multiplied
 
 Operand = tuple[Expr, ...]
@@ -60,7 +62,7 @@ def take_together(found: Products, lanes: int, pairs: bool, quads: bool, shared:
     if all(len(s.groups) % count == 0 for s in known):
         return Narrow(replace(found, sums=tuple(_by_terms(s, count) for s in known)), count)
     operands = [f for s in known for (t,) in s.groups for f in operands_of(t)]
-    plain = all(is_stored_narrow(f) or find_byte(f) for f in operands if found.columns in f.axes)
+    plain = all(is_stored_narrow(f) or find_byte(f) or find_planes(f) for f in operands if found.columns in f.axes)
     extent = extent_of(found.lanes)
     left = extent % count
     if not (plain or shared) or extent < count or (left and found.summed):

@@ -10,6 +10,7 @@ from ...ir.index import Axis, Index, axis_coefficient, of_atom
 from ...ir.scalar import cast, op
 from ...ir.tiles import Let, Loop, Put, Scratch, Statement
 from ...ir.types import Dim, DType
+from .bits import find_planes
 from .blocks import Blocks
 from .fields import find_byte
 from .find import Products, Sum, extent_of
@@ -134,7 +135,7 @@ class OperandPacks(Blocks):
         for side, packed, at, j in wanted:
             self._add_array(packed)
             name, whole = self._array_name(packed), self.narrow.whole.get(side)
-            if whole is not None and find_byte(whole) is None:
+            if whole is not None and find_byte(whole) is None and find_planes(whole) is None:
                 place = (*self._own_place(packed, at, j), *self._dense_place())
                 dense.append(Put(name, place, narrowed(Rewriter(at)(whole), packed.dtype)))
                 continue

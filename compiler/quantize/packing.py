@@ -44,5 +44,6 @@ def pack_planes(codes: Tensor, bits: int) -> Tensor:
 
 def unpack_planes(planes: Tensor, bits: int, length: int) -> Tensor:
     """The u8[..., length] that `pack_planes` was given."""
-    found = unpack(planes, 1, length)
+    places = torch.arange(8, dtype=torch.uint8, device=planes.device)
+    found = (planes[..., None] >> places & 1).flatten(-2)[..., :length]
     return sum((found[i] << i for i in range(1, bits)), found[0])

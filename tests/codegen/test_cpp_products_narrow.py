@@ -15,9 +15,10 @@ from tiled import assert_computes
 
 from treadle.codegen.cpp.emit import default_schedule, emit_kernel, tile_kernel
 from treadle.codegen.cpp.isa import ISAS, Isa, detect_isa
+from treadle.codegen.fields import Field, find_field
 from treadle.codegen.products import panel as product_panel
 from treadle.codegen.products import tiles as product_tiles
-from treadle.codegen.products.fields import Field, find_byte, find_field, find_lookup
+from treadle.codegen.products.fields import find_byte, find_lookup
 from treadle.codegen.products.panel import PanelBuilder
 from treadle.codegen.products.tiles import ProductBuilder
 from treadle.ir.expr import Load, Op, loads_in
