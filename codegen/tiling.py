@@ -15,7 +15,7 @@ from ..ir.loops import Equation, Kernel, Store, statement_expressions
 from ..ir.scalar import op
 from ..ir.tiles import Loop, Program, Put, Scratch, Statement
 from ..ir.types import Dim, DType, plus, product
-from .products import PanelBuilder, ProductBuilder, find_products, fits_panels, join_bits
+from .products import PanelBuilder, ProductBuilder, find_products, fits_panels, join_bits, join_groups
 from .tiling_jam import JamBuilder, find_jam
 from .tiling_keep import KEPT_BYTES, WORTH_KEEPING, may_move, recompute
 from .tiling_nest import NestBuilder, map_statement, quotient
@@ -89,7 +89,7 @@ def build_program(planned: Planned, choices: Choices) -> Program:
     """The tile program of a planned kernel."""
     k = planned.kernel
     products = find_products(k) if choices.tiles else None
-    products = None if products is None else join_bits(products)
+    products = None if products is None else join_groups(join_bits(products), choices.lanes)
     if products is not None:
         builder = PanelBuilder if fits_panels(products, choices.lanes) else ProductBuilder
         made = builder(products, choices.lanes, choices.pairs, choices.quads)

@@ -22,6 +22,9 @@ typedef long word8u __attribute__((aligned(1), may_alias));
 F sp_F(f32 x) { return x - F{}; }
 I sp_I(i32 x) { return x - I{}; }
 I iota_I() { return I{$iota}; }
+// the first lanes, each for 2^shift neighbours
+F repeat_F(F x, int shift) { return __builtin_shuffle(x, (I)((U)iota_I() >> shift)); }
+I repeat_I(I x, int shift) { return __builtin_shuffle(x, (I)((U)iota_I() >> shift)); }
 I bits_F(F x) { return (I)x; }
 F float_I(I x) { return (F)x; }
 I min_I(I a, I b) { return a < b ? a : b; }

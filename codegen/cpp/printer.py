@@ -15,7 +15,7 @@ from ...ir.tiles import Fetch, Fold, Let, Loop, Program, Put, Scan, Stage, State
 from ...ir.types import BF16, I16
 from ..dims import print_dim
 from ..parts import count_uses, expressions_of, may_be_empty, writes_of
-from ..products.find import is_small_integer
+from ..products.find import is_exact, is_small_integer
 from ..text import strip
 from .ahead import find_asks
 from .printer_dots import Dots
@@ -234,7 +234,8 @@ class Printer:
         found: Val | None = None
         if isinstance(value, Op) and value.name == "cast" and value.dtype.name == storage:
             inner = value.args[0]
-            if value.dtype is BF16 and s.guard is None and is_small_integer(inner) and self.values.varies(inner):
+            exact = is_small_integer(inner) or (s.target not in self.memory.buffers and is_exact(inner))
+            if value.dtype is BF16 and s.guard is None and exact and self.values.varies(inner):
                 text = f"{self.values.need('top_exact_F')}({strip(self.values.value(inner).text)})"
                 self.memory.put(replace(s, value=cast(inner, I16)), Val(text, "I", False))
                 return

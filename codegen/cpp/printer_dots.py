@@ -17,7 +17,7 @@ from ...ir.types import BF16, F32, I8, I32, U8, DType
 from ..fields import Field, find_field
 from ..products.bits import Bit, find_bit, find_planes, steps_by
 from ..products.fields import DIGITS, Lookup, find_byte, find_lookup
-from ..products.find import is_small_integer
+from ..products.find import is_exact
 from ..ranges import fits_in, value_range
 from ..text import strip
 from .printer_memory import Memory, Place
@@ -143,7 +143,7 @@ class Dots:
             looked = self._looked_up(wide)
             if looked is not None:
                 return looked
-            exact = all(is_small_integer(e) for e in wide)
+            exact = all(is_exact(e) for e in wide)
             texts = [strip(self.values.to(self.values.value(e), "F", single=False)) for e in wide]
             return Val(f"{self.values.need('pair_exact_F' if exact else 'pair_F')}({', '.join(texts)})", "I", False)
         texts = [strip(self.values.to(self.values.value(e), "I", single=False)) for e in side]

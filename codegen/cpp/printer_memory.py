@@ -93,6 +93,9 @@ class Memory:
         place, pack = self.place_of(e.name, e.dtype), PACKS[e.dtype.name]
         index = self.flat(e.index, place)
         self.check(index, e.guard)
+        repeated = None if e.guard is not None or place.cast else self._load_repeated(place, pack, index)
+        if repeated is not None:
+            return repeated
         guard = None if e.guard is None else self.values.value(e.guard)
         address = self.address(place, index, names_in(e))
         if address.stride == 0 and address.offsets is None:
@@ -105,6 +108,22 @@ class Memory:
         if branch is not None:
             text = f"({branch.text} ? {text} : {self.values.to(Val('0', pack), pack, single=False)})"
         return Val(text, pack, False)
+
+    def _load_repeated(self, place: Place, pack: str, index: Index) -> Val | None:
+        """Few elements, each for several neighbouring lanes: x[c // 8]."""
+        lanes, n = self.stack.lanes, self.values.lanes
+        _, stride, varying = self.split(index)
+        if lanes is None or not lanes.aligned or pack not in ("F", "I") or stride != 0 or len(varying) != 1:
+            return None
+        ((atom, step),) = varying
+        if step != 1 or not isinstance(atom, Div) or not isinstance(atom.by, int) or n % atom.by:
+            return None
+        if atom.index.single_axis is not lanes.axis:
+            return None
+        by = atom.by
+        count = f"{n // by}" if lanes.n is None else f"({lanes.n} + {by - 1}) / {by}"
+        few = f"{self.values.need(f'ld_{place.storage}_n')}({self._pointer(place, index)}, {count})"
+        return Val(f"{self.values.need(f'repeat_{pack}')}({few}, {by.bit_length() - 1})", pack, False)
 
     def _load_single(self, place: Place, pack: str, pointer: str, guard: Val | None) -> Val:
         text = self._read_one(place, pointer)

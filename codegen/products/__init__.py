@@ -2,6 +2,7 @@
 
 find    which kernels they are, and what their axes are to the tiles
 bits    values that follow from single bits of memory
+groups  short groups of a sum
 narrow  products that one instruction adds up in groups
 blocks, packs, rest, body, tiles   tiles whose lanes run along the sum
 panel   tiles whose lanes are rows
@@ -9,10 +10,11 @@ panel   tiles whose lanes are rows
 
 from .bits import join_bits
 from .find import Products, delay_scales, find_products, find_sums, has_products, sum_of
+from .groups import join_groups
 from .panel import PanelBuilder, fits_panels
 from .tiles import ProductBuilder
 
 __all__ = [
     "PanelBuilder", "ProductBuilder", "Products", "delay_scales", "find_products", "find_sums", "fits_panels",
-    "has_products", "join_bits", "sum_of",
+    "has_products", "join_bits", "join_groups", "sum_of",
 ]  # fmt: skip

@@ -18,7 +18,7 @@ from ...ir.index import Axis, axis_coefficient
 from ...ir.loops import Equation, Kernel, Store, statement_expressions
 from ...ir.scalar import op
 from ...ir.types import DType
-from ..ranges import fits_32, whole_range
+from ..ranges import fits_32, is_power_of_two, whole_range
 from ..tiling_keep import recompute
 from .fields import find_lookup
 
@@ -248,6 +248,16 @@ def is_small_integer(e: Expr) -> bool:
     """True for a value that is an integer which bf16 holds."""
     found = whole_range(e)
     return found is not None and max(map(abs, found)) <= EXACT
+
+
+def is_exact(e: Expr) -> bool:
+    """True for a value that bf16 holds: a small integer, or one times a power of two (the smallest of all are 0 in
+    products of bf16).
+    """
+    factors = product_factors(e)
+    return sum(not (isinstance(f, Op) and is_power_of_two(f)) for f in factors) <= 1 and all(
+        is_small_integer(f) or (isinstance(f, Op) and is_power_of_two(f)) for f in factors
+    )
 
 
 def extent_of(a: Axis) -> int:

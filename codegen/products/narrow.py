@@ -177,11 +177,12 @@ def _narrow_sum(s: Sum, columns: Axis) -> Sum | None:
 
 
 def _sides(term: Expr, columns: Axis) -> tuple[Expr, Expr] | None:
+    """The factors of a product that are free of the columns, and those that are not."""
     factors = product_factors(term)
-    if len(factors) != 2:
-        return None
-    a, b = factors
-    return (b, a) if columns in a.axes and columns not in b.axes else (a, b)
+    sides = [f for f in factors if columns not in f.axes], [f for f in factors if columns in f.axes]
+    if all(sides):
+        return multiplied(sides[0]), multiplied(sides[1])
+    return (factors[0], factors[1]) if len(factors) == 2 else None
 
 
 def _in_bf16(e: Expr) -> Expr:

@@ -16,13 +16,17 @@ from tiled import assert_computes
 from treadle.codegen.cpp.emit import default_schedule, emit_kernel, tile_kernel
 from treadle.codegen.cpp.isa import ISAS, Isa, detect_isa
 from treadle.codegen.fields import Field, find_field
+from treadle.codegen.products import find_products, join_bits
 from treadle.codegen.products import panel as product_panel
 from treadle.codegen.products import tiles as product_tiles
+from treadle.codegen.products.bits import find_planes, steps_by
 from treadle.codegen.products.fields import find_byte, find_lookup
 from treadle.codegen.products.panel import PanelBuilder
 from treadle.codegen.products.tiles import ProductBuilder
+from treadle.codegen.tiling_prepare import prepare
 from treadle.ir.expr import Load, Op, loads_in
 from treadle.ir.loops import Equation, Kernel
+from treadle.ir.scalar import op
 from treadle.ir.text_tiles import print_program
 from treadle.ir.text_tiles_read import parse_program
 from treadle.ir.tiles import Loop, Put, Stage, Update, walk_statements
@@ -32,6 +36,7 @@ WIDE = replace(ISAS["avx512"], features=("avx512_bf16", "avx512_vnni"))
 NARROW = replace(ISAS["avx2"], features=("avx_vnni",))
 WORD = "i32(q[n, g, j])"
 NIBBLE = f"where((#(d) < 1:i64), {{0}}(u8(({WORD} & 15:i32))), {{0}}(u8(({WORD} >> 4:i32))))"
+IN_BLOCKS = NIBBLE.replace(WORD, "i32(q[n, g, j])").format("f32")
 HEAD = """
 kernel {name}(x: bf16[{{m}}, 3, {{k}}, 2], q: u8[{{n}}, 3, {{k}}], s: {scale}[{{n}}, 3]{more}) -> (y: f32[{{m}}, {{n}}])
   axes m:{{m}}, n:{{n}}, g:3, j:{{k}}, d:2
@@ -63,6 +68,42 @@ kernel plain(x: bf16[{m}, {k}], w: bf16[{n}, {k}]) -> (y: bf16[{m}, {n}])
 """
 
 
+BITS = """
+kernel {name}(x: bf16[{m}, {k}, 8], q: u8[{planes}, {n}, {k}]{more}) -> (y: f32[{m}, {n}])
+  axes m:{m}, n:{n}, j:{k}, d:8
+  a[m, n]: f32 = sum(j, d) operands bf16 (f32(x[m, j, d]) * {value})
+  y[m, n] <- a[m, n]
+"""
+BLOCKS = """
+kernel blocks(x: bf16[{m}, {k}, 8, 2], q: u8[{n}, {k}, 8], s: u8[{n}, {k}]) -> (y: f32[{m}, {n}])
+  axes m:{m}, n:{n}, g:{k}, j:8, d:2
+  a[m, n]: f32 = sum(g, j, d) operands bf16 (f32(x[m, g, j, d]) * {value})
+  y[m, n] <- a[m, n]
+"""
+
+
+def number_of(planes: int) -> str:
+    """The integer whose bits stand in so many planes."""
+    bits = [f"(((i32(q[{i}, n, j]) >> i32(#(d))) & 1:i32) << {i}:i32)" for i in range(planes)]
+    found = bits[0]
+    for bit in bits[1:]:
+        found = f"({found} + {bit})"
+    return found
+
+
+def chosen_bit() -> str:
+    """The bits of a byte one after the other, as a stack of them spells it."""
+    found = "(i32(q[0, n, j]) >> 7:i32)"
+    for i in reversed(range(7)):
+        found = f"where((#(d) < {i + 1}:i64), ((i32(q[0, n, j]) >> {i}:i32) & 1:i32), {found})"
+    return found
+
+
+def bits(name: str, planes: int, value: str, more: str = "") -> str:
+    text = BITS.replace("{name}", name).replace("{planes}", str(planes)).replace("{more}", more)
+    return text.replace("{value}", value)
+
+
 def grouped(name: str, value: str, scale: str = "bf16", more: str = "", factor: str = "f32(s[n, g])") -> str:
     return HEAD.format(name=name, scale=scale, more=more, product=f"(f32(x[m, g, j, d]) * {factor}) * {value}")
 
@@ -76,10 +117,19 @@ TEXTS = {
     "bytes": BYTES.replace("{value}", E4M3),
     "signed": SIGNED,
     "plain": PLAIN,
+    "planes1": bits("planes1", 1, f"((f32({number_of(1)}) * 2.0) - 1.0)"),
+    "planes3": bits("planes3", 3, f"((f32({number_of(3)}) * 2.0) - 7.0)"),
+    "planes6": bits("planes6", 6, f"(f32({number_of(6)}) - 32.0)"),
+    "planes8": bits("planes8", 8, f"((f32({number_of(8)}) * 2.0) - 255.0)"),
+    "stacked": bits("stacked", 1, f"((f32({chosen_bit()}) * 2.0) - 1.0)"),
+    "picked": bits("picked", 2, f"t[at(i64({number_of(2)}), 4)]", ", t: f32[4]"),
+    "blocks": BLOCKS.replace("{value}", f"(({IN_BLOCKS} - 8.0) * exp2(f32((i32(s[n, g]) - 127:i32))))"),
 }
 INSTRUCTIONS = {
     "nibbles": "lookup_fields_I", "zeros": "lookup_fields_I", "powers": "lookup_fields_I", "table": "lookup_fields_I",
     "codes": "lookup_fields_I", "bytes": "lookup_bytes_I", "signed": "dot_quads_I", "plain": "dot_pairs_F",
+    "planes1": "add_bits_I", "planes3": "lookup_fields_I", "planes6": "lookup_6_I", "planes8": "lookup_8_I",
+    "stacked": "add_bits_I", "picked": "table_F", "blocks": "dot_pairs_F",
 }  # fmt: skip
 SIZES = ((1, 70, 64), (2, 66, 16), (3, 9, 68), (7, 67, 64), (16, 65, 32), (37, 70, 66), (40, 33, 133))
 
@@ -192,6 +242,25 @@ def test_scales_of_many_groups_are_computed_together():
     assert "a_scales" in source_of(many, WIDE) and "scales" not in source_of(kernel_of("powers", (1, 70, 64)), WIDE)
     program = tile_kernel(many, default_schedule(many, WIDE), WIDE).program
     assert_computes(program, many, draw(many, 11))
+
+
+def test_short_groups_fill_packs_together():
+    """Where many rows share what is unpacked; of few rows, the sums of groups are scaled."""
+    assert "repeat_I" in source_of(kernel_of("blocks", (16, 70, 12)), WIDE)
+    assert "repeat_I" not in source_of(kernel_of("blocks", (2, 70, 12)), WIDE)
+
+
+def test_bits_are_found_in_the_order_of_the_lanes():
+    kernel = kernel_of("planes3", (1, 9, 16))
+    found = find_products(prepare(kernel))
+    assert found is not None and found.lanes.extent == 16 and [a.extent for a in found.summed] == [8]
+    joined = join_bits(found)
+    assert joined.lanes.extent == 128 and not joined.summed
+    ((product,),) = joined.sums[0].groups
+    planes = find_planes(product.args[1])
+    assert planes is not None and len(planes.bits) == 3 and len(planes.words) == 8
+    assert [steps_by(b, joined.lanes) for b in planes.bits] == [1, 1, 1]
+    assert find_planes(op("mul", product.args[1], product.args[0])) is None
 
 
 def test_zero_points_leave_the_sums():
