@@ -104,6 +104,21 @@ def test_inputs_of_any_layout():
     check(lambda x, w: linear(x, w), x, wide, library=1)
 
 
+def test_inputs_that_overlap():
+    x = torch.randn(100).as_strided((8, 64), (3, 1))
+    w = torch.randn(300).as_strided((40, 64), (5, 1))
+    check(lambda x, w: linear(x, w), x, w)
+    check(lambda x, w: linear(x, w), torch.randn(1, 64).expand(5, 64), torch.randn(1, 64).expand(40, 64))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_places_beyond_32_bits(dtype: torch.dtype):
+    """Rows 2^30 elements apart: of the storage, only the pages that are written become memory."""
+    w = torch.zeros((1 << 31) + 96, dtype=dtype).as_strided((3, 96), (1 << 30, 1))
+    w.copy_(torch.randn(3, 96))
+    check(lambda x, w: torch.relu(linear(x, w)), torch.randn(2, 96).to(dtype), w)
+
+
 def test_infinities_and_nan_go_where_eagers_go():
     x, w = torch.randn(3, 64), torch.randn(70, 64)
     x[1, 5], w[7, 9], w[8, 0] = float("inf"), float("nan"), -float("inf")
@@ -174,6 +189,25 @@ def test_packed_weights_are_unpacked_on_the_way(rows: int, dtype: torch.dtype):
     check(layer, x, q, scale, zero)
     (graph,) = treadle.explain(layer, (x, q, scale, zero)).graphs
     assert len(graph.kernels) == 1
+
+
+@pytest.mark.parametrize("rows", [1, FEW_ROWS])
+@pytest.mark.parametrize("value", [float("inf"), float("nan")])
+def test_scales_that_are_no_numbers_keep_to_their_columns(value: float, rows: int):
+    q = torch.randint(0, 256, (67, 64), dtype=torch.uint8)
+    scale, zero = torch.rand(67, 4).bfloat16() + 0.5, torch.randint(6, 10, (67, 4)).bfloat16()
+    scale[5, 1], scale[60, 3] = value, value
+    x = torch.randn(rows, 128).bfloat16()
+
+    def layer(x: Tensor, q: Tensor, scale: Tensor, zero: Tensor) -> Tensor:
+        return linear(x, unpack(q, scale, zero, x.dtype))
+
+    got, eager = torch.compile(layer, backend="treadle", fullgraph=True)(x, q, scale, zero), layer(x, q, scale, zero)
+    exact = linear(x.double(), unpack(q, scale.double(), zero.double(), torch.float64))
+    bad = torch.zeros(67, dtype=torch.bool)
+    bad[[5, 60]] = True
+    assert not got[:, bad].isfinite().any() and not eager[:, bad].isfinite().any()
+    assert compare(got[:, ~bad], eager[:, ~bad], exact[:, ~bad]).ok
 
 
 def test_bytes_as_weights():
