@@ -90,8 +90,9 @@ def build_program(planned: Planned, choices: Choices) -> Program:
     k = planned.kernel
     products = find_products(k) if choices.tiles else None
     products = None if products is None else join_groups(join_bits(products), choices.lanes)
-    if products is not None:
-        builder = PanelBuilder if fits_panels(products, choices.lanes) else ProductBuilder
+    in_panels = products is not None and fits_panels(products, choices.lanes)
+    if products is not None and (in_panels or not products.across):
+        builder = PanelBuilder if in_panels else ProductBuilder
         made = builder(products, choices.lanes, choices.pairs, choices.quads)
         tiled = tuple(made.build())
         arrays = tuple(made.scratch.values())

@@ -68,6 +68,7 @@ class Products:
     summed   other axes that are summed over, around the lanes
     columns  the kept axis of the larger operands that is tiled, rows that of the smaller ones (None: there is none)
     outer    other kept axes, outside of the columns; inner: others of the smaller operands, inside of them
+    across   the operands of the rows are dense along those, not along the lanes: of y = x w, the rows are w's columns
     """
 
     kernel: Kernel
@@ -79,6 +80,7 @@ class Products:
     rows: Axis | None
     outer: tuple[Axis, ...]
     inner: tuple[Axis, ...]
+    across: bool = False
 
 
 def find_products(kernel: Kernel) -> Products | None:
@@ -157,7 +159,9 @@ def _with_axes(
         key=lambda e: (math.prod(extent_of(a) for a in e.axes), _dense_along(e, main.reduce) is not None),
     )
     lanes = _dense_along(large, main.reduce)
-    if lanes is None or lanes.extent == 1 or any(_is_wide(e, lanes) for e in loads):
+    if lanes is None:
+        return _across(kernel, sums, stores, main, large)
+    if lanes.extent == 1 or any(_is_wide(e, lanes) for e in loads):
         return None
     like = [e for e in loads if e.axes == large.axes and not any(data_in(e.index[-1]))]
     if any(axis_coefficient(e.index[-1], lanes) != 1 for e in like):
@@ -175,6 +179,24 @@ def _with_axes(
     around = tuple(a for a in main.reduce if a is not lanes)
     found = tuple(sum_of(s, columns) for s in sums)
     return Products(kernel, found, stores, lanes, around, columns, rows, outer, inner)
+
+
+def _across(
+    kernel: Kernel, sums: tuple[Equation, ...], stores: tuple[Store, ...], main: Equation, large: Load
+) -> Products | None:  # fmt: skip
+    """The roles where the larger operand is dense along one of its own kept axes, as that of the rows."""
+    loads = [e for e in loads_in(*main.args) if e.name in kernel.buffers and e.axes & set(main.reduce)]
+    others = [e for e in loads if large.axes & set(main.axes) != e.axes & set(main.axes)]
+    own = [a for a in main.axes if a in large.axes and not any(a in e.axes for e in others)]
+    rows = _dense_along(large, own)
+    columns = max((a for a in main.axes if a not in large.axes), key=extent_of, default=None)
+    lanes = next((a for e in others for a in main.reduce if axis_coefficient(e.index[-1], a) == 1), main.reduce[-1])
+    if rows is None or columns is None or any(_is_wide(e, lanes) for e in loads):
+        return None
+    outer = tuple(a for a in main.axes if a not in (rows, columns))
+    around = tuple(a for a in main.reduce if a is not lanes)
+    found = tuple(sum_of(s, columns) for s in sums)
+    return Products(kernel, found, stores, lanes, around, columns, rows, outer, (), across=True)
 
 
 def _dense_along(e: Load, axes: Iterable[Axis]) -> Axis | None:

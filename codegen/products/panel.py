@@ -24,11 +24,11 @@ from ...ir.expr import Expr, Load, Rewriter, const, data_in, loads_in
 from ...ir.index import Axis, Index, axis_coefficient, of_atom
 from ...ir.scalar import cast, op
 from ...ir.tiles import Fetch, Fold, Loop, Put, Scratch, Stage, State, Statement, Update
-from ...ir.types import F32, I32
+from ...ir.types import F32, I32, DType
 from .blocks import RowTile
 from .find import Products, Sum, delay_scales, extent_of
-from .narrow import Operand, stored_part
-from .packs import add_up, split_sides
+from .narrow import Operand, narrow_type, stored_part
+from .packs import add_up, narrowed, split_sides
 from .tiles import ProductBuilder
 
 MANY_ROWS = 128  # of a block
@@ -71,9 +71,13 @@ class PanelBuilder(ProductBuilder):
     fetches = True
 
     def _choose_tile(self, found: Products, size: int) -> Products:
+        results = RESULTS[self.pack] // len(found.sums)
         packs = min(2, -(-size // self.pack))
+        if found.across:
+            packs = max(packs, min(-(-size // self.pack), results // min(STREAMS, extent_of(found.columns))))
         self.height = packs * self.pack
         self.width = max(1, min(STREAMS, RESULTS[self.pack] // (packs * len(found.sums))))
+        self.passes = found.across and extent_of(found.columns) <= self.width
         room = RESULTS[self.pack] // (packs * len(found.sums) * self.width)
         self.chains = 2 if room > 1 else 1
         self.local = Axis("lane", self.pack)
@@ -111,6 +115,8 @@ class PanelBuilder(ProductBuilder):
 
     def _is_plain(self, side: Operand) -> bool:
         """True for what needs no scratch array: elements in memory, those of a row along the lanes."""
+        if self._is_across(side):
+            return True
         parts = [stored_part(e) for e in side]
         loads = [e for e in parts if isinstance(e, Load) and e.guard is None]
         if len(loads) < len(side) or any(list(data_in(e.index[-1])) for e in loads):
@@ -123,6 +129,10 @@ class PanelBuilder(ProductBuilder):
 
     def _is_worth_packing(self, side: Operand) -> bool:
         return True  # only what lies in memory is turned
+
+    def _is_across(self, side: Operand) -> bool:
+        """True for operands of rows that are computed as they lie: along the rows."""
+        return self.found.across and self.found.rows in frozenset[Axis]().union(*(e.axes for e in side))
 
     # --- the rows' operands --------------------------------------------------------------------------------------
 
@@ -142,6 +152,10 @@ class PanelBuilder(ProductBuilder):
         turned: list[Statement] = []
         for k, tile in enumerate(self.rows.tiles):
             stages: list[Statement] = []
+            if self.found.across:
+                body = [] if self.passes else self._over_outer(self._copies(k, tile))
+                turned += body if tile.axis is None else [Loop("serial", tile.axis, tuple(body))]
+                continue
             for side, name in self._row_sides().items():
                 stages += self._stages(side, name, k, tile)
             chunks = self._chunks()
@@ -167,6 +181,32 @@ class PanelBuilder(ProductBuilder):
             place = base, Index((), count * self.pack * u)
             found.append(Stage(name, place, value, f.lanes, f.rows, row, lane, self.pack, count))
         return found
+
+    def _copies(self, k: int, tile: RowTile) -> list[Statement]:
+        """Computes the operands of a tile's rows, all rows of a point at once."""
+        f = self.found
+        assert f.rows is not None
+        begin, end = self._limits(f.lanes)
+        at = of_atom(f.lanes) if begin is None else of_atom(f.lanes) - begin
+        first = self.rows.first + tile.row(0)
+        puts: list[Statement] = []
+        for side, name in self._row_sides().items():
+            dtype = self._panel_type(side)
+            count = len(side)
+            if name not in self.scratch:
+                rows = len(self._tile_starts()) * self._tile_points()
+                self.scratch[name] = Scratch(name, dtype, (rows, self.height * count), count > 1)
+            row = self._tile_base(k, tile) + self._panel_place(at)
+            for n, e in enumerate(side):
+                puts.append(Put(name, (row, (of_atom(f.rows) - first) * count + n), narrowed(e, dtype)))
+        loop = Loop("lanes", f.rows, tuple(puts), self.pack, first, first + tile.height)
+        return [Loop("serial", f.lanes, (loop,), 1, begin, end)]
+
+    def _panel_type(self, side: Operand) -> DType:
+        """The type of a panel's elements."""
+        if not self._is_across(side):
+            return self._panel_source(side).dtype
+        return side[0].dtype if len(side) == 1 else narrow_type(side)
 
     def _panel_source(self, side: Operand) -> Load:
         """What is turned: the first element of each group."""
@@ -362,11 +402,15 @@ class PanelBuilder(ProductBuilder):
         begin, _ = self._limits(self.found.lanes)
         at = of_atom(self.found.lanes) if begin is None else of_atom(self.found.lanes) - begin
         row, count = self._tile_base(k, tile) + self._panel_place(at), len(side)
+        if self.passes:
+            assert self.found.rows is not None
+            here = Rewriter({self.found.rows: self.rows.first + tile.row(0) + of_atom(self.local) + self.pack * u})
+            return [here(e) for e in side]
         found: list[Expr] = []
         for n, e in enumerate(side):
             place = of_atom(self.local) * count + (count * self.pack * u + n)
-            held = Load(name, (row, place), self._panel_source(side).dtype)
-            if side in self.packed:
+            held = Load(name, (row, place), self._panel_type(side))
+            if side in self.packed or self.found.across:
                 found.append(cast(held, e.dtype))
             else:
                 found.append(Rewriter(load=lambda _, held=held: held)(e))
