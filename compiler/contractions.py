@@ -33,11 +33,13 @@ def judge_product(product: Product, isa: Isa) -> str:
         return "a contraction of other types than floats and integers of up to 32 bits"
     rows, columns = product.rows, product.columns
     assert isinstance(rows, int) and isinstance(columns, int)
-    if min(rows, columns) > FEW_ROWS and not (whole or _is_quick(left, right, isa)):
+    few = min(rows, columns) <= FEW_ROWS
+    if not few and not (whole or _is_quick(left, right, isa)):
         return f"a contraction of more than {FEW_ROWS} rows"
-    if not product.dense[1 if columns >= rows else 0]:
-        return "a contraction whose larger operand is not dense along what is summed over"
-    return ""
+    larger = 1 if columns >= rows else 0
+    if product.dense[larger] or (product.across[larger] and (few or left is F32 or product.reordered)):
+        return ""
+    return "a contraction whose larger operand is not dense along what is summed over"
 
 
 def _is_quick(left: DType, right: DType, isa: Isa) -> bool:

@@ -10,6 +10,7 @@ from ...ir.types import multiply, product
 from ..cuts import Cuts, cuts_of
 from ..dims import print_dim
 from ..phases import Phase, find_phases, with_cells
+from ..products import has_products
 from ..tiling_plan import estimate, statement_cost, statement_traffic
 
 ENOUGH_POINTS = 64  # of the outer grid axes: then inner ones need no splitting
@@ -54,12 +55,17 @@ def count_threads(kernel: Kernel, lanes: int) -> str:
 
 
 def find_cuts(kernel: Kernel, parts: int, chunk: int) -> Cuts:
-    """The reductions to cut so that grids have `parts` points; `chunk` columns are kept at once."""
+    """The reductions to cut so that grids have `parts` points; `chunk` columns are kept at once.
+
+    Sums of products share their operands in tiles, whose grids have points enough.
+    """
 
     def cycles(s: Equation) -> float:
         return statement_cost(s) / LANES + statement_traffic(kernel, s) / BYTES_A_CYCLE
 
-    return cuts_of(kernel, parts, GRAIN, cycles, 2 * chunk) if parts > 1 else ()
+    sums = [s for s in kernel.body if isinstance(s, Equation) and s.state == "sum" and len(s.axes) > 1]
+    tiled = any(map(has_products, sums))
+    return () if tiled or parts == 1 else cuts_of(kernel, parts, GRAIN, cycles, 2 * chunk)
 
 
 def share_phases(program: Program) -> tuple[Program, tuple[Statement, ...], tuple[Phase, ...]]:

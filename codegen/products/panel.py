@@ -18,7 +18,7 @@ matrix multiplication, TOMS 2008, with the two operands' parts exchanged).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from ...ir.expr import Expr, Load, Rewriter, const, data_in, loads_in
 from ...ir.index import Axis, Index, axis_coefficient, of_atom
@@ -32,6 +32,8 @@ from .packs import add_up, narrowed, split_sides
 from .tiles import ProductBuilder
 
 MANY_ROWS = 128  # of a block
+MORE_ROWS = 1024  # of a block whose rows few columns share: pages of memory are read as a whole
+FEW_COLUMNS = 64
 COLUMNS = 512  # of a block: so many share one rearrangement of the rows
 STREAMS = 8  # columns of a tile: rows that are a power of two apart share their places in the nearest cache
 PANEL_BYTES = 1 << 19  # of a block's rearranged rows, which stay in the second-level cache
@@ -70,6 +72,10 @@ class PanelBuilder(ProductBuilder):
     block = COLUMNS
     fetches = True
 
+    def _most_rows(self, found: Products) -> int:
+        few = found.across and extent_of(found.columns) <= FEW_COLUMNS
+        return MORE_ROWS * self.many // MANY_ROWS if few else self.many
+
     def _choose_tile(self, found: Products, size: int) -> Products:
         results = RESULTS[self.pack] // len(found.sums)
         packs = min(2, -(-size // self.pack))
@@ -77,7 +83,8 @@ class PanelBuilder(ProductBuilder):
             packs = max(packs, min(-(-size // self.pack), results // min(STREAMS, extent_of(found.columns))))
         self.height = packs * self.pack
         self.width = max(1, min(STREAMS, RESULTS[self.pack] // (packs * len(found.sums))))
-        self.passes = found.across and extent_of(found.columns) <= self.width
+        whole = found.rows is not None and extent_of(found.rows) % self.pack == 0
+        self.passes = found.across and whole and extent_of(found.columns) <= self.width
         room = RESULTS[self.pack] // (packs * len(found.sums) * self.width)
         self.chains = 2 if room > 1 else 1
         self.local = Axis("lane", self.pack)
@@ -131,8 +138,14 @@ class PanelBuilder(ProductBuilder):
         return True  # only what lies in memory is turned
 
     def _is_across(self, side: Operand) -> bool:
-        """True for operands of rows that are computed as they lie: along the rows."""
-        return self.found.across and self.found.rows in frozenset[Axis]().union(*(e.axes for e in side))
+        """True for operands of rows that are taken as they lie: along the rows."""
+        rows = self.found.rows
+        if rows is None or rows not in side[0].axes:
+            return False
+        if self.found.across:
+            return True
+        loads = [e for e in map(stored_part, side) if isinstance(e, Load) and e.guard is None]
+        return len(loads) == len(side) and all(axis_coefficient(e.index[-1], rows) == 1 for e in loads)
 
     # --- the rows' operands --------------------------------------------------------------------------------------
 
@@ -151,13 +164,13 @@ class PanelBuilder(ProductBuilder):
         """Computes operands that are no plain loads, and turns all of them."""
         turned: list[Statement] = []
         for k, tile in enumerate(self.rows.tiles):
+            copied = {side: name for side, name in self._row_sides().items() if self._is_across(side)}
+            turned += self._over_outer(self._copies(copied, k, tile)) if copied and not self.passes else []
             stages: list[Statement] = []
-            if self.found.across:
-                body = [] if self.passes else self._over_outer(self._copies(k, tile))
-                turned += body if tile.axis is None else [Loop("serial", tile.axis, tuple(body))]
-                continue
             for side, name in self._row_sides().items():
-                stages += self._stages(side, name, k, tile)
+                stages += [] if side in copied else self._stages(side, name, k, tile)
+            if not stages:
+                continue
             chunks = self._chunks()
             body: list[Statement] = [Loop("serial", chunks, tuple(stages))] if chunks.extent != 1 else stages
             body = self._over_outer(body)
@@ -182,15 +195,15 @@ class PanelBuilder(ProductBuilder):
             found.append(Stage(name, place, value, f.lanes, f.rows, row, lane, self.pack, count))
         return found
 
-    def _copies(self, k: int, tile: RowTile) -> list[Statement]:
-        """Computes the operands of a tile's rows, all rows of a point at once."""
+    def _copies(self, sides: Mapping[Operand, str], k: int, tile: RowTile) -> list[Statement]:
+        """Computes operands of a tile's rows, all rows of a point at once."""
         f = self.found
         assert f.rows is not None
         begin, end = self._limits(f.lanes)
         at = of_atom(f.lanes) if begin is None else of_atom(f.lanes) - begin
         first = self.rows.first + tile.row(0)
         puts: list[Statement] = []
-        for side, name in self._row_sides().items():
+        for side, name in sides.items():
             dtype = self._panel_type(side)
             count = len(side)
             if name not in self.scratch:
@@ -200,7 +213,8 @@ class PanelBuilder(ProductBuilder):
             for n, e in enumerate(side):
                 puts.append(Put(name, (row, (of_atom(f.rows) - first) * count + n), narrowed(e, dtype)))
         loop = Loop("lanes", f.rows, tuple(puts), self.pack, first, first + tile.height)
-        return [Loop("serial", f.lanes, (loop,), 1, begin, end)]
+        tiles = loop if tile.axis is None else Loop("serial", tile.axis, (loop,))
+        return [Loop("serial", f.lanes, (tiles,), 1, begin, end)]
 
     def _panel_type(self, side: Operand) -> DType:
         """The type of a panel's elements."""
@@ -410,7 +424,7 @@ class PanelBuilder(ProductBuilder):
         for n, e in enumerate(side):
             place = of_atom(self.local) * count + (count * self.pack * u + n)
             held = Load(name, (row, place), self._panel_type(side))
-            if side in self.packed or self.found.across:
+            if side in self.packed or self._is_across(side):
                 found.append(cast(held, e.dtype))
             else:
                 found.append(Rewriter(load=lambda _, held=held: held)(e))

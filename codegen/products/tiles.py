@@ -61,7 +61,7 @@ class ProductBuilder(RestOfSums):
         self.scratch: dict[str, Scratch] = {}
         self.part = ""
         count = 1 if found.rows is None else extent_of(found.rows)
-        size = -(-count // -(-count // self.many))
+        size = -(-count // -(-count // self._most_rows(found)))
         self.height, self.width, self.is_shared = 1, 1, True
         found = self._choose_tile(found, size)
         self.narrow = take_together(found, lanes, pairs, quads, self.is_shared)
@@ -71,6 +71,10 @@ class ProductBuilder(RestOfSums):
         self.packed = self._find_packed()
         self.deep = self._find_blocks()
         self.hoists = self._can_hoist()
+
+    def _most_rows(self, found: Products) -> int:
+        """Rows of a block at most."""
+        return self.many
 
     def _choose_tile(self, found: Products, size: int) -> Products:
         """Sets the size of a tile for blocks of `size` rows, and whether several share the operands of a column."""

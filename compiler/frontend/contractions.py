@@ -5,7 +5,7 @@ Whether a product becomes equations or stays a library's is a question of cost, 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from ...ir.ops import OPS
@@ -21,7 +21,9 @@ class Product:
 
     batch, rows, columns, depth  points that both operands have, only the left, only the right; those summed over
     dense    whether the left and the right operand are dense in memory along the last of the summed dimensions
+    across   whether each is dense along a dimension that only it has
     unpacked whether each is computed on the way from much fewer bytes than it has
+    reordered  whether libraries copy an operand into another order first: images whose channels come first
     """
 
     batch: Dim
@@ -31,18 +33,23 @@ class Product:
     dtypes: tuple[DType, DType]
     dense: tuple[bool, bool]
     unpacked: tuple[bool, bool] = (False, False)
+    across: tuple[bool, bool] = (False, False)
+    reordered: bool = False
 
     @property
     def is_static(self) -> bool:
         return is_static((self.batch, self.rows, self.columns, self.depth))
 
 
-def contract(cx: Context, left: Value, right: Value, labels: Labels, at: tuple[int, int] = (0, 1)) -> Value:
-    """The contraction in its accumulator's type. `at` are the positions of the operands among the node's arguments.
+def contract(
+    cx: Context, left: Value, right: Value, labels: Labels, at: tuple[int, int] = (0, 1), reordered: bool = False
+) -> Value:  # fmt: skip
+    """The contraction in its accumulator's type. `at` are the positions of the operands among the node's arguments,
+    `reordered` as of `Product`.
 
     Raises Unsupported where a library is to do it.
     """
-    reason = cx.judge(describe(cx, left, right, labels, at))
+    reason = cx.judge(replace(describe(cx, left, right, labels, at), reordered=reordered))
     if reason:
         raise Unsupported(reason)
     return cx.g.contract(left, right, labels)
@@ -53,9 +60,12 @@ def describe(cx: Context, left: Value, right: Value, labels: Labels, at: tuple[i
     sizes = dict(zip((*of_left, *of_right), (*left.shape, *right.shape), strict=True))
     summed = [label for label in of_left if label not in out]
     dense: list[bool] = []
-    for k, own in zip(at, (of_left, of_right), strict=True):
+    across: list[bool] = []
+    for k, own, other in zip(at, (of_left, of_right), (of_right, of_left), strict=True):
         strides = cx.strides(k)
-        dense.append(bool(summed) and strides is not None and strides[own.index(summed[-1])] == 1)
+        along = [] if strides is None else [label for label, s in zip(own, strides, strict=False) if s == 1]
+        dense.append(bool(summed) and summed[-1] in along)
+        across.append(any(label in out and label not in other for label in along))
     return Product(
         product(sizes[label] for label in out if label in of_left and label in of_right),
         product(sizes[label] for label in out if label not in of_right),
@@ -64,6 +74,7 @@ def describe(cx: Context, left: Value, right: Value, labels: Labels, at: tuple[i
         (left.dtype, right.dtype),
         (dense[0], dense[1]),
         (is_unpacked(left), is_unpacked(right)),
+        (across[0], across[1]),
     )
 
 

@@ -63,13 +63,14 @@ def _sum_taps(cx: Context, x: Value, weight: Value, windows: Windows) -> Value:
 def _contract_channels(cx: Context, x: Value, weight: Value) -> Value:
     """Windows of one position are a product of matrices, whose rows are the positions of the image."""
     strides = cx.strides(0)
-    if strides is None or strides[1] != 1:
-        raise Unsupported("a convolution whose channels do not lie side by side")
+    if strides is None or 1 not in (strides[1], strides[-1]):
+        raise Unsupported("a convolution of which neither channels nor positions lie side by side")
     if x.shape[1] in range(SHORT + 1):
         _refuse_alone(cx, x, product((x.shape[0], *x.shape[2:])), LONG)
     image = tuple(range(2, x.rank))
     flat = cx.g.reshape(weight, weight.shape[:2])
-    return contract(cx, x, flat, ((0, 1, *image), (x.rank, 1), (0, x.rank, *image)))
+    labels = (0, 1, *image), (x.rank, 1), (0, x.rank, *image)
+    return contract(cx, x, flat, labels, reordered=strides[1] != 1)
 
 
 def _refuse_alone(cx: Context, x: Value, size: Dim, most: int) -> None:

@@ -17,7 +17,7 @@ from treadle.codegen.tiling_prepare import prepare
 from treadle.ir.expr import loads_in
 from treadle.ir.interp import run_kernel
 from treadle.ir.loops import Kernel
-from treadle.ir.tiles import Let, Loop, Program, Put, State, Statement, Update, walk_statements
+from treadle.ir.tiles import Let, Loop, Program, Put, Stage, State, Statement, Update, walk_statements
 from treadle.ir.verify_tiles_scope import read_by
 
 LINEAR = """
@@ -73,9 +73,21 @@ kernel channels(x: {d}[{m}, {k}], w: i8[{n}, {k}], s: f32[{n}], t: f32[{m}]) -> 
   a[m, n]: f32 = sum(k) operands {d} ((f32(x[m, k]) * t[m]) * (f32(w[n, k]) * s[n]))
   y[m, n] <- a[m, n]
 """
+ACROSS = """
+kernel across(x: {d}[{m}, {k}], w: {d}[{k}, {n}], b: f32[{n}]) -> (y: f32[{m}, {n}])
+  axes m:{m}, n:{n}, k:{k}
+  s[m, n]: f32 = sum(k) (f32(x[m, k]) * f32(w[k, n]))
+  y[m, n] <- max((s[m, n] + b[n]), 0.0)
+"""
+BATCHED = """
+kernel batched(x: {d}[3, {k}, {m}], w: {d}[3, {k}, {n}]) -> (y: f32[3, {m}, {n}])
+  axes h:3, m:{m}, n:{n}, k:{k}
+  s[h, m, n]: f32 = sum(k) (f32(x[h, k, m]) * exp(f32(w[h, k, n])))
+  y[h, m, n] <- s[h, m, n]
+"""
 PRODUCTS = {
     "channels": CHANNELS, "packed": PACKED, "linear": LINEAR, "gated": GATED, "normed": NORMED,
-    "heads": HEADS, "scaled": SCALED, "whole": WHOLE,
+    "heads": HEADS, "scaled": SCALED, "whole": WHOLE, "across": ACROSS, "batched": BATCHED,
 }  # fmt: skip
 SIZES = ((1, 1, 1), (1, 8, 40), (2, 70, 33), (3, 129, 64), (4, 5, 17), (7, 67, 100), (11, 130, 16), (16, 64, 129))
 
@@ -111,7 +123,7 @@ def test_programs_of_small_blocks(isa: str, name: str, monkeypatch: pytest.Monke
     for size in ((14, 19, 9), (1, 9, 7)) if isa == "avx512" else ((7, 11, 10),):
         kernel = kernel_of(PRODUCTS[name], "f32", *size)
         program = tile(kernel, isa)
-        assert any(isinstance(s, State) for s in walk_statements(program.body))
+        assert size[0] == 1 or any(isinstance(s, State) for s in walk_statements(program.body))
         assert_computes(program, kernel, inputs_of(kernel, 7))
 
 
@@ -179,10 +191,10 @@ def test_tiles_fit_registers(lanes: int, sums: int):
 
 
 OTHERS = {
-    "across": """
-kernel across(x: f32[4, 64], w: f32[64, 32]) -> (y: f32[4, 32])
+    "apart": """
+kernel apart(x: f32[4, 64], w: f32[64, 32, 2]) -> (y: f32[4, 32])
   axes m:4, n:32, k:64
-  s[m, n]: f32 = sum(k) (x[m, k] * w[k, n])
+  s[m, n]: f32 = sum(k) (x[m, k] * w[k, n, 1])
   y[m, n] <- s[m, n]
 """,
     "waits": """
@@ -229,6 +241,18 @@ kernel rows(x: f32[4, 64], w: f32[4, 64]) -> (y: f32[4])
   y[m] <- s[m]
 """,
 }
+
+
+@pytest.mark.parametrize("rows", [2, 9, 40])
+def test_operands_that_are_dense_along_the_results_are_read_along_them(rows: int):
+    """Few columns pass over them where they lie; for more, they are copied once for all."""
+    kernel = kernel_of(ACROSS, "f32", rows, 96, 40)
+    found = find_products(prepare(kernel))
+    assert found is not None and found.across and found.rows is not None and found.rows.extent == 96
+    program = tile(kernel, "avx512")
+    assert_computes(program, kernel, inputs_of(kernel, 9))
+    assert any(s.name.startswith("panel") for s in program.scratch) == (rows > 8)
+    assert not any(isinstance(s, Stage) and s.value.name == "w" for s in walk_statements(program.body))
 
 
 @pytest.mark.parametrize("name", list(OTHERS))

@@ -60,6 +60,12 @@ kernel signed(x: i8[{m}, {k}], w: i8[{n}, {k}]) -> (y: i32[{m}, {n}])
   a[m, n]: i32 = sum(k) (i32(x[m, k]) * i32(w[n, k]))
   y[m, n] <- a[m, n]
 """
+ACROSS = """
+kernel across(x: {d}[{m}, {k}], w: {d}[{k}, {n}]) -> (y: {s}[{m}, {n}])
+  axes m:{m}, n:{n}, k:{k}
+  a[m, n]: {s} = sum(k) ({s}(x[m, k]) * {s}(w[k, n]))
+  y[m, n] <- a[m, n]
+"""
 PLAIN = """
 kernel plain(x: bf16[{m}, {k}], w: bf16[{n}, {k}]) -> (y: bf16[{m}, {n}])
   axes m:{m}, n:{n}, k:{k}
@@ -117,6 +123,8 @@ TEXTS = {
     "bytes": BYTES.replace("{value}", E4M3),
     "signed": SIGNED,
     "plain": PLAIN,
+    "across": ACROSS.replace("{d}", "bf16").replace("{s}", "f32"),
+    "across_signed": ACROSS.replace("{d}", "i8").replace("{s}", "i32"),
     "planes1": bits("planes1", 1, f"((f32({number_of(1)}) * 2.0) - 1.0)"),
     "planes3": bits("planes3", 3, f"((f32({number_of(3)}) * 2.0) - 7.0)"),
     "planes6": bits("planes6", 6, f"(f32({number_of(6)}) - 32.0)"),
@@ -128,6 +136,7 @@ TEXTS = {
 INSTRUCTIONS = {
     "nibbles": "lookup_fields_I", "zeros": "lookup_fields_I", "powers": "lookup_fields_I", "table": "lookup_fields_I",
     "codes": "lookup_fields_I", "bytes": "lookup_bytes_I", "signed": "dot_quads_I", "plain": "dot_pairs_F",
+    "across": "dot_pairs_F", "across_signed": "dot_quads_I",
     "planes1": "add_bits_I", "planes3": "lookup_fields_I", "planes6": "lookup_6_I", "planes8": "lookup_8_I",
     "stacked": "add_bits_I", "picked": "table_F", "blocks": "dot_pairs_F",
 }  # fmt: skip
@@ -179,14 +188,14 @@ def test_programs_compute_their_kernels(name: str):
 ODD = ((1, 9, 131), (5, 67, 35), (13, 70, 67), (37, 11, 101))  # points of the sum that fill no group are left
 
 
-@pytest.mark.parametrize("name", ["bytes", "signed", "plain"])
+@pytest.mark.parametrize("name", ["bytes", "signed", "plain", "across", "across_signed"])
 def test_odd_sums_use_the_instructions_too(name: str):
     for size in ODD:
         kernel = kernel_of(name, size)
         program = tile_kernel(kernel, default_schedule(kernel, WIDE), WIDE).program
         verify_program(program)
         assert_computes(program, kernel, draw(kernel, 5))
-        assert INSTRUCTIONS[name] in source_of(kernel, WIDE)
+        assert INSTRUCTIONS[name] in source_of(kernel, WIDE) or (name.startswith("across") and 1 in size)
 
 
 @pytest.mark.parametrize("name", list(TEXTS))
@@ -208,8 +217,9 @@ def test_programs_of_small_blocks(name: str, monkeypatch: pytest.MonkeyPatch):
 @pytest.mark.parametrize("name", list(TEXTS))
 def test_the_instructions_are_used(name: str):
     wanted = INSTRUCTIONS[name]
-    assert wanted in source_of(kernel_of(name, (1, 70, 64)), WIDE)
-    assert wanted not in source_of(kernel_of(name, (1, 70, 64)), ISAS["avx512"])
+    size = (3, 70, 64) if name.startswith("across") else (1, 70, 64)  # one row of those is a sum of scaled rows
+    assert wanted in source_of(kernel_of(name, size), WIDE)
+    assert wanted not in source_of(kernel_of(name, size), ISAS["avx512"])
 
 
 def test_kernels_run_on_this_machine():
