@@ -123,7 +123,8 @@ def test_programs_of_small_blocks(isa: str, name: str, monkeypatch: pytest.Monke
     for size in ((14, 19, 9), (1, 9, 7)) if isa == "avx512" else ((7, 11, 10),):
         kernel = kernel_of(PRODUCTS[name], "f32", *size)
         program = tile(kernel, isa)
-        assert size[0] == 1 or any(isinstance(s, State) for s in walk_statements(program.body))
+        tiled = name not in ("across", "batched") or (isa != "scalar" and size[0] > 1)
+        assert not tiled or any(isinstance(s, State) for s in walk_statements(program.body))
         assert_computes(program, kernel, inputs_of(kernel, 7))
 
 
