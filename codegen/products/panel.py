@@ -22,6 +22,7 @@ from collections.abc import Mapping, Sequence
 
 from ...ir.expr import Expr, Load, Rewriter, const, data_in, loads_in
 from ...ir.index import Axis, Index, axis_coefficient, of_atom
+from ...ir.loops import Store
 from ...ir.scalar import cast, op
 from ...ir.tiles import Fetch, Fold, Loop, Put, Scratch, Stage, State, Statement, Update
 from ...ir.types import F32, I32, DType
@@ -295,9 +296,12 @@ class PanelBuilder(ProductBuilder):
                         updates.append(Update((name,), (step(value),)))
                         if i == 0:
                             single.append(Update((name,), (value,)))
-                            puts.append(self._keep_pack(s, name, tile, column + j - first, first, u, len(chains)))
+                            if not self._stores_at_once:
+                                puts.append(self._keep_pack(s, name, tile, column + j - first, first, u, len(chains)))
         fetches = self._fetches(column, width) if k == 0 else []
         points = self._over_points(updates, single, len(chains), fetches)
+        if self._stores_at_once:
+            puts = self._results_of(k, tile, column, width, len(chains))
         keep = Loop("lanes", self.local, tuple(puts), self.pack)
         if self._scales_parts:
             return self._over_outer([*states, *points, keep])
@@ -438,6 +442,35 @@ class PanelBuilder(ProductBuilder):
 
     # --- results -------------------------------------------------------------------------------------------------
 
+    @property
+    def _stores_at_once(self) -> bool:
+        """True where results go from registers to memory: sums are whole, and rows fill packs that lie side by side."""
+        rows = self.found.rows
+        plain = not any(s.shift or s.rest or s.scale is not None for s in self.found.sums)
+        whole = rows is not None and extent_of(rows) % self.pack == 0
+        return self._stores_columns and plain and whole and not self._adds
+
+    def _results_of(self, k: int, tile: RowTile, column: Index, width: int, chains: int) -> list[Statement]:
+        """The stores of a tile's results."""
+        f = self.found
+        assert f.rows is not None
+        dtypes = {s.name: s.dtype for s in f.sums}
+        done: list[Statement] = []
+        for store in f.stores:
+            for j in range(width):
+                for u in range(self._packs(tile)):
+                    row = self.rows.first + tile.row(0) + of_atom(self.local) + self.pack * u
+
+                    def read(e: Load, j: int = j, u: int = u) -> Expr:
+                        if e.name not in dtypes:
+                            return e
+                        parts = [Load(f"{e.name}_{k}_{j}_{u}" + "_b" * i, (), e.dtype) for i in range(chains)]
+                        return add_up(parts)
+
+                    at = Rewriter({f.rows: row, f.columns: column + j}, read)
+                    done.append(Put(store.buffer, tuple(map(at.index, store.index)), at(store.value)))
+        return done
+
     def _columns_array(self, s: Sum) -> str:
         """The sums of a block, each column's together."""
         name = f"{s.name}_cols{self.part}"
@@ -472,7 +505,7 @@ class PanelBuilder(ProductBuilder):
         f, n = self.found, self.pack
         assert f.rows is not None
         if self._stores_columns:
-            return []
+            return []  # they lie side by side already
         across, along = Axis("row_w", self._padded_rows() // n), Axis("column_w", -(-size // n))
         stages: list[Statement] = []
         for s in f.sums:
@@ -489,6 +522,9 @@ class PanelBuilder(ProductBuilder):
         """True where the results of a column, and not those of a row, lie side by side in memory."""
         rows = self.found.rows
         return rows is not None and all(axis_coefficient(s.index[-1], rows) == 1 for s in self.found.stores)
+
+    def _store(self, s: Store, first: Index, size: int) -> list[Statement]:
+        return [] if self._stores_at_once else super()._store(s, first, size)
 
     def _over_results(self, put: Put, first: Index, size: int) -> list[Statement]:
         f = self.found

@@ -56,7 +56,6 @@ def lowers(*names: str) -> Callable[[Lowering], Lowering]:
 class Context:
     """One import under way, and the type of the node at hand.
 
-    is_returned  nothing in the graph reads the node's result
     judge  why a library is to compute a product of matrices; "" where it becomes equations
     rng   where random numbers come from: "eager", ATen's generator, or "philox"
     seed  the key of this graph's numbers, once something was drawn; `drawn` counts the draws
@@ -67,7 +66,6 @@ class Context:
     metas: tuple[Meta | None, ...] = ()
     strides: Callable[[int], Shape | None] = field(default=lambda argument: None)  # of a tensor argument, as traced
     judge: Callable[[Any], str] = field(default=lambda product: "a contraction")
-    is_returned: bool = False
     rng: str = "eager"
     seed: Value | None = None
     drawn: int = 0

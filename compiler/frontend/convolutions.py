@@ -11,13 +11,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import reduce
 
-from ...ir.types import Dim, product
+from ...ir.types import product
 from .context import Context, Unsupported, Value, lowers
 from .contractions import Product, contract
 from .pools import Windows, make_windows, static_sizes, window_views
-
-MOST_ALONE = 1 << 21  # products of a depthwise convolution of 16 bits with nothing after it: a library is quicker then
-SHORT, LONG = 64, 1024  # the same of sums and images: a library is quicker at sums no longer, over images no smaller
 
 
 @lowers("convolution.default")
@@ -48,7 +45,6 @@ def _sum_taps(cx: Context, x: Value, weight: Value, windows: Windows) -> Value:
     count, strides = static_sizes(cx.shape[2:]), cx.strides(0)
     dense = strides is not None and (strides[1] == 1 or (strides[-1] == 1 and windows.step[-1] == 1))
     taps, images = product(windows.size), product((x.shape[0], channels))
-    _refuse_alone(cx, x, product((images, *count, taps)), MOST_ALONE)
     reason = cx.judge(Product(images, product(count), 1, taps, (x.dtype, weight.dtype), (dense, True)))
     if reason:
         raise Unsupported(reason)
@@ -65,17 +61,7 @@ def _contract_channels(cx: Context, x: Value, weight: Value) -> Value:
     strides = cx.strides(0)
     if strides is None or 1 not in (strides[1], strides[-1]):
         raise Unsupported("a convolution of which neither channels nor positions lie side by side")
-    if x.shape[1] in range(SHORT + 1):
-        _refuse_alone(cx, x, product((x.shape[0], *x.shape[2:])), LONG)
     image = tuple(range(2, x.rank))
     flat = cx.g.reshape(weight, weight.shape[:2])
     labels = (0, 1, *image), (x.rank, 1), (0, x.rank, *image)
     return contract(cx, x, flat, labels, reordered=strides[1] != 1)
-
-
-def _refuse_alone(cx: Context, x: Value, size: Dim, most: int) -> None:
-    """Libraries are quicker at large images of 16 bits with channels last, where nothing follows that joins ours."""
-    strides = cx.strides(0)
-    last = strides is not None and strides[1] == 1
-    if cx.is_returned and last and x.dtype.itemsize == 2 and isinstance(size, int) and size > most:
-        raise Unsupported("a convolution of 16 bits with nothing after it")

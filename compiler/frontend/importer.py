@@ -190,7 +190,6 @@ class _Importer:
                 return self._foreign_call(node, "an operand that treadle does not hold")
         self.cx.metas = metas
         given: Any = node.args
-        self.cx.is_returned = all(user.op == "output" for user in node.users)
         self.cx.strides = lambda k: self.dims.strides(given[k].meta["val"])
         try:
             result = lowering(self.cx, *args, **kwargs)
