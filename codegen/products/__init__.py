@@ -4,13 +4,12 @@ find    which kernels they are, and what their axes are to the tiles
 narrow  products that one instruction adds up in groups
 blocks, packs, body, tiles   tiles whose lanes run along the sum
 panel   tiles whose lanes are rows
+dynamic rows whose count is known at run time only
 """
 
 from .find import Products, delay_scales, find_products, find_sums, has_products, sum_of
-from .panel import PanelBuilder, fits_panels
-from .tiles import ProductBuilder
+from .panel import make_builders
 
 __all__ = [
-    "PanelBuilder", "ProductBuilder", "Products", "delay_scales", "find_products", "find_sums", "fits_panels",
-    "has_products", "sum_of",
+    "Products", "delay_scales", "find_products", "find_sums", "has_products", "make_builders", "sum_of",
 ]  # fmt: skip
