@@ -22,6 +22,7 @@ class Product:
     batch, rows, columns, depth  points that both operands have, only the left, only the right; those summed over
     dense    whether the left and the right operand are dense in memory along the last of the summed dimensions
     unpacked whether each is computed on the way from much fewer bytes than it has
+    hints    rows and columns in the examples, where they are known at run time only
     """
 
     batch: Dim
@@ -31,6 +32,20 @@ class Product:
     dtypes: tuple[DType, DType]
     dense: tuple[bool, bool]
     unpacked: tuple[bool, bool] = (False, False)
+    hints: tuple[int, int] = (0, 0)
+
+    @property
+    def large(self) -> int:
+        """Which operand is the larger one: 0 the left, 1 the right; by the weights, where rows are dynamic."""
+        if isinstance(self.rows, int) and isinstance(self.columns, int):
+            return 1 if self.columns >= self.rows else 0
+        return 1 if isinstance(self.columns, int) else 0
+
+    @property
+    def has_dynamic_rows(self) -> bool:
+        """True where one size alone is known at run time only: that of the points of one operand."""
+        known = is_static((self.rows,)) + is_static((self.columns,))
+        return known == 1 and self.batch == 1 and is_static((self.depth,))
 
     @property
     def is_static(self) -> bool:
@@ -56,14 +71,17 @@ def describe(cx: Context, left: Value, right: Value, labels: Labels, at: tuple[i
     for k, own in zip(at, (of_left, of_right), strict=True):
         strides = cx.strides(k)
         dense.append(bool(summed) and strides is not None and strides[own.index(summed[-1])] == 1)
+    rows = product(sizes[label] for label in out if label not in of_right)
+    columns = product(sizes[label] for label in out if label not in of_left)
     return Product(
         product(sizes[label] for label in out if label in of_left and label in of_right),
-        product(sizes[label] for label in out if label not in of_right),
-        product(sizes[label] for label in out if label not in of_left),
+        rows,
+        columns,
         product(sizes[label] for label in summed),
         (left.dtype, right.dtype),
         (dense[0], dense[1]),
         (is_unpacked(left), is_unpacked(right)),
+        (cx.dims.hint(rows), cx.dims.hint(columns)),
     )
 
 
