@@ -94,7 +94,8 @@ class ProductBuilder(OperandPacks):
         states = sum(has_products(s.equation) for s in found.sums)
         is_dynamic = found.rows is not None and not isinstance(found.rows.extent, int)
         self.height, self.width = choose_tile(POWER if is_dynamic else size, states, self.pack)
-        self.is_shared = size > self.height or bool(found.inner)
+        several = size > self.height and not self.after_panels  # so few rows are one tile or two
+        self.is_shared = several or bool(found.inner)
         if self.is_shared and found.summed:
             return found  # scales join operands that are computed once for several tiles
         found = delay_scales(found, offsets=self.pairs and bool(found.summed))
