@@ -93,7 +93,7 @@ def build_program(planned: Planned, choices: Choices) -> Program:
         made = make_builders(products, choices.lanes, choices.pairs, choices.quads)
         tiled = tuple(s for b in made for s in b.build())
         arrays = tuple(a for b in made for a in b.scratch.values())
-        ahead = 0 if any(b.fetches for b in made) else choices.prefetch
+        ahead = 0 if all(b.fetches for b in made) else choices.prefetch
         return Program(k.name, k.inputs, k.outputs, arrays, tiled, planned.maths, ahead)
     builder = Builder(planned.kernel, planned.parts, choices)
     body = [s for p in planned.parts for s in builder.build(p, frozenset(), root=True)]

@@ -32,21 +32,24 @@ def panel_rows(axis: Axis, size: int, pack: int, packs: int, few: int) -> Rows:
     return Rows(axis, blocks, 0, size, _tiles(axis, blocks, whole, size // pack, pack, packs), dynamic=True)
 
 
-def few_rows(axis: Axis, begin: Dim, size: int, height: int, single: bool) -> Rows:
-    """The rows from `begin`, in tiles of `height` rows and of each smaller power of two.
+def all_rows(axis: Axis, size: int, height: int) -> Rows:
+    """All rows in blocks of `size`, in tiles of `height` rows and of each smaller power of two."""
+    blocks = Axis(f"{axis.name}_b", _divide(plus(axis.extent, size - 1), size))
+    return Rows(axis, blocks, 0, size, _tiles(axis, blocks, axis.extent, size, 1, height), dynamic=True)
 
-    single  there are at most `size` of them
-    """
-    left = plus(axis.extent, multiply(begin, -1))
-    left = left if begin == 0 else as_dim(sympy.Max(0, left))
-    many = as_dim(sympy.Min(1, left)) if single else _divide(plus(left, size - 1), size)
-    blocks = Axis(f"{axis.name}_b", many)
-    tiles = _tiles(axis, blocks, left, size, 1, height, begin=begin, single=single)
-    return Rows(axis, blocks, begin, size, tiles, dynamic=True, single=single)
+
+def rows_left(axis: Axis, block: int, few: int, height: int) -> Rows:
+    """The at most `few` rows that panels of blocks of `block` rows leave, as tiles like those of all rows."""
+    behind = block - 1 - few
+    left = as_dim(sympy.Max(0, sympy.Mod(plus(axis.extent, behind), block) - behind))
+    blocks = Axis(f"{axis.name}_b", as_dim(sympy.Min(1, left)))
+    begin = multiply(panel_blocks(axis.extent, block, few), block)
+    tiles = _tiles(axis, blocks, left, few + 1, 1, height, single=True)
+    return Rows(axis, blocks, begin, few + 1, tiles, dynamic=True, single=True)
 
 
 def _tiles(
-    axis: Axis, blocks: Axis, count: Dim, size: int, unit: int, most: int, *, begin: Dim = 0, single: bool = False
+    axis: Axis, blocks: Axis, count: Dim, size: int, unit: int, most: int, *, single: bool = False
 ) -> tuple[RowTile, ...]:  # fmt: skip
     """`count` units of rows, `size` of them a block, in tiles of `most` units and of each smaller power of two.
 

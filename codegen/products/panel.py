@@ -26,7 +26,7 @@ from ...ir.expr import Expr, Load, Rewriter, const, data_in, loads_in
 from ...ir.index import Axis, Index, axis_coefficient, of_atom
 from ...ir.scalar import cast, op
 from ...ir.tiles import Fetch, Fold, Loop, Put, Scratch, Stage, State, Statement, Update
-from ...ir.types import F32, I32, Dim, as_dim
+from ...ir.types import F32, I32, as_dim
 from .blocks import Rows, RowTile
 from .dynamic import panel_rows
 from .find import Products, Sum, delay_scales, extent_of
@@ -94,7 +94,7 @@ class PanelBuilder(ProductBuilder):
         """True where the sums over the lanes are multiplied before they are added up."""
         return bool(self.found.summed) and any(s.scale is not None for s in self.found.sums)
 
-    def _dynamic_rows(self, count: Dim, size: int) -> Rows:
+    def _dynamic_rows(self, size: int) -> Rows:
         assert self.found.rows is not None
         return panel_rows(self.found.rows, size, self.pack, self.height // self.pack, few_for(self.pack))
 

@@ -24,10 +24,10 @@ from ...ir.index import Axis, Index, of_atom
 from ...ir.loops import Store
 from ...ir.scalar import op
 from ...ir.tiles import Loop, Put, Scratch, Statement
-from ...ir.types import Dim, multiply
+from ...ir.types import Dim
 from .blocks import Rows, RowTile
 from .body import TileBody
-from .dynamic import few_rows, panel_blocks
+from .dynamic import all_rows, rows_left
 from .find import Products, Sum, delay_scales, extent_of, has_products
 from .narrow import take_together
 from .packs import OperandPacks
@@ -83,7 +83,7 @@ class ProductBuilder(OperandPacks):
         self.narrow = take_together(found, lanes, pairs, quads, self.is_shared)
         self.found = self.narrow.found
         whole = -(-size // self.height) * self.height
-        self.row_parts = self._row_parts(count, whole) if isinstance(count, int) else [self._dynamic_rows(count, whole)]
+        self.row_parts = self._row_parts(count, whole) if isinstance(count, int) else [self._dynamic_rows(whole)]
         self.rows = self.row_parts[0]
         self.packed = self._find_packed()
         self.deep = self._find_blocks()
@@ -152,12 +152,11 @@ class ProductBuilder(OperandPacks):
             return -(-count // -(-count // self.many))
         return few_for(self.pack) + 1 if self.after_panels else self.many
 
-    def _dynamic_rows(self, count: Dim, size: int) -> Rows:
+    def _dynamic_rows(self, size: int) -> Rows:
         assert self.found.rows is not None
-        begin: Dim = 0
         if self.after_panels:
-            begin = multiply(panel_blocks(count, self.many, few_for(self.pack)), self.many)
-        return few_rows(self.found.rows, begin, size, self.height, single=self.after_panels)
+            return rows_left(self.found.rows, self.many, few_for(self.pack), self.height)
+        return all_rows(self.found.rows, size, self.height)
 
     def _row_tiles(self, name: str, count: int) -> tuple[RowTile, ...]:
         whole, left = divmod(count, self.height)
