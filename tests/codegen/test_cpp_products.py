@@ -149,8 +149,8 @@ kernel in_place(x: f32[4, 64], y: f32[64, 64]) -> (y: f32[64, 64])
   y[m, n] <- s[m, n]
 """,
     "dynamic": """
-kernel dynamic(x: f32[s0, 64], w: f32[32, 64]) -> (y: f32[s0, 32])
-  axes m:s0, n:32, k:64
+kernel dynamic(x: f32[s0, 64], w: f32[s1, 64]) -> (y: f32[s0, s1])
+  axes m:s0, n:s1, k:64
   s[m, n]: f32 = sum(k) (x[m, k] * w[n, k])
   y[m, n] <- s[m, n]
 """,
