@@ -9,10 +9,12 @@ from typing import Any
 
 import pytest
 import torch
+from quantize_reference import bound_error, compute64
 from torch import nn
 from torch._dynamo.utils import counters
 from torch.nn.functional import gelu, linear, silu
 
+import treadle
 from treadle.codegen.cpp.isa import ISAS
 from treadle.compiler.check import compare
 from treadle.compiler.contractions import FEW_ROWS, judge_product
@@ -124,6 +126,38 @@ def test_sizes_become_dynamic_by_themselves():
         x = torch.randn(m, WIDTH)
         torch.testing.assert_close(fast(x), layer(x))
     assert counters["stats"]["unique_graphs"] == 2 and counters["treadle"]["library"] == 0
+
+
+@pytest.mark.parametrize("scheme", ["w8a16", "w4a16-g32", "w8a8"])
+def test_quantized_layers(scheme: str):
+    layer = treadle.quantize(nn.Linear(128, 67), scheme)
+    fast = torch.compile(layer, backend="treadle", fullgraph=True, options={"fallback": "error", "numerics": "strict"})
+    for m in (5, 2, 17, 33, 129):
+        x = torch.randn(m, 128)
+        torch._dynamo.mark_dynamic(x, 0)
+        with torch.no_grad():
+            wanted, size = compute64(layer, x)
+            assert ((fast(x).double() - wanted).abs() <= bound_error(layer, size, x.dtype)).all(), m
+    assert counters["stats"]["unique_graphs"] == 1 and counters["treadle"]["library"] == 0
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_decoder_of_any_length():
+    transformers = pytest.importorskip("transformers")
+    sizes = {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2}
+    config = transformers.LlamaConfig(vocab_size=128, intermediate_size=112, use_cache=False, **sizes)
+    model = transformers.LlamaForCausalLM(config).eval().requires_grad_(False)
+    fast = torch.compile(model, backend="treadle", options={"fallback": "error"})
+    for length in (5, 9, 2, 33, 129, 16):
+        ids = torch.randint(128, (1, length))
+        got, eager = fast(input_ids=ids).logits, model(input_ids=ids).logits
+        with in_float64():
+            exact = deepcopy(model).double()(input_ids=ids).logits
+        report = compare(got, eager, exact)
+        assert report.ok, f"{length}: {report}"
+    assert counters["stats"]["unique_graphs"] <= 2
+    attentions = 2 * counters["treadle"]["graphs"]  # a layer's
+    assert counters["treadle"]["library"] == attentions, dict(counters["treadle"])
 
 
 # --- who computes it ---------------------------------------------------------------------------------------------

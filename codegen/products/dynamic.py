@@ -2,8 +2,8 @@
 
     y[t, n] = ..        with t:s0, packs of 16 lanes
 ->
-blocks of 128 rows as panels, the last of them of at least 8 rows: tiles of 32 rows, then one of 16, whose last lanes are
-    no rows
+blocks of 128 rows as panels, the last of them of at least 8 rows: tiles of 32 rows, then one of 16, whose last lanes
+    are no rows
 the up to 7 rows that are left: tiles of 4 rows, then one of 2, then one of 1
 
 Each kind of tile is a loop, which runs as often as there are such tiles: no size is in the text of a kernel.

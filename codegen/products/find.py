@@ -104,7 +104,7 @@ def find_sums(
     axes, summed = (whole[0].axes, set(whole[0].reduce)) if whole else ((), set[Axis]())
     sizes = all(not a.is_ragged and a.extent != 0 for a in (*axes, *summed))
     static = all(isinstance(a.extent, int) for a in summed) and sum(map(is_dynamic, axes)) <= dynamic
-    if not whole or not sizes or not static or any(set(s.reduce) != summed or not set(s.axes) <= set(axes) for s in sums):
+    if not (whole and sizes and static) or any(set(s.reduce) != summed or not set(s.axes) <= set(axes) for s in sums):
         return None
     if any(set(s.axes) != set(axes) or not _reads_own(s, kernel) for s in (*whole, *stores)):
         return None
