@@ -19,6 +19,7 @@ from treadle.codegen.cpp.isa import ISAS
 from treadle.compiler.check import compare
 from treadle.compiler.contractions import FEW_ROWS, judge_product
 from treadle.compiler.frontend.contractions import Product
+from treadle.compiler.quantize import QuantLinear
 from treadle.compiler.reference import in_float64, widen
 from treadle.ir.types import BF16, F32, symbol
 
@@ -131,6 +132,7 @@ def test_sizes_become_dynamic_by_themselves():
 @pytest.mark.parametrize("scheme", ["w8a16", "w4a16-g32", "w8a8"])
 def test_quantized_layers(scheme: str):
     layer = treadle.quantize(nn.Linear(128, 67), scheme)
+    assert isinstance(layer, QuantLinear)
     fast = torch.compile(layer, backend="treadle", fullgraph=True, options={"fallback": "error", "numerics": "strict"})
     for m in (5, 2, 17, 33, 129):
         x = torch.randn(m, 128)
