@@ -15,7 +15,7 @@ from ..ir.loops import Equation, Kernel, Store, statement_expressions
 from ..ir.scalar import op
 from ..ir.tiles import Loop, Program, Put, Scratch, Statement
 from ..ir.types import Dim, DType, plus, product
-from .products import PanelBuilder, ProductBuilder, find_products, fits_panels, join_bits, join_groups
+from .products import find_products, join_bits, join_groups, make_builders
 from .tiling_jam import JamBuilder, find_jam
 from .tiling_keep import KEPT_BYTES, WORTH_KEEPING, may_move, recompute
 from .tiling_nest import NestBuilder, map_statement, quotient
@@ -90,13 +90,11 @@ def build_program(planned: Planned, choices: Choices) -> Program:
     k = planned.kernel
     products = find_products(k) if choices.tiles else None
     products = None if products is None else join_groups(join_bits(products), choices.lanes)
-    in_panels = products is not None and fits_panels(products, choices.lanes)
-    if products is not None and (in_panels or not products.across):
-        builder = PanelBuilder if in_panels else ProductBuilder
-        made = builder(products, choices.lanes, choices.pairs, choices.quads)
-        tiled = tuple(made.build())
-        arrays = tuple(made.scratch.values())
-        ahead = 0 if made.fetches else choices.prefetch
+    made = [] if products is None else make_builders(products, choices.lanes, choices.pairs, choices.quads)
+    if made:
+        tiled = tuple(s for b in made for s in b.build())
+        arrays = tuple(a for b in made for a in b.scratch.values())
+        ahead = 0 if all(b.fetches for b in made) else choices.prefetch
         return Program(k.name, k.inputs, k.outputs, arrays, tiled, planned.maths, ahead)
     builder = Builder(planned.kernel, planned.parts, choices)
     body = [s for p in planned.parts for s in builder.build(p, frozenset(), root=True)]

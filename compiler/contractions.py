@@ -5,6 +5,9 @@ their operands and results. With many rows they are where no library is quicker:
 not multiply itself (libraries are then slower than fp32, in which our kernels compute), integers (of which libraries
 multiply bytes alone), bf16 without matrix registers (measured: as quick as oneDNN), and fp32 on processors that MKL
 does not know (measured on a Zen 5: a third of what the processor does).
+
+Rows whose count is known at run time only are those of one kernel, whatever they are then: the example's count says who
+is likely to be quicker.
 """
 
 from __future__ import annotations
@@ -25,21 +28,26 @@ def judge_product(product: Product, isa: Isa) -> str:
     """Why a library is to compute it; "" where a kernel is to."""
     if isa.vector_bytes < VECTORS:
         return "a contraction, and no vector instructions to compute it with"
-    if not product.is_static:
+    if not product.is_static and not product.has_dynamic_rows:
         return "a contraction of dynamic sizes"
     left, right = product.dtypes
     whole = left in INTEGERS and right in INTEGERS
     if not whole and not (left in FLOATS and right in FLOATS):
         return "a contraction of other types than floats and integers of up to 32 bits"
-    rows, columns = product.rows, product.columns
-    assert isinstance(rows, int) and isinstance(columns, int)
-    few = min(rows, columns) <= FEW_ROWS
+    rows = product.hints[1 - product.large] if product.has_dynamic_rows else min(*_points(product))
+    few = rows <= FEW_ROWS
     if not few and not (whole or _is_quick(left, right, isa)):
         return f"a contraction of more than {FEW_ROWS} rows"
-    larger = 1 if columns >= rows else 0
-    if product.dense[larger] or (product.across[larger] and (few or left is F32 or product.reordered)):
-        return ""
-    return "a contraction whose larger operand is not dense along what is summed over"
+    across = product.across[product.large] and product.is_static and (few or left is F32 or product.reordered)
+    if not product.dense[product.large] and not across:
+        return "a contraction whose larger operand is not dense along what is summed over"
+    return ""
+
+
+def _points(product: Product) -> tuple[int, int]:
+    rows, columns = product.rows, product.columns
+    assert isinstance(rows, int) and isinstance(columns, int)
+    return rows, columns
 
 
 def _is_quick(left: DType, right: DType, isa: Isa) -> bool:

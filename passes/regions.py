@@ -421,7 +421,11 @@ def _live(graph: Graph) -> set[str]:
 
 
 def _is_cheap_again(again: Dim, own: Dim) -> bool:
-    """True where an operand of a contraction is computed a few times: `again` results share each of its `own` ones."""
-    if not isinstance(again, int) or not isinstance(own, int):
+    """True where an operand of a contraction is computed a few times: `again` results share each of its `own` ones.
+
+    As many results as are counted at run time only are taken for one block of them.
+    """
+    if not isinstance(own, int):
         return False
+    again = again if isinstance(again, int) else TOGETHER
     return again <= FEW or (again <= own and again <= TOGETHER * FEW_BLOCKS)

@@ -113,16 +113,22 @@ def compile_unit(sources: Sequence[KernelSource], isa: Isa) -> ctypes.CDLL:
 
 
 def check_cases(cases: Sequence[Case], isa: Isa) -> None:
+    made: dict[object, KernelSource] = {}  # one for all sizes of a kernel
     sources = []
     for k, case in enumerate(cases):
+        own = case.kernel, case.schedule, case.cuts
+        if own in made:
+            sources.append(made[own])
+            continue
         schedule = case.schedule or default_schedule(case.kernel, isa)
         try:
             symbol = f"k{k}_{''.join(c if c.isalnum() else '_' for c in case.name)}"
             kernel, apart = cut_reductions(case.kernel, case.cuts)
-            sources.append(emit_kernel(kernel, schedule, isa, symbol, verify_program, apart=apart))
+            made[own] = emit_kernel(kernel, schedule, isa, symbol, verify_program, apart=apart)
+            sources.append(made[own])
         except Exception as error:
             raise AssertionError(f"{case.name} on {isa.name}: {type(error).__name__}: {error}") from error
-    library = compile_unit(sources, isa)
+    library = compile_unit(list(made.values()), isa)
     problems = [p for case, source in zip(cases, sources, strict=True) for p in run_case(case, source, library)]
     assert not problems, "\n\n".join(f"[{isa.name}] {p}" for p in problems[:6]) + f"\n({len(problems)} in all)"
 

@@ -255,7 +255,7 @@ def test_more_rows_are_ours_where_no_library_is_quicker():
     ("product", "word"),
     [
         (product_of(FEW_ROWS + 1), "rows"),
-        (product_of(symbol("s0")), "dynamic"),
+        (product_of(symbol("s0"), symbol("s1")), "dynamic"),
         (product_of(dtypes=(F64, F64)), "types"),
         (product_of(dtypes=(I64, I64)), "types"),
         (product_of(dtypes=(I8, F32)), "types"),

@@ -34,6 +34,7 @@ static void run_part(void *data) {
 }
 static int run_team(
     part *f, void *const *args, const long *sizes, char *shared, char *work, long bytes, long points, long count) {
+  if (points < 1) return 0;
   if (count > points) count = points;
   if (count < 2) return f(args, sizes, shared, work, 0, points);
   team t = {f, args, sizes, shared, work, bytes, points, count, 0};

@@ -6,15 +6,15 @@ groups  short groups of a sum
 narrow  products that one instruction adds up in groups
 blocks, packs, rest, body, tiles   tiles whose lanes run along the sum
 panel   tiles whose lanes are rows
+dynamic rows whose count is known at run time only
 """
 
 from .bits import join_bits
 from .find import Products, delay_scales, find_products, find_sums, has_products, sum_of
 from .groups import join_groups
-from .panel import PanelBuilder, fits_panels
-from .tiles import ProductBuilder
+from .panel import make_builders
 
 __all__ = [
-    "PanelBuilder", "ProductBuilder", "Products", "delay_scales", "find_products", "find_sums", "fits_panels",
-    "has_products", "join_bits", "join_groups", "sum_of",
+    "Products", "delay_scales", "find_products", "find_sums", "has_products", "join_bits", "join_groups",
+    "make_builders", "sum_of",
 ]  # fmt: skip

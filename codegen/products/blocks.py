@@ -14,32 +14,58 @@ from .narrow import Narrow
 
 @dataclass(frozen=True, slots=True)
 class RowTile:
-    """`height` rows of a block from `low`; of each point of `axis`, where there are several such tiles."""
+    """`height` rows of a block from `low`; of each point of `axis` from `begin` to `end`, where there are several such
+    tiles, or as many as is known at run time.
+
+    label  a number of its own for each row of the block's tiles
+    place  which of the block's tiles it is, where that is not counted
+    """
 
     axis: Axis | None
-    low: int
+    low: Index
     height: int
+    label: int
+    begin: Index | None = None
+    end: Index | None = None
+    place: Index | None = None
 
     def row(self, i: int) -> Index:
-        return Index((), self.low + i) if self.axis is None else of_atom(self.axis) * self.height + self.low + i
+        return self.low + i if self.axis is None else of_atom(self.axis) * self.height + self.low + i
+
+    def loop(self, body: Sequence[Statement]) -> list[Statement]:
+        """What is done for each such tile."""
+        if self.axis is None:
+            return list(body)
+        return [Loop("serial", self.axis, tuple(body), 1, self.begin, self.end)]
 
 
 @dataclass(frozen=True, slots=True)
 class Rows:
-    """Blocks of `size` rows from `begin`, for each point of `blocks`, as tiles."""
+    """Blocks of `size` rows from `begin`, for each point of `blocks`, as tiles.
+
+    dynamic  how many rows there are is known at run time; single: there is one block at most
+    """
 
     axis: Axis | None
     blocks: Axis
-    begin: int
+    begin: Dim
     size: int
     tiles: tuple[RowTile, ...]
+    dynamic: bool = False
+    single: bool = False
+
+    @property
+    def is_single(self) -> bool:
+        return self.single or self.blocks.extent == 1
 
     @property
     def first(self) -> Index:
-        return of_atom(self.blocks) * self.size + self.begin
+        return Index((), self.begin) if self.single else of_atom(self.blocks) * self.size + self.begin
 
     @property
     def limits(self) -> tuple[Index | None, Index | None]:
+        if self.single:
+            return self.first, None
         whole = self.axis is None or self.size == self.axis.extent
         return (None, None) if whole else (self.first, self.first + self.size)
 

@@ -84,14 +84,18 @@ class Products:
 
 
 def find_products(kernel: Kernel) -> Products | None:
-    """The sums of products of a prepared kernel that is nothing else; None for all other kernels."""
-    found = find_sums(kernel)
+    """The sums of products of a prepared kernel that is nothing else; None for all other kernels. How many rows there
+    are may be known at run time only.
+    """
+    found = find_sums(kernel, dynamic=1)
     return None if found is None else _with_axes(*found)
 
 
-def find_sums(kernel: Kernel) -> tuple[Kernel, tuple[Equation, ...], tuple[Store, ...], Equation] | None:
+def find_sums(
+    kernel: Kernel, dynamic: int = 0
+) -> tuple[Kernel, tuple[Equation, ...], tuple[Store, ...], Equation] | None:
     """(the kernel without pointwise equations, its sums, its stores, the first sum of products); None for a kernel
-    that is anything else.
+    that is anything else, or has more than `dynamic` axes whose extents are known at run time only.
     """
     if not any(isinstance(s, Equation) and s.state == "sum" and not s.scan for s in kernel.body):
         return None
@@ -102,8 +106,9 @@ def find_sums(kernel: Kernel) -> tuple[Kernel, tuple[Equation, ...], tuple[Store
         return None
     whole = [s for s in sums if has_products(s)]
     axes, summed = (whole[0].axes, set(whole[0].reduce)) if whole else ((), set[Axis]())
-    static = all(isinstance(a.extent, int) and a.extent > 0 and not a.is_ragged for a in (*axes, *summed))
-    if not whole or not static or any(set(s.reduce) != summed or not set(s.axes) <= set(axes) for s in sums):
+    sizes = all(not a.is_ragged and a.extent != 0 for a in (*axes, *summed))
+    static = all(isinstance(a.extent, int) for a in summed) and sum(map(is_dynamic, axes)) <= dynamic
+    if not (whole and sizes and static) or any(set(s.reduce) != summed or not set(s.axes) <= set(axes) for s in sums):
         return None
     if any(set(s.axes) != set(axes) or not _reads_own(s, kernel) for s in (*whole, *stores)):
         return None
@@ -153,9 +158,12 @@ def _with_axes(
     loads = [e for e in loads_in(*main.args) if e.name in kernel.buffers and e.axes & summed]
     if not loads:
         return None
-    plain = [e for e in loads if not any(d.value.axes & summed for i in e.index for d in data_in(i))]
+    static = [e for e in loads if not any(map(is_dynamic, e.axes))]
+    if not static:
+        return None
+    plain = [e for e in static if not any(d.value.axes & summed for i in e.index for d in data_in(i))]
     large = max(
-        plain or loads,
+        plain or static,
         key=lambda e: (math.prod(extent_of(a) for a in e.axes), _dense_along(e, main.reduce) is not None),
     )
     lanes = _dense_along(large, main.reduce)
@@ -173,7 +181,7 @@ def _with_axes(
     if not alone:
         return None
     columns = max(alone, key=extent_of)
-    rows = max(rest, key=extent_of) if rest else None
+    rows = max(rest, key=lambda a: math.inf if is_dynamic(a) else extent_of(a)) if rest else None
     outer = tuple(a for a in own if a is not columns)
     inner = tuple(a for a in rest if a is not rows)
     around = tuple(a for a in main.reduce if a is not lanes)
@@ -191,7 +199,7 @@ def _across(
     rows = _dense_along(large, own)
     columns = max((a for a in main.axes if a not in large.axes), key=extent_of, default=None)
     lanes = next((a for e in others for a in main.reduce if axis_coefficient(e.index[-1], a) == 1), main.reduce[-1])
-    if rows is None or columns is None or any(_is_wide(e, lanes) for e in loads):
+    if rows is None or columns is None or any(map(is_dynamic, main.axes)) or any(_is_wide(e, lanes) for e in loads):
         return None
     outer = tuple(a for a in main.axes if a not in (rows, columns))
     around = tuple(a for a in main.reduce if a is not lanes)
@@ -280,6 +288,11 @@ def is_exact(e: Expr) -> bool:
     return sum(not (isinstance(f, Op) and is_power_of_two(f)) for f in factors) <= 1 and all(
         is_small_integer(f) or (isinstance(f, Op) and is_power_of_two(f)) for f in factors
     )
+
+
+def is_dynamic(a: Axis) -> bool:
+    """True for an axis whose extent is known at run time only."""
+    return not isinstance(a.extent, int)
 
 
 def extent_of(a: Axis) -> int:

@@ -12,7 +12,7 @@ from dataclasses import replace
 from ...ir.expr import Expr, Iota, Load, Rewriter, data_in, walk
 from ...ir.index import Axis, Index, as_index, axis_coefficient, floor_divide, of_atom
 from ...ir.types import multiply
-from .find import Products, extent_of
+from .find import Products, extent_of, is_dynamic
 
 FEW_ROWS = 5  # for which scales are better applied to the sums of groups
 TOGETHER = 2  # products of a pack's lane: groups of fewer points leave lanes empty
@@ -20,7 +20,7 @@ TOGETHER = 2  # products of a pack's lane: groups of fewer points leave lanes em
 
 def join_groups(found: Products, pack: int) -> Products:
     """The sums over groups and over their points as sums over all points, where groups are shorter than packs."""
-    many = found.rows is not None and extent_of(found.rows) > FEW_ROWS
+    many = found.rows is not None and (is_dynamic(found.rows) or extent_of(found.rows) > FEW_ROWS)
     if not many or not found.summed or not found.sums[0].rounds:
         return found
     groups, lanes = found.summed[-1], found.lanes

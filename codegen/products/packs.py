@@ -38,13 +38,14 @@ class OperandPacks(Blocks):
 
     width      columns of a tile       scratch  the arrays that were made, by their names
     is_shared  several tiles use the operands of a column
-    part       the end of the names of the arrays of the current part of the kernel
+    part       the end of the names of the arrays of the current part of the kernel; suffix: of all of its parts
     hoists     the rows' operands are computed before everything else, for all parts
     """
 
     width: int
     is_shared: bool
     part: str
+    suffix: str
     hoists: bool
     scratch: dict[str, Scratch]
     packed: dict[Operand, Packed]
@@ -206,7 +207,7 @@ class OperandPacks(Blocks):
         return name
 
     def _array_name(self, packed: Packed) -> str:
-        return packed.array if self.hoists and not packed.columns else packed.array + self.part
+        return packed.array + (self.suffix if self.hoists and not packed.columns else self.part)
 
     def _pack_rows(self) -> list[Statement]:
         """The operands of all rows, those of the same axes together."""

@@ -20,17 +20,20 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+import sympy
+
 from ...ir.expr import Expr, Load, Rewriter, const, data_in, loads_in
 from ...ir.index import Axis, Index, axis_coefficient, of_atom
 from ...ir.loops import Store
 from ...ir.scalar import cast, op
 from ...ir.tiles import Fetch, Fold, Loop, Put, Scratch, Stage, State, Statement, Update
-from ...ir.types import F32, I32, DType
-from .blocks import RowTile
+from ...ir.types import F32, I32, DType, as_dim
+from .blocks import Rows, RowTile
+from .dynamic import panel_rows
 from .find import Products, Sum, delay_scales, extent_of
 from .narrow import Operand, narrow_type, stored_part
 from .packs import add_up, narrowed, split_sides
-from .tiles import ProductBuilder
+from .tiles import ProductBuilder, few_for
 
 MANY_ROWS = 128  # of a block
 MORE_ROWS = 1024  # of a block whose rows few columns share: pages of memory are read as a whole
@@ -51,8 +54,8 @@ def fits_panels(found: Products, lanes: int) -> bool:
     rows, columns = found.rows, found.columns
     if rows is None or found.inner or lanes < 4 or len(found.sums) > 2:
         return False
-    count = extent_of(rows)
-    if -(-count // lanes) * lanes > WASTE * count:
+    count = rows.extent
+    if isinstance(count, int) and -(-count // lanes) * lanes > WASTE * count:
         return False
     for s in found.sums:
         if s.dtype not in (F32, I32) or not {rows, columns} <= set(s.axes):
@@ -84,8 +87,12 @@ class PanelBuilder(ProductBuilder):
             packs = max(packs, min(-(-size // self.pack), results // min(STREAMS, extent_of(found.columns))))
         self.height = packs * self.pack
         self.width = max(1, min(STREAMS, RESULTS[self.pack] // (packs * len(found.sums))))
-        whole = found.rows is not None and extent_of(found.rows) % self.pack == 0
-        self.passes = found.across and whole and extent_of(found.columns) <= self.width
+        self.passes = (
+            found.across
+            and found.rows is not None
+            and extent_of(found.rows) % self.pack == 0
+            and extent_of(found.columns) <= self.width
+        )
         room = RESULTS[self.pack] // (packs * len(found.sums) * self.width)
         self.chains = 2 if room > 1 else 1
         self.local = Axis("lane", self.pack)
@@ -103,6 +110,10 @@ class PanelBuilder(ProductBuilder):
         """True where the sums over the lanes are multiplied before they are added up."""
         return bool(self.found.summed) and any(s.scale is not None for s in self.found.sums)
 
+    def _dynamic_rows(self, size: int) -> Rows:
+        assert self.found.rows is not None
+        return panel_rows(self.found.rows, size, self.pack, self.height // self.pack, few_for(self.pack))
+
     def _find_blocks(self) -> tuple[Axis, Axis, int] | None:
         f = self.found
         axis = f.summed[0] if f.summed else f.lanes
@@ -111,7 +122,7 @@ class PanelBuilder(ProductBuilder):
             points *= extent_of(a) if a is not axis else 1
         size = PANEL_BYTES // (4 * self._padded_rows())
         if self.narrow.count == 1:  # others are rounded to less than what such sums lose
-            size = min(size, LONGEST_CHAIN * self.chains)
+            size = min(size, LONGEST_CHAIN * (self.chains if extent_of(f.lanes) % 2 == 0 else 1))
         if any(p.columns for p in self.packed.values()):
             size = min(size, PACKED)
         size //= points
@@ -141,7 +152,7 @@ class PanelBuilder(ProductBuilder):
     def _is_across(self, side: Operand) -> bool:
         """True for operands of rows that are taken as they lie: along the rows."""
         rows = self.found.rows
-        if rows is None or rows not in side[0].axes:
+        if rows is None or rows not in side[0].axes or self.rows.dynamic:
             return False
         if self.found.across:
             return True
@@ -175,7 +186,7 @@ class PanelBuilder(ProductBuilder):
             chunks = self._chunks()
             body: list[Statement] = [Loop("serial", chunks, tuple(stages))] if chunks.extent != 1 else stages
             body = self._over_outer(body)
-            turned += body if tile.axis is None else [Loop("serial", tile.axis, tuple(body))]
+            turned += tile.loop(body)
         return [*super()._pack_rows(), *turned]
 
     def _stages(self, side: Operand, name: str, k: int, tile: RowTile) -> list[Statement]:
@@ -183,7 +194,8 @@ class PanelBuilder(ProductBuilder):
         assert f.rows is not None
         count, width = len(side), self.height * len(side)
         if name not in self.scratch:
-            rows = len(self._tile_starts()) * self._tile_points()
+            panels = self.rows.size // self.height if self.rows.dynamic else len(self._tile_starts())
+            rows = panels * self._tile_points()
             self.scratch[name] = Scratch(name, value.dtype, (rows, width), count > 1)
         begin, _ = self._limits(f.lanes)
         at = of_atom(self._chunks()) * self.pack if self._chunks().extent != 1 else Index(())
@@ -214,8 +226,7 @@ class PanelBuilder(ProductBuilder):
             for n, e in enumerate(side):
                 puts.append(Put(name, (row, (of_atom(f.rows) - first) * count + n), narrowed(e, dtype)))
         loop = Loop("lanes", f.rows, tuple(puts), self.pack, first, first + tile.height)
-        tiles = loop if tile.axis is None else Loop("serial", tile.axis, (loop,))
-        return [Loop("serial", f.lanes, (tiles,), 1, begin, end)]
+        return [Loop("serial", f.lanes, tuple(tile.loop([loop])), 1, begin, end)]
 
     def _panel_type(self, side: Operand) -> DType:
         """The type of a panel's elements."""
@@ -255,15 +266,17 @@ class PanelBuilder(ProductBuilder):
     def _tile_starts(self) -> list[int]:
         """The first rows of the tiles of a block."""
         return [
-            t.low + i * t.height
+            t.label + i * t.height
             for t in self.rows.tiles for i in range(1 if t.axis is None else extent_of(t.axis))
         ]  # fmt: skip
 
     def _tile_base(self, k: int, tile: RowTile) -> Index:
         """Where the panel of a tile starts."""
+        if tile.place is not None:
+            return tile.place * self._tile_points()
         if tile.axis is not None:
             return of_atom(tile.axis) * self._tile_points()
-        return Index((), self._tile_starts().index(tile.low) * self._tile_points())
+        return Index((), self._tile_starts().index(tile.label) * self._tile_points())
 
     def _packs(self, tile: RowTile) -> int:
         return -(-tile.height // self.pack)
@@ -447,7 +460,7 @@ class PanelBuilder(ProductBuilder):
         """True where results go from registers to memory: sums are whole, and rows fill packs that lie side by side."""
         rows = self.found.rows
         plain = not any(s.shift or s.rest or s.scale is not None for s in self.found.sums)
-        whole = rows is not None and extent_of(rows) % self.pack == 0
+        whole = rows is not None and not self.rows.dynamic and extent_of(rows) % self.pack == 0
         return self._stores_columns and plain and whole and not self._adds
 
     def _results_of(self, k: int, tile: RowTile, column: Index, width: int, chains: int) -> list[Statement]:
@@ -507,15 +520,21 @@ class PanelBuilder(ProductBuilder):
         if self._stores_columns:
             return []  # they lie side by side already
         across, along = Axis("row_w", self._padded_rows() // n), Axis("column_w", -(-size // n))
+        start, begin, end = of_atom(across) * n, None, None
+        if self.rows.dynamic:  # packs of rows that are there
+            packs = self._padded_rows() // n
+            across = Axis("row_w", as_dim(sympy.floor((f.rows.extent + n - 1) / n)))
+            begin = of_atom(self.rows.blocks) * packs
+            start, end = (of_atom(across) - begin) * n, begin + packs
         stages: list[Statement] = []
         for s in f.sums:
             value = Load(
                 self._columns_array(s), (of_atom(f.columns) - first, of_atom(f.rows) - self.rows.first), s.dtype
             )
-            at = of_atom(across) * n, of_atom(along) * n
-            row, lane = of_atom(across) * n + self.rows.first, of_atom(along) * n + first
+            at = start, of_atom(along) * n
+            row, lane = start + self.rows.first, of_atom(along) * n + first
             stages.append(Stage(self._array(s), at, value, f.rows, f.columns, row, lane, n))
-        return [Loop("serial", across, (Loop("serial", along, tuple(stages)),))]
+        return [Loop("serial", across, (Loop("serial", along, tuple(stages)),), 1, begin, end)]
 
     @property
     def _stores_columns(self) -> bool:
@@ -547,3 +566,15 @@ class PanelBuilder(ProductBuilder):
         assert f.rows is not None
         row, column = of_atom(f.rows) - self.rows.first, of_atom(f.columns) - first
         return (column, row) if self._stores_columns else (row, column)
+
+
+def make_builders(found: Products, lanes: int, pairs: bool = False, quads: bool = False) -> list[ProductBuilder]:
+    """Those that build the statements of a kernel, one after the other: panels leave the last few rows to tiles where
+    their count is known at run time only. None: it is better computed as any other sum.
+    """
+    if not fits_panels(found, lanes):
+        return [] if found.across else [ProductBuilder(found, lanes, pairs, quads)]
+    panels = PanelBuilder(found, lanes, pairs, quads)
+    if not panels.rows.dynamic:
+        return [panels]
+    return [panels, ProductBuilder(found, lanes, pairs, quads, after_panels=True)]

@@ -24,8 +24,10 @@ from ...ir.index import Axis, Index, of_atom
 from ...ir.loops import Store
 from ...ir.scalar import op
 from ...ir.tiles import Loop, Put, Scratch, Statement
+from ...ir.types import Dim
 from .blocks import Rows, RowTile
 from .body import TileBody
+from .dynamic import all_rows, rows_left
 from .find import Products, Sum, delay_scales, extent_of, has_products, multiplied
 from .narrow import take_together
 from .rest import RestOfSums
@@ -35,6 +37,8 @@ DEEP = 1024  # points of a block of long sums
 MANY = 128  # rows of a block: with so many points each, their operands stay in the second-level cache
 REGISTERS = {16: 30, 8: 14, 4: 14, 2: 14}  # values of a tile that stay in registers, by the lanes of a pack
 AT_HAND = 2  # operands of a column, which are used up before those of the next one are loaded
+POWER = 4  # rows of a tile, where there are smaller ones for those that are left
+FEW = 2  # of the lanes of a pack: fewer rows are no panel
 MOST_ROWS = 5  # of a tile: more leave no room for columns
 
 
@@ -48,25 +52,38 @@ def choose_tile(rows: int, sums: int, lanes: int) -> tuple[int, int]:
     return (height, 1) if sums * height + height + AT_HAND <= room else (1, 1)
 
 
+def few_for(lanes: int) -> int:
+    """The most rows that are too few for a panel."""
+    return max(1, -(-lanes // FEW) - 1)
+
+
 class ProductBuilder(RestOfSums):
-    """Builds the statements of a kernel of sums of products, for packs of `lanes`."""
+    """Builds the statements of a kernel of sums of products, for packs of `lanes`.
+
+    after_panels  only for the rows that panels leave, whose count is known at run time
+    """
 
     many = MANY
     block = BLOCK
     fetches = False  # asks for what is read next by itself
 
-    def __init__(self, found: Products, lanes: int, pairs: bool = False, quads: bool = False) -> None:
+    def __init__(
+        self, found: Products, lanes: int, pairs: bool = False, quads: bool = False, after_panels: bool = False
+    ) -> None:  # fmt: skip
         self.pack = lanes
+        self.after_panels = after_panels
+        self.suffix = "_left" if after_panels else ""
         self.pairs = pairs
         self.scratch: dict[str, Scratch] = {}
-        self.part = ""
-        count = 1 if found.rows is None else extent_of(found.rows)
-        size = -(-count // -(-count // self._most_rows(found)))
+        self.part = self.suffix
+        count = 1 if found.rows is None else found.rows.extent
+        size = self._block_size(found, count)
         self.height, self.width, self.is_shared = 1, 1, True
         found = self._choose_tile(found, size)
         self.narrow = take_together(found, lanes, pairs, quads, self.is_shared)
         self.found = self.narrow.found
-        self.row_parts = self._row_parts(count, -(-size // self.height) * self.height)
+        whole = -(-size // self.height) * self.height
+        self.row_parts = self._row_parts(count, whole) if isinstance(count, int) else [self._dynamic_rows(whole)]
         self.rows = self.row_parts[0]
         self.packed = self._find_packed()
         self.deep = self._find_blocks()
@@ -79,14 +96,16 @@ class ProductBuilder(RestOfSums):
     def _choose_tile(self, found: Products, size: int) -> Products:
         """Sets the size of a tile for blocks of `size` rows, and whether several share the operands of a column."""
         states = sum(has_products(s.equation) for s in found.sums)
-        self.height, self.width = choose_tile(size, states, self.pack)
-        self.is_shared = size > self.height or bool(found.inner)
+        is_dynamic = found.rows is not None and not isinstance(found.rows.extent, int)
+        self.height, self.width = choose_tile(POWER if is_dynamic else size, states, self.pack)
+        several = size > self.height and not self.after_panels  # so few rows are one tile or two
+        self.is_shared = several or bool(found.inner)
         if self.is_shared and found.summed:
             return found  # scales join operands that are computed once for several tiles
         found = delay_scales(found, offsets=self.pairs and bool(found.summed))
         if found.summed:
             states += sum(s.scale is not None for s in found.sums)
-            self.width = choose_tile(size, states, self.pack)[1]
+            self.width = choose_tile(POWER if is_dynamic else size, states, self.pack)[1]
         return found
 
     def build(self) -> list[Statement]:
@@ -99,7 +118,7 @@ class ProductBuilder(RestOfSums):
         for begin, end, width in ((0, blocks, self.width), (blocks, tiles, self.width), (tiles, count, 1)):
             for rows in self.row_parts if begin < end else ():
                 self.rows = rows
-                self.part = f"_part{parts}" if parts else ""
+                self.part = self.suffix + (f"_part{parts}" if parts else "")
                 done += self._part(begin, end, width)
                 parts += 1
         return done
@@ -108,7 +127,7 @@ class ProductBuilder(RestOfSums):
 
     def _can_hoist(self) -> bool:
         """True where all blocks of columns use the same operands of the rows, of which there is one block."""
-        alone = len(self.row_parts) == 1 and self.row_parts[0].blocks.extent == 1 and self.deep is None
+        alone = len(self.row_parts) == 1 and self.row_parts[0].is_single and self.deep is None
         return alone and not self.found.outer and extent_of(self.found.columns) > self.block
 
     def _hoisted(self) -> list[Statement]:
@@ -131,10 +150,23 @@ class ProductBuilder(RestOfSums):
                 found.append(Rows(axis, blocks, begin, length, self._row_tiles(name, length)))
         return found
 
+    def _block_size(self, found: Products, count: Dim) -> int:
+        """Rows of a block, before they are made whole tiles."""
+        if isinstance(count, int):
+            return -(-count // -(-count // self._most_rows(found)))
+        return few_for(self.pack) + 1 if self.after_panels else self.many
+
+    def _dynamic_rows(self, size: int) -> Rows:
+        assert self.found.rows is not None
+        if self.after_panels:
+            return rows_left(self.found.rows, self.many, few_for(self.pack), self.height)
+        return all_rows(self.found.rows, size, self.height)
+
     def _row_tiles(self, name: str, count: int) -> tuple[RowTile, ...]:
         whole, left = divmod(count, self.height)
-        found = [RowTile(Axis(f"{name}_t", whole) if whole > 1 else None, 0, self.height)] if whole else []
-        return (*found, *([RowTile(None, whole * self.height, left)] if left else []))
+        axis, start = Axis(f"{name}_t", whole) if whole > 1 else None, whole * self.height
+        found = [RowTile(axis, Index(()), self.height, 0)] if whole else []
+        return (*found, *([RowTile(None, Index((), start), left, start)] if left else []))
 
     def _find_blocks(self) -> tuple[Axis, Axis, int] | None:
         """(the axis that is summed in blocks, the axis of those, points of a block) of long sums that tiles share."""
@@ -165,8 +197,7 @@ class ProductBuilder(RestOfSums):
         body += self._before_tiles(column, width, first)
         for tile in self.rows.tiles:
             made = self._tile(tile, column, width, first)
-            made = made if tile.axis is None else [Loop("serial", tile.axis, tuple(made))]
-            body += self._around(made, f.inner)
+            body += self._around(tile.loop(made), f.inner)
         tiled = Loop("serial", tiles, tuple(body), 1, start, start + size // width)
         sums: list[Statement] = [*([] if self.hoists else self._pack_rows()), tiled]
         if self.deep is not None:
@@ -204,12 +235,12 @@ class ProductBuilder(RestOfSums):
         made = TileBody(self)
         for s in self.found.sums:
             for j in range(width if self.found.columns in s.axes else 1):
-                made.add_shift(s, f"{s.name}_shift_{tile.low}_{j}", {self.found.columns: column + j}, j)
+                made.add_shift(s, f"{s.name}_shift_{tile.label}_{j}", {self.found.columns: column + j}, j)
                 for i in range(tile.height if self.found.rows in s.axes else 1):
                     at = {self.found.columns: column + j}
                     if self.found.rows is not None:
                         at[self.found.rows] = self.rows.first + tile.row(i)
-                    value = made.add(s, f"{s.name}_{tile.low + i}_{j}", at, j)
+                    value = made.add(s, f"{s.name}_{tile.label + i}_{j}", at, j)
                     made.after.append(self._keep(s, value, at, first))
         return made.statements()
 

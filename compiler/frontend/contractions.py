@@ -24,6 +24,7 @@ class Product:
     across   whether each is dense along a dimension that only it has
     unpacked whether each is computed on the way from much fewer bytes than it has
     reordered  whether libraries copy an operand into another order first: images whose channels come first
+    hints    rows and columns in the examples, where they are known at run time only
     """
 
     batch: Dim
@@ -35,6 +36,20 @@ class Product:
     unpacked: tuple[bool, bool] = (False, False)
     across: tuple[bool, bool] = (False, False)
     reordered: bool = False
+    hints: tuple[int, int] = (0, 0)
+
+    @property
+    def large(self) -> int:
+        """Which operand is the larger one: 0 the left, 1 the right; by the weights, where rows are dynamic."""
+        if isinstance(self.rows, int) and isinstance(self.columns, int):
+            return 1 if self.columns >= self.rows else 0
+        return 1 if isinstance(self.columns, int) else 0
+
+    @property
+    def has_dynamic_rows(self) -> bool:
+        """True where one size alone is known at run time only: that of the points of one operand."""
+        known = is_static((self.rows,)) + is_static((self.columns,))
+        return known == 1 and self.batch == 1 and is_static((self.depth,))
 
     @property
     def is_static(self) -> bool:
@@ -66,15 +81,18 @@ def describe(cx: Context, left: Value, right: Value, labels: Labels, at: tuple[i
         along = [] if strides is None else [label for label, s in zip(own, strides, strict=False) if s == 1]
         dense.append(bool(summed) and summed[-1] in along)
         across.append(any(label in out and label not in other for label in along))
+    rows = product(sizes[label] for label in out if label not in of_right)
+    columns = product(sizes[label] for label in out if label not in of_left)
     return Product(
         product(sizes[label] for label in out if label in of_left and label in of_right),
-        product(sizes[label] for label in out if label not in of_right),
-        product(sizes[label] for label in out if label not in of_left),
+        rows,
+        columns,
         product(sizes[label] for label in summed),
         (left.dtype, right.dtype),
         (dense[0], dense[1]),
         (is_unpacked(left), is_unpacked(right)),
         (across[0], across[1]),
+        (cx.dims.hint(rows), cx.dims.hint(columns)),
     )
 
 

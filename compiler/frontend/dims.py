@@ -20,7 +20,7 @@ from typing import Any
 import sympy
 import torch
 
-from ...ir.types import BF16, BOOL, F16, F32, F64, I8, I16, I32, I64, U8, Dim, DType, as_dim, symbol
+from ...ir.types import BF16, BOOL, F16, F32, F64, I8, I16, I32, I64, U8, Dim, DType, as_dim, evaluate, symbol
 
 DTYPE_OF: dict[torch.dtype, DType] = {
     torch.bool: BOOL,
@@ -50,11 +50,16 @@ class Meta:
 
 
 class Dims:
-    """Converts torch's sizes; remembers every expression it has seen."""
+    """Converts torch's sizes; remembers every expression it has seen, and the examples' sizes (`hints`, by symbol)."""
 
     def __init__(self, device: str) -> None:
         self.device = device  # "cpu", "cuda:0"
         self._known: dict[sympy.Expr, Dim | None] = {}
+        self.hints: dict[str, int] = {}
+
+    def hint(self, dim: Dim) -> int:
+        """What a size was in the examples: it may choose how something is computed, never what is."""
+        return evaluate(dim, self.hints)
 
     def to_dim(self, size: int | torch.SymInt) -> Dim | None:
         if isinstance(size, int):
@@ -62,7 +67,7 @@ class Dims:
         node = size.node
         expr = node.expr
         if expr not in self._known:
-            self._known[expr] = _convert(expr, node.shape_env)
+            self._known[expr] = _convert(expr, node.shape_env, self.hints)
         return self._known[expr]
 
     def shape(self, sizes: Iterable[int | torch.SymInt]) -> Shape | None:
@@ -103,12 +108,12 @@ _FUNCTIONS: dict[str, Any] = {
 }
 
 
-def _convert(expr: sympy.Expr, shape_env: Any) -> Dim | None:
+def _convert(expr: sympy.Expr, shape_env: Any, hints: dict[str, int]) -> Dim | None:
     if expr.is_Integer:
         return int(expr)
     symbols: dict[Any, Any] = {}
     for s in expr.free_symbols:
-        ours = _convert_symbol(s, shape_env)
+        ours = _convert_symbol(s, shape_env, hints)
         if ours is None:
             return None
         symbols[s] = ours
@@ -116,15 +121,19 @@ def _convert(expr: sympy.Expr, shape_env: Any) -> Dim | None:
     return None if converted is None else as_dim(sympy.expand(converted))
 
 
-def _convert_symbol(s: Any, shape_env: Any) -> sympy.Expr | None:
+def _convert_symbol(s: Any, shape_env: Any, hints: dict[str, int]) -> sympy.Expr | None:
     backed = getattr(shape_env, "backed_var_to_val", None)  # torch before 2.13 has one table for both kinds
-    if s not in (shape_env.var_to_val if backed is None else backed):
+    backed = shape_env.var_to_val if backed is None else backed
+    if s not in backed:
         return None
+    value = int(backed[s])
     least = shape_env.var_to_range[s].lower
     if not least.is_Integer or least < 0:
         return None
     if least >= LEAST:
+        hints[s.name] = value
         return symbol(s.name)
+    hints[f"{s.name}_{LEAST}"] = value + LEAST
     return symbol(f"{s.name}_{LEAST}") - LEAST
 
 

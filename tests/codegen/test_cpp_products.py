@@ -6,6 +6,7 @@ import pytest
 from cpp_run import HERE, Case, check_cases
 from cpp_texts import inputs_of
 from law_runs import read
+from product_texts import ACROSS, GATED, LINEAR, PACKED, STATIC
 from tiled import assert_computes, make_blocks_small, tile
 
 from treadle.codegen.cpp.emit import default_schedule, emit_kernel
@@ -20,75 +21,6 @@ from treadle.ir.loops import Kernel
 from treadle.ir.tiles import Let, Loop, Program, Put, Stage, State, Statement, Update, walk_statements
 from treadle.ir.verify_tiles_scope import read_by
 
-LINEAR = """
-kernel linear(x: {d}[{m}, {k}], w: {d}[{n}, {k}], b: {d}[{n}]) -> (y: {d}[{m}, {n}])
-  axes m:{m}, n:{n}, k:{k}
-  s[m, n]: f32 = sum(k) operands {d} (f32(x[m, k]) * f32(w[n, k]))
-  y[m, n] <- {d}(max((s[m, n] + f32(b[n])), 0.0))
-"""
-GATED = """
-kernel gated(x: {d}[{m}, {k}], g: {d}[{n}, {k}], u: {d}[{n}, {k}]) -> (y: {d}[{m}, {n}], z: {d}[{m}, {n}])
-  axes m:{m}, n:{n}, k:{k}
-  s[m, n]: f32 = sum(k) operands {d} (f32(x[m, k]) * f32(g[n, k]))
-  t[m, n]: f32 = sum(k) operands {d} (f32(x[m, k]) * f32(u[n, k]))
-  v[m, n]: f32 = ((s[m, n] * sigmoid(s[m, n])) * t[m, n])
-  y[m, n] <- {d}(v[m, n])
-  z[m, n] <- {d}((v[m, n] * 2.0))
-"""
-NORMED = """
-kernel normed(x: {d}[{m}, {k}], g: {d}[{k}], w: {d}[{n}, {k}]) -> (y: f32[{m}, {n}])
-  axes m:{m}, n:{n}, k:{k}
-  q[m]: f32 = sum(k) (f32(x[m, k]) * f32(x[m, k]))
-  s[m, n]: f32 = sum(k) ((f32(x[m, k]) * f32(g[k])) * f32(w[n, k]))
-  y[m, n] <- (s[m, n] * rsqrt((q[m] + 0.001)))
-"""
-HEADS = """
-kernel heads(q: {d}[{m}, {n}, {k}], c: {d}[{m}, 7, {k}]) -> (y: {d}[{m}, 7, {n}])
-  axes h:{m}, s:7, n:{n}, k:{k}
-  a[h, s, n]: f32 = sum(k) operands {d} (f32(q[h, n, k]) * f32(c[h, s, k]))
-  y[h, s, n] <- {d}((a[h, s, n] * 0.125))
-"""
-SCALED = """
-kernel scaled(x: f32[{m}, {k}], w: i8[{n}, {k}], s: f32[{n}]) -> (y: f32[{m}, {n}])
-  axes m:{m}, n:{n}, k:{k}
-  a[m, n]: f32 = sum(k) (x[m, k] * f32(w[n, k]))
-  y[m, n] <- (a[m, n] * s[n])
-"""
-WHOLE = """
-kernel whole(x: i8[{m}, {k}], w: i8[{n}, {k}]) -> (y: i32[{m}, {n}])
-  axes m:{m}, n:{n}, k:{k}
-  a[m, n]: i32 = sum(k) (i32(x[m, k]) * i32(w[n, k]))
-  y[m, n] <- a[m, n]
-"""
-PACKED = """
-kernel packed(x: {d}[{m}, 3, {k}, 2], q: u8[{n}, 3, {k}], s: {d}[{n}, 3]) -> (y: {d}[{m}, {n}])
-  axes m:{m}, n:{n}, g:3, j:{k}, d:2
-  a[m, n]: f32 = sum(g, j, d) operands {d} ((f32(x[m, g, j, d]) * f32(s[n, g])) * (where((#(d) < 1:i64),
-    f32(u8((i32(q[n, g, j]) & 15:i32))), f32(u8((i32(q[n, g, j]) >> 4:i32)))) - 8.0))
-  y[m, n] <- {d}(a[m, n])
-"""
-CHANNELS = """
-kernel channels(x: {d}[{m}, {k}], w: i8[{n}, {k}], s: f32[{n}], t: f32[{m}]) -> (y: f32[{m}, {n}])
-  axes m:{m}, n:{n}, k:{k}
-  a[m, n]: f32 = sum(k) operands {d} ((f32(x[m, k]) * t[m]) * (f32(w[n, k]) * s[n]))
-  y[m, n] <- a[m, n]
-"""
-ACROSS = """
-kernel across(x: {d}[{m}, {k}], w: {d}[{k}, {n}], b: f32[{n}]) -> (y: f32[{m}, {n}])
-  axes m:{m}, n:{n}, k:{k}
-  s[m, n]: f32 = sum(k) (f32(x[m, k]) * f32(w[k, n]))
-  y[m, n] <- max((s[m, n] + b[n]), 0.0)
-"""
-BATCHED = """
-kernel batched(x: {d}[3, {k}, {m}], w: {d}[3, {k}, {n}]) -> (y: f32[3, {m}, {n}])
-  axes h:3, m:{m}, n:{n}, k:{k}
-  s[h, m, n]: f32 = sum(k) (f32(x[h, k, m]) * exp(f32(w[h, k, n])))
-  y[h, m, n] <- s[h, m, n]
-"""
-PRODUCTS = {
-    "channels": CHANNELS, "packed": PACKED, "linear": LINEAR, "gated": GATED, "normed": NORMED,
-    "heads": HEADS, "scaled": SCALED, "whole": WHOLE, "across": ACROSS, "batched": BATCHED,
-}  # fmt: skip
 SIZES = ((1, 1, 1), (1, 8, 40), (2, 70, 33), (3, 129, 64), (4, 5, 17), (7, 67, 100), (11, 130, 16), (16, 64, 129))
 
 
@@ -99,12 +31,12 @@ def kernel_of(text: str, d: str, m: int, n: int, k: int) -> Kernel:
 @pytest.mark.parametrize("isa", HERE)
 @pytest.mark.parametrize("dtype", ["f32", "bf16"])
 def test_sizes(isa: str, dtype: str):
-    kernels = [(f"{name} {size}", kernel_of(text, dtype, *size)) for name, text in PRODUCTS.items() for size in SIZES]
+    kernels = [(f"{name} {size}", kernel_of(text, dtype, *size)) for name, text in STATIC.items() for size in SIZES]
     check_cases([Case(name, k, inputs_of(k, 3)) for name, k in kernels], ISAS[isa])
 
 
 def test_every_type():
-    kernels = {f"{n} {d}": kernel_of(PRODUCTS[n], d, 5, 21, 50) for n in ("linear", "heads") for d in ("f16", "bf16")}
+    kernels = {f"{n} {d}": kernel_of(STATIC[n], d, 5, 21, 50) for n in ("linear", "heads") for d in ("f16", "bf16")}
     check_cases([Case(name, k, inputs_of(k, 5)) for name, k in kernels.items()], ISAS[HERE[0]])
 
 
@@ -114,14 +46,14 @@ def test_empty_sums():
 
 
 @pytest.mark.parametrize("isa", list(ISAS))
-@pytest.mark.parametrize("name", list(PRODUCTS))
+@pytest.mark.parametrize("name", list(STATIC))
 def test_programs_of_small_blocks(isa: str, name: str, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(product_tiles, "BLOCK", 8)
     monkeypatch.setattr(product_tiles, "DEEP", 8)
     monkeypatch.setattr(product_tiles, "MANY", 6)
     make_blocks_small(monkeypatch)
     for size in ((14, 19, 9), (1, 9, 7)) if isa == "avx512" else ((7, 11, 10),):
-        kernel = kernel_of(PRODUCTS[name], "f32", *size)
+        kernel = kernel_of(STATIC[name], "f32", *size)
         program = tile(kernel, isa)
         tiled = name not in ("across", "batched") or (isa != "scalar" and size[0] > 1)
         assert not tiled or any(isinstance(s, State) for s in walk_statements(program.body))
@@ -218,8 +150,8 @@ kernel in_place(x: f32[4, 64], y: f32[64, 64]) -> (y: f32[64, 64])
   y[m, n] <- s[m, n]
 """,
     "dynamic": """
-kernel dynamic(x: f32[s0, 64], w: f32[32, 64]) -> (y: f32[s0, 32])
-  axes m:s0, n:32, k:64
+kernel dynamic(x: f32[s0, 64], w: f32[s1, 64]) -> (y: f32[s0, s1])
+  axes m:s0, n:s1, k:64
   s[m, n]: f32 = sum(k) (x[m, k] * w[n, k])
   y[m, n] <- s[m, n]
 """,

@@ -1,0 +1,72 @@
+"""Kernels that are sums of products, for tests: of `m` rows, `n` columns and `k` points, in a type `d`."""
+
+LINEAR = """
+kernel linear(x: {d}[{m}, {k}], w: {d}[{n}, {k}], b: {d}[{n}]) -> (y: {d}[{m}, {n}])
+  axes m:{m}, n:{n}, k:{k}
+  s[m, n]: f32 = sum(k) operands {d} (f32(x[m, k]) * f32(w[n, k]))
+  y[m, n] <- {d}(max((s[m, n] + f32(b[n])), 0.0))
+"""
+GATED = """
+kernel gated(x: {d}[{m}, {k}], g: {d}[{n}, {k}], u: {d}[{n}, {k}]) -> (y: {d}[{m}, {n}], z: {d}[{m}, {n}])
+  axes m:{m}, n:{n}, k:{k}
+  s[m, n]: f32 = sum(k) operands {d} (f32(x[m, k]) * f32(g[n, k]))
+  t[m, n]: f32 = sum(k) operands {d} (f32(x[m, k]) * f32(u[n, k]))
+  v[m, n]: f32 = ((s[m, n] * sigmoid(s[m, n])) * t[m, n])
+  y[m, n] <- {d}(v[m, n])
+  z[m, n] <- {d}((v[m, n] * 2.0))
+"""
+NORMED = """
+kernel normed(x: {d}[{m}, {k}], g: {d}[{k}], w: {d}[{n}, {k}]) -> (y: f32[{m}, {n}])
+  axes m:{m}, n:{n}, k:{k}
+  q[m]: f32 = sum(k) (f32(x[m, k]) * f32(x[m, k]))
+  s[m, n]: f32 = sum(k) ((f32(x[m, k]) * f32(g[k])) * f32(w[n, k]))
+  y[m, n] <- (s[m, n] * rsqrt((q[m] + 0.001)))
+"""
+HEADS = """
+kernel heads(q: {d}[{m}, {n}, {k}], c: {d}[{m}, 7, {k}]) -> (y: {d}[{m}, 7, {n}])
+  axes h:{m}, s:7, n:{n}, k:{k}
+  a[h, s, n]: f32 = sum(k) operands {d} (f32(q[h, n, k]) * f32(c[h, s, k]))
+  y[h, s, n] <- {d}((a[h, s, n] * 0.125))
+"""
+SCALED = """
+kernel scaled(x: f32[{m}, {k}], w: i8[{n}, {k}], s: f32[{n}]) -> (y: f32[{m}, {n}])
+  axes m:{m}, n:{n}, k:{k}
+  a[m, n]: f32 = sum(k) (x[m, k] * f32(w[n, k]))
+  y[m, n] <- (a[m, n] * s[n])
+"""
+WHOLE = """
+kernel whole(x: i8[{m}, {k}], w: i8[{n}, {k}]) -> (y: i32[{m}, {n}])
+  axes m:{m}, n:{n}, k:{k}
+  a[m, n]: i32 = sum(k) (i32(x[m, k]) * i32(w[n, k]))
+  y[m, n] <- a[m, n]
+"""
+PACKED = """
+kernel packed(x: {d}[{m}, 3, {k}, 2], q: u8[{n}, 3, {k}], s: {d}[{n}, 3]) -> (y: {d}[{m}, {n}])
+  axes m:{m}, n:{n}, g:3, j:{k}, d:2
+  a[m, n]: f32 = sum(g, j, d) operands {d} ((f32(x[m, g, j, d]) * f32(s[n, g])) * (where((#(d) < 1:i64),
+    f32(u8((i32(q[n, g, j]) & 15:i32))), f32(u8((i32(q[n, g, j]) >> 4:i32)))) - 8.0))
+  y[m, n] <- {d}(a[m, n])
+"""
+CHANNELS = """
+kernel channels(x: {d}[{m}, {k}], w: i8[{n}, {k}], s: f32[{n}], t: f32[{m}]) -> (y: f32[{m}, {n}])
+  axes m:{m}, n:{n}, k:{k}
+  a[m, n]: f32 = sum(k) operands {d} ((f32(x[m, k]) * t[m]) * (f32(w[n, k]) * s[n]))
+  y[m, n] <- a[m, n]
+"""
+PRODUCTS = {
+    "channels": CHANNELS, "packed": PACKED, "linear": LINEAR, "gated": GATED, "normed": NORMED,
+    "heads": HEADS, "scaled": SCALED, "whole": WHOLE,
+}  # fmt: skip
+ACROSS = """
+kernel across(x: {d}[{m}, {k}], w: {d}[{k}, {n}], b: f32[{n}]) -> (y: f32[{m}, {n}])
+  axes m:{m}, n:{n}, k:{k}
+  s[m, n]: f32 = sum(k) (f32(x[m, k]) * f32(w[k, n]))
+  y[m, n] <- max((s[m, n] + b[n]), 0.0)
+"""
+BATCHED = """
+kernel batched(x: {d}[3, {k}, {m}], w: {d}[3, {k}, {n}]) -> (y: f32[3, {m}, {n}])
+  axes h:3, m:{m}, n:{n}, k:{k}
+  s[h, m, n]: f32 = sum(k) (f32(x[h, k, m]) * exp(f32(w[h, k, n])))
+  y[h, m, n] <- s[h, m, n]
+"""
+STATIC = PRODUCTS | {"across": ACROSS, "batched": BATCHED}  # those that take no dynamic rows too
