@@ -88,9 +88,9 @@ def _find_roots(gm: fx.GraphModule, statics: Collection[fx.Node]) -> dict[fx.Nod
 
 def _is_dense(node: fx.Node) -> bool:
     """Whether it is a tensor of fixed size on the CPU whose bytes lie together: the guard samples its memory."""
-    val = node.meta.get("val")
-    if not _is_fixed(val):
+    if not _is_fixed(node.meta.get("val")):
         return False
+    val = node.meta["val"]
     span = 1 + sum((n - 1) * stride for n, stride in zip(val.shape, val.stride(), strict=True))
     return val.numel() in (0, span)
 
