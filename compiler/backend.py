@@ -89,7 +89,7 @@ def compile_kept(gm: fx.GraphModule, snapshot: Mapping[str, object]) -> Boxed | 
     """The graph in two, one of which runs when parameters change; None where that is not asked for or does not pay."""
     if snapshot["hoist"] == "never":
         return None
-    apart = hoist(gm, find_statics(gm))
+    apart = hoist(gm, find_statics(gm), copies=snapshot["hoist"] == "all")
     if apart is None:
         return None
     apart.main.meta["hoisted"] = apart.notes

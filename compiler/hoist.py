@@ -26,10 +26,15 @@ class Verdict(Enum):
 
     FEWER = "kept: fewer bytes than it is computed of"
     TABLE = "kept: a small table"
+    COPY = "kept: a copy that is dense along what its product sums over"
     LARGER = "not kept: more bytes than it is computed of"
     EQUAL = "not kept: as many bytes as it is computed of, and not small"
     LITTLE = "not kept: it would save less than a look at what it is computed of costs"
     RETURNED = "not kept: the caller gets it, or a view of it, and may write to it"
+
+
+KEPT = (Verdict.FEWER, Verdict.TABLE, Verdict.COPY)
+PRODUCTS = {torch.ops.aten.mm.default: 1, torch.ops.aten.addmm.default: 2}  # and which operand is the right one
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,12 +64,14 @@ def find_statics(gm: fx.GraphModule) -> frozenset[int]:
     return frozenset(meta.static_input_indices) - changed
 
 
-def hoist(gm: fx.GraphModule, statics: Collection[int]) -> Hoisted | None:
-    """Take the graph apart; None where nothing pays."""
+def hoist(gm: fx.GraphModule, statics: Collection[int], *, copies: bool = False) -> Hoisted | None:
+    """Take the graph apart; None where nothing pays. `copies` of weights may be kept that save no bytes."""
     inputs = _inputs(gm)
-    roots = _find_roots(gm, [inputs[k] for k in sorted(statics)])
-    verdicts = dict(_judge_all(gm, roots))
-    kept = [n for n, v in verdicts.items() if v in (Verdict.FEWER, Verdict.TABLE)]
+    chosen = [inputs[k] for k in sorted(statics)]
+    turned = _turn_operands(gm, _find_roots(gm, chosen), copies)
+    roots = _find_roots(gm, chosen)
+    verdicts = dict(_judge_all(gm, roots, turned))
+    kept = [n for n, v in verdicts.items() if v in KEPT]
     if not kept:
         return None
     needed = set(kept).union(*(roots[n] for n in kept))
@@ -117,8 +124,46 @@ def _is_pure(node: fx.Node) -> bool:
     )
 
 
+def _turn_operands(
+    gm: fx.GraphModule, roots: dict[fx.Node, frozenset[fx.Node]], copies: bool
+) -> frozenset[fx.Node]:  # fmt: skip
+    """Let products read static operands across; returns the copies.
+
+    x @ w, w: [K, N] of strides [N, 1]     ->     x @ copy.t(), copy = contiguous(w.t())
+
+    Without `copies` only where w is narrower than what it is computed of, so that a copy is kept in its place.
+    """
+    aten = torch.ops.aten
+    made: dict[fx.Node, fx.Node] = {}
+    for product in [n for n in gm.graph.nodes if n.target in PRODUCTS]:
+        place = PRODUCTS[product.target]
+        w = product.args[place]
+        if not isinstance(w, fx.Node) or not roots.get(w) or not _is_across(w.meta["val"]):
+            continue
+        if w not in made and (copies or _bytes(w) < sum(map(_bytes, roots[w]))):
+            with gm.graph.inserting_after(w):
+                view = _call(gm.graph, aten.t.default, w)
+            with gm.graph.inserting_after(view):
+                made[w] = _call(gm.graph, aten.clone.default, view, memory_format=torch.contiguous_format)
+        if w in made:
+            with gm.graph.inserting_before(product):
+                product.update_arg(place, _call(gm.graph, aten.t.default, made[w]))
+    return frozenset(made.values())
+
+
+def _is_across(val: torch.Tensor) -> bool:
+    """Whether a matrix is dense along its rows, and not by chance along its columns too."""
+    return min(val.shape) > 1 and val.stride() == (val.shape[1], 1)
+
+
+def _call(graph: fx.Graph, target: Any, x: fx.Node, **options: Any) -> fx.Node:
+    node = graph.call_function(target, (x,), options)
+    node.meta = {**x.meta, "val": target(x.meta["val"], **options)}
+    return node
+
+
 def _judge_all(
-    gm: fx.GraphModule, roots: dict[fx.Node, frozenset[fx.Node]]
+    gm: fx.GraphModule, roots: dict[fx.Node, frozenset[fx.Node]], turned: Collection[fx.Node]
 ) -> Iterator[tuple[fx.Node, Verdict]]:  # fmt: skip
     """The values that the rest of the graph reads; where one is not kept, what it is computed of is asked."""
     open_ = [n for n in roots if n.op != "placeholder" and any(u not in roots for u in n.users)]
@@ -129,9 +174,11 @@ def _judge_all(
             continue
         seen.add(node)
         verdict = None if _is_view(node) else _judge(node, roots[node])
+        if node in turned and verdict in (Verdict.EQUAL, Verdict.TABLE):
+            verdict = Verdict.COPY
         if verdict is not None:
             yield node, verdict
-        if verdict not in (Verdict.FEWER, Verdict.TABLE):
+        if verdict not in KEPT:
             open_ += node.all_input_nodes
 
 

@@ -284,3 +284,30 @@ def test_explain_says_what_is_kept() -> None:
     assert "graph once" in text
     assert "kept: fewer bytes than it is computed of" in text
     assert "not kept: it would save less" in text
+
+
+@pytest.mark.parametrize(("how", "autocast", "kept"), [("auto", False, 0), ("all", False, 1), ("auto", True, 1)])
+def test_weights_stored_across_are_turned(how: str, autocast: bool, kept: int, runs: list[int]) -> None:
+    class Across(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.w, self.b = nn.Parameter(torch.randn(160, 200)), nn.Parameter(torch.randn(200))
+
+        def forward(self, x: Tensor) -> Tensor:
+            with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+                return torch.addmm(self.b, x, self.w)
+
+    model = Across()
+    fast = torch.compile(model, backend="treadle", fullgraph=True, options={**OPTIONS, "hoist": how})
+    eps = torch.finfo(torch.bfloat16).eps if autocast else 160 * torch.finfo(torch.float32).eps
+    for _ in range(2):
+        x = torch.randn(5, 160)
+        w, b = model.w.double(), model.b.double()
+        bound = 2 * eps * (x.double().abs() @ w.abs() + b.abs())
+        assert ((fast(x).double() - (x.double() @ w + b)).abs() <= bound).all()
+        model.w.mul_(3)
+    assert len(runs) == 2 * kept
+    torch._dynamo.reset()
+    text = str(treadle.explain(model, (torch.randn(5, 160),), hoist=how))
+    assert ("kept: " in text) == bool(kept)
+    assert ("dense along what its product sums over" in text) == (how == "all")
