@@ -19,8 +19,10 @@ from torch._functorch.aot_autograd import aot_module_simplified
 from .direct import find_direct_call
 from .direct_step import StepCapture
 from .driver import Boxed, compile_boxed, open_store
+from .hoist import find_statics, hoist
 from .joint import partition_joint
 from .modes import find_options
+from .runtime.kept import keep_values
 from .settings import settings
 from .table import find_decompositions
 
@@ -55,7 +57,7 @@ def run_aot(gm: fx.GraphModule, example_inputs: Sequence[Any]) -> Callable[..., 
     may_be_direct = not (lifted or boxed or torch._C._is_any_autocast_enabled())
 
     def compile_inference(gm: fx.GraphModule, example_inputs: Sequence[Any]) -> Boxed:
-        boxed = make_compiler("inference", snapshot)(gm, example_inputs)
+        boxed = compile_kept(gm, snapshot) or make_compiler("inference", snapshot)(gm, example_inputs)
         direct.append(find_direct_call(gm, boxed) if may_be_direct and len(example_inputs) == count else None)
         return boxed
 
@@ -81,6 +83,18 @@ def run_aot(gm: fx.GraphModule, example_inputs: Sequence[Any]) -> Callable[..., 
         keep_inference_input_mutations=True,
     )
     return without_tracing((direct[0] if len(direct) == 1 else None) or step.wrap(compiled))
+
+
+def compile_kept(gm: fx.GraphModule, snapshot: Mapping[str, object]) -> Boxed | None:
+    """The graph in two, one of which runs when parameters change; None where that is not asked for or does not pay."""
+    if snapshot["hoist"] == "never":
+        return None
+    apart = hoist(gm, find_statics(gm), copies=snapshot["hoist"] == "all")
+    if apart is None:
+        return None
+    apart.main.meta["hoisted"] = apart.notes
+    once = make_compiler("once", snapshot)(apart.once, ())
+    return keep_values(once, make_compiler("inference", snapshot)(apart.main, ()), apart.statics)
 
 
 def make_compiler(kind: str, snapshot: Mapping[str, object]) -> Compiler:

@@ -61,6 +61,7 @@ class Planned:
     values      where the plan has its values
     storable    whether another process can start from the plan
     cuda_graph  whether it is captured as one, and why not; "" where nobody asked
+    hoisted     what `hoist` judged of the graph
     """
 
     plan: Plan
@@ -73,6 +74,7 @@ class Planned:
     isa: Isa
     storable: bool
     cuda_graph: str = ""
+    hoisted: tuple[str, ...] = ()
 
     def report(self) -> GraphReport:
         """What `explain` tells of it."""
@@ -80,7 +82,7 @@ class Planned:
         show, device = _gpu().describe_gpu(plan) if plan.device != "cpu" else (self._show, GENERIC_CPU)
         report: GraphReport = import_module(".report", __package__).report_graph(
             self.imported, self.fused, self.kernels, self.memory, self.watch, plan.counts, plan.text, show, device,
-            self.cuda_graph,
+            self.cuda_graph, self.hoisted,
         )  # fmt: skip
         return report
 
@@ -152,7 +154,7 @@ def plan_graph(gm: fx.GraphModule, watch: Watch, tools: Toolchain, gpu: GpuTools
     return Planned(
         plan=written.plan, imported=imported, fused=fused, kernels=tuple(kernels), memory=written.memory, values=values,
         watch=watch, isa=tools.isa, storable=not imported.objects and not any(b.problem for b in kernels),
-        cuda_graph=told if settings.cuda_graphs else "",
+        cuda_graph=told if settings.cuda_graphs else "", hoisted=tuple(gm.meta.get("hoisted", ())),
     )  # fmt: skip
 
 

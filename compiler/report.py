@@ -111,6 +111,7 @@ class GraphReport:
     edges      the pairs of kernels and calls that were not fused, and why
     mutations  the values that replace inputs: written in place, or why not
     cuda_graph whether it is captured as one, and why not; "" where no mode asks for it
+    hoisted    the values that depend on parameters and buffers alone, and whether they are kept
     """
 
     name: str
@@ -125,6 +126,7 @@ class GraphReport:
     compiler_seconds: float
     plan: str
     cuda_graph: str = ""
+    hoisted: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         return "\n".join(_graph_lines(self))
@@ -143,6 +145,7 @@ class Report:
 def report_graph(
     imported: Imported, fused: Fused, kernels: Iterable[Built], memory: MemoryPlan, watch: Watch,
     counts: dict[str, int], plan: str, show: Show, device: Device = GENERIC_CPU, cuda_graph: str = "",
+    hoisted: tuple[str, ...] = (),
 ) -> GraphReport:  # fmt: skip
     """Gather what is known of a graph just compiled; `show` prints the kernels again, which may be from the store."""
     refusals = find_refusals(fused, lambda kernel: estimate(kernel, device).seconds)
@@ -159,6 +162,7 @@ def report_graph(
         compiler_seconds=watch.compiler_seconds,
         plan=plan,
         cuda_graph=cuda_graph,
+        hoisted=hoisted,
     )
 
 
@@ -240,6 +244,7 @@ def _graph_lines(g: GraphReport) -> list[str]:
     ]
     if g.cuda_graph:
         lines.append(f"  CUDA graph: {g.cuda_graph}")
+    lines += [f"  hoisted  {line}" for line in g.hoisted]
     for number, k in enumerate(g.kernels, 1):
         apart = [f"  apart    {line}" for line in describe_edges(k.name, g.edges, {})]
         lines += ["", *_kernel_lines(k, number, len(g.kernels), apart)]

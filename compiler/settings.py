@@ -246,6 +246,14 @@ class Settings:
         " unpacked on the way; library leaves all to them; own takes all that kernels can compute",
         changes_code=True,
     )
+    hoist = Option(
+        one_of("never", "auto", "all"),
+        "never",
+        "what an inference graph computes of parameters and buffers alone, on a CPU: auto keeps what is smaller than"
+        " they are (weights that autocast narrows) and small tables, beside them in memory, and computes it again when"
+        " they change; all keeps a transposed copy too of each weight stored [in, out], as large as the weight; a write"
+        " through .data that changes few elements may go unseen",
+    )
     compiler = Option(TEXT, "g++", "the C++ compiler to call: a name on PATH or a path", changes_code=True)
     threads = Option(whole_number(0), 0, "threads of a CPU kernel; 0: as many as torch uses", changes_code=True)
 
