@@ -91,8 +91,8 @@ def describe(cx: Context, left: Value, right: Value, labels: Labels, at: tuple[i
         (left.dtype, right.dtype),
         (dense[0], dense[1]),
         (is_unpacked(left), is_unpacked(right)),
-        (across[0], across[1]),
-        (cx.dims.hint(rows), cx.dims.hint(columns)),
+        across=(across[0], across[1]),
+        hints=(cx.dims.hint(rows), cx.dims.hint(columns)),
     )
 
 

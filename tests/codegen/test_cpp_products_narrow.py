@@ -267,6 +267,7 @@ def test_bits_are_found_in_the_order_of_the_lanes():
     joined = join_bits(found)
     assert joined.lanes.extent == 128 and not joined.summed
     ((product,),) = joined.sums[0].groups
+    assert isinstance(product, Op)
     planes = find_planes(product.args[1])
     assert planes is not None and len(planes.bits) == 3 and len(planes.words) == 8
     assert [steps_by(b, joined.lanes) for b in planes.bits] == [1, 1, 1]
