@@ -251,6 +251,27 @@ def test_more_rows_are_ours_where_no_library_is_quicker():
     assert judge_product(product_of(500, 10_000, (I8, I8)), PLAIN) == ""
 
 
+def test_larger_operands_that_are_dense_along_the_results_are_ours_where_no_library_is_quicker():
+    turned = replace(product_of(), dense=(True, False), across=(True, True))
+    assert judge_product(turned, PLAIN) == ""
+    assert judge_product(replace(turned, across=(True, False)), PLAIN)
+    many = replace(turned, rows=500)
+    assert judge_product(many, OF_AMD) == "" and "rows" in judge_product(many, PLAIN)
+    half = replace(many, dtypes=(BF16, BF16))
+    assert "dense" in judge_product(half, WITH_BF16)
+    assert judge_product(replace(half, reordered=True), WITH_BF16) == ""
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("rows", [1, 2, 9, FEW_ROWS, 40])
+def test_weights_stored_across(rows: int, dtype: torch.dtype):
+    """y = x w, the products of gradients, and batches of them."""
+    x, w, b = (torch.randn(s).to(dtype) for s in ((rows, 130), (130, 272), (272,)))
+    check(lambda x, w, b: gelu(torch.addmm(b, x, w)) * 0.5, x, w, b, library=0 if rows <= FEW_ROWS else None)
+    check(lambda x, w: torch.relu(x.t() @ w), x, torch.randn(rows, 96).to(dtype), library=None)
+    check(torch.bmm, torch.randn(3, rows, 65).to(dtype), torch.randn(3, 65, 100).to(dtype), library=None)
+
+
 @pytest.mark.parametrize(
     ("product", "word"),
     [
