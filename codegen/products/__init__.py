@@ -5,7 +5,7 @@ bits    values that follow from single bits of memory
 groups  short groups of a sum
 narrow  products that one instruction adds up in groups
 blocks, packs, rest, body, tiles   tiles whose lanes run along the sum
-panel   tiles whose lanes are rows
+panel, panel_rows, panel_results   tiles whose lanes are rows
 dynamic rows whose count is known at run time only
 """
 

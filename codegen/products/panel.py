@@ -18,21 +18,19 @@ matrix multiplication, TOMS 2008, with the two operands' parts exchanged).
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-
-import sympy
+from collections.abc import Sequence
 
 from ...ir.expr import Expr, Load, Rewriter, const, data_in, loads_in
 from ...ir.index import Axis, Index, axis_coefficient, of_atom
-from ...ir.loops import Store
 from ...ir.scalar import cast, op
-from ...ir.tiles import Fetch, Fold, Loop, Put, Scratch, Stage, State, Statement, Update
-from ...ir.types import F32, I32, DType, as_dim
+from ...ir.tiles import Fetch, Fold, Loop, Put, Scratch, State, Statement, Update
+from ...ir.types import F32, I32
 from .blocks import Rows, RowTile
 from .dynamic import panel_rows
-from .find import Products, Sum, delay_scales, extent_of
-from .narrow import Operand, narrow_type, stored_part
-from .packs import add_up, narrowed, split_sides
+from .find import Products, delay_scales, extent_of
+from .narrow import Operand, stored_part
+from .packs import add_up, split_sides
+from .panel_results import PanelResults
 from .tiles import ProductBuilder, few_for
 
 MANY_ROWS = 128  # of a block
@@ -69,7 +67,7 @@ def fits_panels(found: Products, lanes: int) -> bool:
     return True
 
 
-class PanelBuilder(ProductBuilder):
+class PanelBuilder(PanelResults):
     """Builds the statements of a kernel of sums of products of many rows."""
 
     many = MANY_ROWS
@@ -149,141 +147,6 @@ class PanelBuilder(ProductBuilder):
     def _is_worth_packing(self, side: Operand) -> bool:
         return True  # only what lies in memory is turned
 
-    def _is_across(self, side: Operand) -> bool:
-        """True for operands of rows that are taken as they lie: along the rows."""
-        rows = self.found.rows
-        if rows is None or rows not in side[0].axes or self.rows.dynamic:
-            return False
-        if self.found.across:
-            return True
-        loads = [e for e in map(stored_part, side) if isinstance(e, Load) and e.guard is None]
-        return len(loads) == len(side) and all(axis_coefficient(e.index[-1], rows) == 1 for e in loads)
-
-    # --- the rows' operands --------------------------------------------------------------------------------------
-
-    def _row_sides(self) -> dict[Operand, str]:
-        """The operands of rows, with the names of their arrays."""
-        sides = dict.fromkeys(self._oriented(g)[0] for s in self.found.sums for g in s.groups)
-        part = "" if self.hoists else self.part  # what is turned once serves all parts
-        return {side: f"panel{k}{part}" for k, side in enumerate(sides)}
-
-    def _oriented(self, group: Sequence[Expr]) -> tuple[Operand, Operand]:
-        """The sides of a group: that of the rows, that of the columns."""
-        a, b = self.sides(group)
-        return (b, a) if self.found.columns in a[0].axes else (a, b)
-
-    def _pack_rows(self) -> list[Statement]:
-        """Computes operands that are no plain loads, and turns all of them."""
-        turned: list[Statement] = []
-        for k, tile in enumerate(self.rows.tiles):
-            copied = {side: name for side, name in self._row_sides().items() if self._is_across(side)}
-            turned += self._over_outer(self._copies(copied, k, tile)) if copied and not self.passes else []
-            stages: list[Statement] = []
-            for side, name in self._row_sides().items():
-                stages += [] if side in copied else self._stages(side, name, k, tile)
-            if not stages:
-                continue
-            chunks = self._chunks()
-            body: list[Statement] = [Loop("serial", chunks, tuple(stages))] if chunks.extent != 1 else stages
-            body = self._over_outer(body)
-            turned += tile.loop(body)
-        return [*super()._pack_rows(), *turned]
-
-    def _stages(self, side: Operand, name: str, k: int, tile: RowTile) -> list[Statement]:
-        f, value = self.found, self._panel_source(side)
-        assert f.rows is not None
-        count, width = len(side), self.height * len(side)
-        if name not in self.scratch:
-            panels = self.rows.size // self.height if self.rows.dynamic else len(self._tile_starts())
-            rows = panels * self._tile_points()
-            self.scratch[name] = Scratch(name, value.dtype, (rows, width), count > 1)
-        begin, _ = self._limits(f.lanes)
-        at = of_atom(self._chunks()) * self.pack if self._chunks().extent != 1 else Index(())
-        row = at if begin is None else at + begin
-        base = self._tile_base(k, tile) + self._panel_place(at)
-        found: list[Statement] = []
-        for u in range(self._packs(tile)):
-            lane = self.rows.first + tile.row(0) + self.pack * u
-            place = base, Index((), count * self.pack * u)
-            found.append(Stage(name, place, value, f.lanes, f.rows, row, lane, self.pack, count))
-        return found
-
-    def _copies(self, sides: Mapping[Operand, str], k: int, tile: RowTile) -> list[Statement]:
-        """Computes operands of a tile's rows, all rows of a point at once."""
-        f = self.found
-        assert f.rows is not None
-        begin, end = self._limits(f.lanes)
-        at = of_atom(f.lanes) if begin is None else of_atom(f.lanes) - begin
-        first = self.rows.first + tile.row(0)
-        puts: list[Statement] = []
-        for side, name in sides.items():
-            dtype = self._panel_type(side)
-            count = len(side)
-            if name not in self.scratch:
-                rows = len(self._tile_starts()) * self._tile_points()
-                self.scratch[name] = Scratch(name, dtype, (rows, self.height * count), count > 1)
-            row = self._tile_base(k, tile) + self._panel_place(at)
-            for n, e in enumerate(side):
-                puts.append(Put(name, (row, (of_atom(f.rows) - first) * count + n), narrowed(e, dtype)))
-        loop = Loop("lanes", f.rows, tuple(puts), self.pack, first, first + tile.height)
-        return [Loop("serial", f.lanes, tuple(tile.loop([loop])), 1, begin, end)]
-
-    def _panel_type(self, side: Operand) -> DType:
-        """The type of a panel's elements."""
-        if not self._is_across(side):
-            return self._panel_source(side).dtype
-        return side[0].dtype if len(side) == 1 else narrow_type(side)
-
-    def _panel_source(self, side: Operand) -> Load:
-        """What is turned: the first element of each group."""
-        packed = self.packed.get(side)
-        value = self._read_packed(packed, {}, 0) if packed is not None else stored_part(side[0])
-        assert isinstance(value, Load)
-        return value
-
-    def _chunks(self) -> Axis:
-        return Axis(f"{self.found.lanes.name}_w", -(-self._block_points(self.found.lanes) // self.pack))
-
-    def _block_points(self, axis: Axis) -> int:
-        """Points of an axis that is summed over, in a block."""
-        return self.deep[2] if self.deep is not None and self.deep[0] is axis else extent_of(axis)
-
-    def _tile_points(self) -> int:
-        """Rows of a panel: the points of the sum in a block, whole tiles of them."""
-        points = -(-self._block_points(self.found.lanes) // self.pack) * self.pack
-        for a in self.found.summed:
-            points *= self._block_points(a)
-        return points
-
-    def _panel_place(self, lanes: Index) -> Index:
-        """The row of a panel: at a place of the lanes in their block, and the current point of the other axes."""
-        place = Index(())
-        for a in self.found.summed:
-            begin, _ = self._limits(a)
-            place = place * self._block_points(a) + (of_atom(a) if begin is None else of_atom(a) - begin)
-        return place * (-(-self._block_points(self.found.lanes) // self.pack) * self.pack) + lanes
-
-    def _tile_starts(self) -> list[int]:
-        """The first rows of the tiles of a block."""
-        return [
-            t.label + i * t.height
-            for t in self.rows.tiles for i in range(1 if t.axis is None else extent_of(t.axis))
-        ]  # fmt: skip
-
-    def _tile_base(self, k: int, tile: RowTile) -> Index:
-        """Where the panel of a tile starts."""
-        if tile.place is not None:
-            return tile.place * self._tile_points()
-        if tile.axis is not None:
-            return of_atom(tile.axis) * self._tile_points()
-        return Index((), self._tile_starts().index(tile.label) * self._tile_points())
-
-    def _packs(self, tile: RowTile) -> int:
-        return -(-tile.height // self.pack)
-
-    def _padded_rows(self) -> int:
-        return -(-self.rows.size // self.pack) * self.pack
-
     # --- a tile --------------------------------------------------------------------------------------------------
 
     def _tile(self, tile: RowTile, column: Index, width: int, first: Index) -> list[Statement]:
@@ -319,13 +182,6 @@ class PanelBuilder(ProductBuilder):
         if self._scales_parts:
             return self._over_outer([*states, *points, keep])
         return [*states, *self._over_outer(points), keep]
-
-    def _over_outer(self, body: list[Statement]) -> list[Statement]:
-        """Loops over the axes around the lanes."""
-        for axis in reversed(self.found.summed):
-            begin, end = self._limits(axis)
-            body = [Loop("serial", axis, tuple(body), 1, begin, end)]
-        return body
 
     def _over_points(
         self, updates: Sequence[Update], single: Sequence[Update], chains: int, fetches: Sequence[Statement]
@@ -452,120 +308,6 @@ class PanelBuilder(ProductBuilder):
         if packed is not None and len(side) == 1:
             return [self._read_packed(packed, at, j)]
         return super().side(side, at, j)
-
-    # --- results -------------------------------------------------------------------------------------------------
-
-    @property
-    def _stores_at_once(self) -> bool:
-        """True where results go from registers to memory: sums are whole, and rows fill packs that lie side by side."""
-        rows = self.found.rows
-        plain = not any(s.shift or s.rest or s.scale is not None for s in self.found.sums)
-        whole = rows is not None and not self.rows.dynamic and extent_of(rows) % self.pack == 0
-        return self._stores_columns and plain and whole and not self._adds
-
-    def _results_of(self, k: int, tile: RowTile, column: Index, width: int, chains: int) -> list[Statement]:
-        """The stores of a tile's results."""
-        f = self.found
-        assert f.rows is not None
-        dtypes = {s.name: s.dtype for s in f.sums}
-        done: list[Statement] = []
-        for store in f.stores:
-            for j in range(width):
-                for u in range(self._packs(tile)):
-                    row = self.rows.first + tile.row(0) + of_atom(self.local) + self.pack * u
-
-                    def read(e: Load, j: int = j, u: int = u) -> Expr:
-                        if e.name not in dtypes:
-                            return e
-                        parts = [Load(f"{e.name}_{k}_{j}_{u}" + "_b" * i, (), e.dtype) for i in range(chains)]
-                        return add_up(parts)
-
-                    at = Rewriter({f.rows: row, f.columns: column + j}, read)
-                    done.append(Put(store.buffer, tuple(map(at.index, store.index)), at(store.value)))
-        return done
-
-    def _columns_array(self, s: Sum) -> str:
-        """The sums of a block, each column's together."""
-        name = f"{s.name}_cols{self.part}"
-        if name not in self.scratch:
-            self.scratch[name] = Scratch(name, s.dtype, (self.block, self._padded_rows()))
-        return name
-
-    def _keep_pack(
-        self, s: Sum, name: str, tile: RowTile, column: Index, first: Index, u: int, chains: int
-    ) -> Put:  # fmt: skip
-        """Leaves a pack of results in the column's place of the array, or adds it to what is there."""
-        index = column, of_atom(self.local) + tile.row(0) + self.pack * u
-        value: Expr = add_up([Load(name + "_b" * i, (), s.dtype) for i in range(chains)])
-        if s.scale is not None:
-            value = op("mul", value, Rewriter({self.found.columns: column + first})(s.scale))
-        array = self._columns_array(s)
-        if s.shift:
-            value = op("sub", value, Load(f"{s.name}_shift{self.part}", (column,), s.dtype))
-        if self._adds:
-            value = op("add", Load(array, index, s.dtype), value)
-        return Put(array, index, value)
-
-    def _clear(self, first: Index, size: int) -> list[Statement]:
-        columns, rows = Axis("column", size), Axis("row", self._padded_rows())
-        puts = [
-            Put(self._columns_array(s), (of_atom(columns), of_atom(rows)), const(0, s.dtype)) for s in self.found.sums
-        ]
-        return [Loop("serial", columns, (Loop("lanes", rows, tuple(puts), self.pack),))]
-
-    def _after_sums(self, first: Index, size: int) -> list[Statement]:
-        """Turns the sums, so that those of a row are together, unless results are stored as they are."""
-        f, n = self.found, self.pack
-        assert f.rows is not None
-        if self._stores_columns:
-            return []  # they lie side by side already
-        across, along = Axis("row_w", self._padded_rows() // n), Axis("column_w", -(-size // n))
-        start, begin, end = of_atom(across) * n, None, None
-        if self.rows.dynamic:  # packs of rows that are there
-            packs = self._padded_rows() // n
-            across = Axis("row_w", as_dim(sympy.floor((f.rows.extent + n - 1) / n)))
-            begin = of_atom(self.rows.blocks) * packs
-            start, end = (of_atom(across) - begin) * n, begin + packs
-        stages: list[Statement] = []
-        for s in f.sums:
-            value = Load(
-                self._columns_array(s), (of_atom(f.columns) - first, of_atom(f.rows) - self.rows.first), s.dtype
-            )
-            at = start, of_atom(along) * n
-            row, lane = start + self.rows.first, of_atom(along) * n + first
-            stages.append(Stage(self._array(s), at, value, f.rows, f.columns, row, lane, n))
-        return [Loop("serial", across, (Loop("serial", along, tuple(stages)),), 1, begin, end)]
-
-    @property
-    def _stores_columns(self) -> bool:
-        """True where the results of a column, and not those of a row, lie side by side in memory."""
-        rows = self.found.rows
-        return rows is not None and all(axis_coefficient(s.index[-1], rows) == 1 for s in self.found.stores)
-
-    def _store(self, s: Store, first: Index, size: int) -> list[Statement]:
-        return [] if self._stores_at_once else super()._store(s, first, size)
-
-    def _over_results(self, put: Put, first: Index, size: int) -> list[Statement]:
-        f = self.found
-        if not self._stores_columns or f.rows is None:
-            return super()._over_results(put, first, size)
-        begin, end = self.rows.limits
-        loop = Loop("lanes", f.rows, (put,), self.pack, begin, end)
-        return [Loop("serial", f.columns, (loop,), 1, first, first + size)]
-
-    def _array(self, s: Sum) -> str:
-        if self._stores_columns:
-            return self._columns_array(s)
-        name = f"{s.name}_all{self.part}"
-        if name not in self.scratch:
-            self.scratch[name] = Scratch(name, s.dtype, (self._padded_rows(), self.block))
-        return name
-
-    def _result(self, s: Sum, at: dict[Axis, Index], first: Index) -> tuple[Index, ...]:
-        f = self.found
-        assert f.rows is not None
-        row, column = of_atom(f.rows) - self.rows.first, of_atom(f.columns) - first
-        return (column, row) if self._stores_columns else (row, column)
 
 
 def make_builders(found: Products, lanes: int, pairs: bool = False, quads: bool = False) -> list[ProductBuilder]:
