@@ -30,6 +30,7 @@ CALLS = {"library": Reason.LIBRARY, "effect": Reason.EFFECT}  # kinds of calls; 
 LIGHT = 24  # nodes of an index-only value (a mask of positions) that is cheaper to recompute than to load
 FEW = 16  # times that an operand of a contraction may be computed again, rather than stored
 TOGETHER = 128  # results that share an element of the larger operand, whatever the tiles of a target
+MOST_SLICES = 16  # that are compared with each other
 MANY_PLACES = 3  # in which the elements of a window stand
 TABLE = 256  # entries: looking one up costs no more than computing a value
 FEW_BLOCKS = 4  # of so many results, for each of which the larger operand may be computed again
@@ -69,6 +70,7 @@ class Regions:
         self._index_only = self._find_index_only()
         self._bind_uses()
         self._sources: dict[str, dict[str, int]] = {}  # of nodes that were asked for, once all that is forced is known
+        self._places: dict[frozenset[str], int] = {}
         self.depth = self._find_depths()
         self._require_crossing()
 
@@ -208,15 +210,21 @@ class Regions:
             found = {} if self.is_transparent(node.name) else self.slices(node.name)
             for i in node.inputs:
                 for source, cuts in places.get(i, {}).items():
-                    found[source] = found.get(source, frozenset()) | cuts
+                    own = found.get(source, frozenset())
+                    found[source] = own if len(own) > MOST_SLICES else own | cuts
             if found:
                 places[node.name] = found
         return {n for n, found in places.items() if any(self.count_places(c) >= MANY_PLACES for c in found.values())}
 
     def count_places(self, slices: frozenset[str]) -> int:
-        """In how many places slices read a value: in one where they have no element in common."""
-        nodes = [self.graph.by_name[n] for n in sorted(slices)]
-        return 1 if all(are_disjoint(a, b) for a, b in combinations(nodes, 2)) else len(nodes)
+        """In how many places slices read a value: in one where they are not many and have no element in common."""
+        if len(slices) > MOST_SLICES:
+            return len(slices)
+        if slices not in self._places:
+            nodes = [self.graph.by_name[n] for n in sorted(slices)]
+            apart = all(are_disjoint(a, b) for a, b in combinations(nodes, 2))
+            self._places[slices] = 1 if apart else len(nodes)
+        return self._places[slices]
 
     def _may_sink(self, node: Node) -> bool:
         name = node.name

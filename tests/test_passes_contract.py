@@ -136,6 +136,15 @@ def test_windows_are_read_of_what_is_stored():
     assert all(len(s.writes) == 1 for s in launches)
 
 
+def test_slices_without_common_elements_are_no_windows():
+    """Numbers in planes are put together on the way; slices that overlap would compute each element several times."""
+    layer = Layer()
+    g = layer.g
+    planes = g.exp(layer.weight("planes", (3 * COLUMNS, DEPTH)))
+    parts = [g.slice(planes, 0, k * COLUMNS, COLUMNS) * float(k + 1) for k in range(3)]
+    check(layer.finish(layer.linear(layer.x, parts[0] + parts[1] + parts[2])), 1)
+
+
 def test_cheap_values_are_computed_for_each_window():
     g = GraphBuilder("plain")
     x = g.input("x", (ROWS, COLUMNS), F32, (COLUMNS, 1))

@@ -8,10 +8,12 @@ import pytest
 from fused import assert_same, fuse
 
 from treadle.ir.builder import GraphBuilder
-from treadle.ir.graph import Graph
+from treadle.ir.graph import Graph, Node
 from treadle.ir.types import F32, contiguous_strides
+from treadle.passes import regions
 from treadle.passes.inline import Assembly
 from treadle.passes.merge import Merger
+from treadle.passes.regions import are_disjoint
 
 
 @pytest.fixture
@@ -45,6 +47,22 @@ def recurrence(steps: int) -> Graph:
         rows.append(h)
     y = g.cat(rows, 0)
     return g.finish([y], (), [contiguous_strides(y.shape)])
+
+
+def test_slices_of_a_recurrence_are_compared_seldom(monkeypatch: pytest.MonkeyPatch):
+    """Each step reads one more slice: that they are apart is asked of few of them."""
+    counted: Counter[int] = Counter()
+
+    def count(steps: int) -> int:
+        def compare(a: Node, b: Node) -> bool:
+            counted[steps] += 1
+            return are_disjoint(a, b)
+
+        monkeypatch.setattr(regions, "are_disjoint", compare)
+        fuse(recurrence(steps))
+        return counted[steps]
+
+    assert count(80) <= 2 * count(40) + 100
 
 
 def tree(levels: int) -> Graph:
