@@ -10,6 +10,7 @@ stored. Its operands are stored too, unless few of its results read each element
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
@@ -35,6 +36,8 @@ MANY_PLACES = 3  # in which the elements of a window stand
 TABLE = 256  # entries: looking one up costs no more than computing a value
 FEW_BLOCKS = 4  # of so many results, for each of which the larger operand may be computed again
 POINT_BY_POINT = ("pointwise", "view", "create")  # kinds of nodes that need no more of a value than its own element
+
+Place = tuple[str, ...]  # what stands between a value and who reads it, views for one; equal: the same element
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +72,7 @@ class Regions:
         self.layouts = _find_layouts(graph)
         self._index_only = self._find_index_only()
         self._bind_uses()
-        self._sources: dict[str, dict[str, int]] = {}  # of nodes that were asked for, once all that is forced is known
+        self._reads: dict[str, tuple[tuple[Place, str], ...]] = {}  # once all that is forced is known
         self._places: dict[frozenset[str], int] = {}
         self.depth = self._find_depths()
         self._require_crossing()
@@ -275,18 +278,26 @@ class Regions:
                 found.add(reader.name)
         return found
 
-    def sources(self, name: str) -> dict[str, int]:
-        """The computed or stored values that a node reads, through transparent ones, and along how many ways.
+    def reads(self, name: str) -> tuple[tuple[Place, str], ...]:
+        """The computed or stored values that a node reads, each with the place where it does."""
+        found = self._reads.get(name)
+        if found is None:
+            node = self.graph.by_name[name]
+            of_own = OPS[node.op].kind != "pointwise"  # of each operand other elements than of the next one
+            ways: list[tuple[Place, str]] = []
+            for k, i in enumerate(dict.fromkeys(node.inputs)):
+                at = (f"{name}[{k}]",) if of_own else ()
+                through = self.reads(i) if self.is_transparent(i) else None
+                ways += [(at, i)] if through is None else [((*at, i, *views), source) for views, source in through]
+            found = self._reads[name] = tuple(ways)
+        return found
+
+    def sources(self, name: str) -> Counter[str]:
+        """The computed or stored values that a node reads, and along how many ways.
 
         Each way is an index map of its own, mostly: along it the value is computed anew where it is pulled.
         """
-        found = self._sources.get(name)
-        if found is None:
-            found = self._sources[name] = {}
-            for i in dict.fromkeys(self.graph.by_name[name].inputs):
-                for source, ways in self.sources(i).items() if self.is_transparent(i) else ((i, 1),):
-                    found[source] = found.get(source, 0) + ways
-        return found
+        return Counter(source for _, source in self.reads(name))
 
     def slices(self, name: str) -> dict[str, frozenset[str]]:
         """The sources of which a node reads slices, with the nodes that cut them."""
