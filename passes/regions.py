@@ -25,7 +25,7 @@ from .inline import Lowered
 from .order import connected_parts
 from .reasons import Reason, Refusal
 
-PURE_VIEWS = ("reshape", "permute", "expand", "slice")
+PURE_VIEWS = ("reshape", "permute", "expand", "slice", "windows")
 CALLS = {"library": Reason.LIBRARY, "effect": Reason.EFFECT}  # kinds of calls; what is not here is opaque
 LIGHT = 24  # nodes of an index-only value (a mask of positions) that is cheaper to recompute than to load
 FEW = 16  # times that an operand of a contraction may be computed again, rather than stored

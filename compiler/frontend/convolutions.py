@@ -1,9 +1,8 @@
 """Lowerings of convolutions: sums of products whose operands are read through index maps, without a copy of windows.
 
-    depthwise    y[n, c, i] = sum(t) x[n, c, step*i + stride*t - pad] * w[c, t]       written out, tap by tap
-    pointwise    y[n, o, i] = sum(c) x[n, c, i] * w[o, c]                             a contraction
-
-The others are a library's: what they sum over does not lie side by side in memory.
+    depthwise    y[n, c, i] = sum(t) x[n, c, step*i + stride*t - pad] * w[c, t]          written out, tap by tap
+    pointwise    y[n, o, i] = sum(c) x[n, c, i] * w[o, c]                                a contraction
+    others       y[n, o, i] = sum(c, t) x[n, c, step*i + stride*t - pad] * w[o, c, t]    one of windows
 """
 
 from __future__ import annotations
@@ -14,7 +13,7 @@ from functools import reduce
 from ...ir.types import product
 from .context import Context, Unsupported, Value, lowers
 from .contractions import Product, contract
-from .pools import Windows, make_windows, static_sizes, window_views
+from .pools import Windows, make_windows, pad_windows, static_sizes, window_views
 
 
 @lowers("convolution.default")
@@ -33,7 +32,7 @@ def _convolution(
     elif groups == 1 and set(weight.shape[2:]) == {1} and set(windows.step) == {1} and not any(windows.pad):
         total = _contract_channels(cx, x, weight)
     else:
-        raise Unsupported("a convolution over windows of several channels")
+        total = _contract_windows(cx, x, weight, windows, groups)
     if bias is not None:
         total = total + cx.g.reshape(cx.operand(bias, total.dtype), (channels, *(1,) * rank))
     return cx.round(total)
@@ -65,3 +64,26 @@ def _contract_channels(cx: Context, x: Value, weight: Value) -> Value:
     flat = cx.g.reshape(weight, weight.shape[:2])
     labels = (0, 1, *image), (x.rank, 1), (0, x.rank, *image)
     return contract(cx, x, flat, labels, reordered=strides[1] != 1)
+
+
+def _contract_windows(cx: Context, x: Value, weight: Value, windows: Windows, groups: int) -> Value:
+    """Windows of the padded image, of which nothing is copied, times the weights of each group."""
+    strides = cx.strides(0)
+    if strides is None or 1 not in (strides[1], strides[-1]):
+        raise Unsupported("a convolution of which neither channels nor positions lie side by side")
+    g, rank = cx.g, weight.rank - 2
+    count = static_sizes(cx.shape[2:])
+    views = g.windows(pad_windows(cx, x, windows, count, 0.0), count, windows.size, windows.step, windows.stride)
+    n, c, o, group, *rest = range(4 + 2 * rank)
+    places, taps = tuple(rest[:rank]), tuple(rest[rank:])
+    labels = (n, c, *places, *taps), (o, c, *taps), (n, o, *places)
+    if groups > 1:
+        views, weight = _by_groups(cx, views, 1, groups), _by_groups(cx, weight, 0, groups)
+        labels = (n, group, *labels[0][1:]), (group, *labels[1]), (n, group, *labels[2][1:])
+    return g.reshape(contract(cx, views, weight, labels, windows=True), cx.shape)
+
+
+def _by_groups(cx: Context, x: Value, dim: int, groups: int) -> Value:
+    """[.., groups * k, ..] as [.., groups, k, ..]."""
+    (size,) = static_sizes(x.shape[dim : dim + 1])
+    return cx.g.reshape(x, (*x.shape[:dim], groups, size // groups, *x.shape[dim + 1 :]))
