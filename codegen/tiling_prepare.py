@@ -334,7 +334,7 @@ def collapse_axes(kernel: Kernel) -> Kernel:
         done = True
         for outer, inner in _neighbours(kernel):
             if _move_together(kernel, outer, inner):
-                kernel = _join(kernel, outer, inner)
+                kernel = join_axes(kernel, outer, inner)
                 done = False
                 break
     return kernel
@@ -363,18 +363,18 @@ def _move_together(kernel: Kernel, outer: Axis, inner: Axis) -> bool:
     if any({outer, inner} & _bounding(a) for a in kernel.axes):
         return False
     for s in kernel.body:
-        if isinstance(s, Store) and not all(_takes_as_one(i, outer, inner) for i in s.index):
+        if isinstance(s, Store) and not all(takes_as_one(i, outer, inner) for i in s.index):
             return False
         for e in walk(*statement_expressions(s)):
             if isinstance(e, Load) and e.name in local:
                 if not _loads_as_one(e, local[e.name], outer, inner):
                     return False
-            elif not all(_takes_as_one(i, outer, inner) for i in indices(e)):
+            elif not all(takes_as_one(i, outer, inner) for i in indices(e)):
                 return False
     return True
 
 
-def _takes_as_one(i: Index, outer: Axis, inner: Axis) -> bool:
+def takes_as_one(i: Index, outer: Axis, inner: Axis) -> bool:
     a, b = axis_coefficient(i, outer), axis_coefficient(i, inner)
     return a is not None and b is not None and a == multiply(b, inner.extent)
 
@@ -391,17 +391,23 @@ def _loads_as_one(e: Load, equation: Equation, outer: Axis, inner: Axis) -> bool
     return outer in equation.axes or not any(axes_of(i) & {outer, inner} for i in e.index)
 
 
-def _join(kernel: Kernel, outer: Axis, inner: Axis) -> Kernel:
+def join_axes(kernel: Kernel, outer: Axis, inner: Axis, digits: bool = False) -> Kernel:
+    """The kernel over the points of both axes as one; local values are read at their points.
+
+    digits  some index takes the two apart, as digits of the one
+    """
     joined = Axis(f"{outer.name}{inner.name}", multiply(outer.extent, inner.extent))
-    local = kernel.equations
+    point, local = of_atom(joined), kernel.equations
 
     def load(e: Load) -> Expr:
         equation = local.get(e.name)
         if equation is None or outer not in equation.axes:
             return e
-        return Load(e.name, _without(equation.axes, e.index, outer), e.dtype, e.guard)
+        at = tuple(point if a is inner else i for a, i in zip(equation.axes, e.index, strict=True) if a is not outer)
+        return Load(e.name, at, e.dtype, e.guard)
 
-    rewrite = Rewriter({outer: ZERO, inner: of_atom(joined)}, load)
+    places = (point // inner.extent, point % inner.extent) if digits else (ZERO, point)
+    rewrite = Rewriter(dict(zip((outer, inner), places, strict=True)), load)
 
     def rename(axes: Iterable[Axis]) -> tuple[Axis, ...]:
         return tuple(joined if a is inner else a for a in axes if a is not outer)
@@ -411,7 +417,3 @@ def _join(kernel: Kernel, outer: Axis, inner: Axis) -> Kernel:
         new = replace(rewrite_statement(s, rewrite), axes=rename(s.axes))
         body.append(replace(new, reduce=rename(new.reduce)) if isinstance(new, Equation) else new)
     return replace(kernel, body=tuple(body))
-
-
-def _without(axes: tuple[Axis, ...], index: tuple[Index, ...], dropped: Axis) -> tuple[Index, ...]:
-    return tuple(i for a, i in zip(axes, index, strict=True) if a is not dropped)
