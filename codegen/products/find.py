@@ -194,6 +194,10 @@ def _with_axes(
     lanes = _dense_along(large, main.reduce)
     if lanes is None or (_is_short(lanes, pack) and _dense_along(large, main.axes)):
         return _across(kernel, sums, stores, main, large)
+    if _is_short(lanes, pack):  # another operand may be dense along more
+        large, lanes = max(
+            ((e, a) for e in static if (a := _dense_along(e, main.reduce))), key=lambda found: extent_of(found[1])
+        )
     if lanes.extent == 1 or any(_is_wide(e, lanes) for e in loads):
         return None
     like = [e for e in loads if e.axes == large.axes and not any(data_in(e.index[-1]))]
