@@ -219,7 +219,7 @@ class Regions:
         return {n for n, found in places.items() if any(self.count_places(c) >= MANY_PLACES for c in found.values())}
 
     def _find_padded(self) -> tuple[set[str], set[str]]:
-        """(the padding of images of which overlapping windows are read, which is conditions of what reads them; what
+        """(the zeros around and within images of which windows are read, which are conditions of what reads them; what
         is computed of such images, which is done once for all windows).
         """
         pads: set[str] = set()
@@ -228,7 +228,7 @@ class Regions:
         while waiting:
             name = waiting.pop()
             node = self.graph.by_name[name]
-            if node.op == "pad" or self.is_transparent(name):
+            if node.op in ("pad", "slice_scatter") or self.is_transparent(name):
                 pads.add(name)
                 waiting += node.inputs
             else:

@@ -51,8 +51,8 @@ class Windows:
 
 
 def make_windows(rank: int, size: Any, step: Any, pad: Any, stride: Any = 1) -> Windows:
-    parts = [_each(v, rank) for v in (size, step or size, pad, stride)]
-    windows = Windows(*parts)
+    """Windows of which each position is written out."""
+    windows = Windows(*(_each(v, rank) for v in (size, step or size, pad, stride)))
     if prod(windows.size) > MOST_TAPS:
         raise Unsupported("a large window")
     return windows
