@@ -20,7 +20,7 @@ Function = Callable[..., Any]
 
 def check(function: Function, *inputs: Tensor | None, library: int | None, gemm: str = "auto") -> None:
     """Compiled results have eager's strides and are within its error of float64; so many calls are the library's."""
-    options = {"fallback": "error", "gemm": gemm}
+    options: Any = {"fallback": "error", "gemm": gemm}
     fast = torch.compile(function, backend="treadle", fullgraph=True, dynamic=False, options=options)
     with torch.no_grad():
         got, eager = fast(*inputs), function(*inputs)

@@ -72,9 +72,10 @@ kernel batched(x: {d}[3, {k}, {m}], w: {d}[3, {k}, {n}]) -> (y: f32[3, {m}, {n}]
 WINDOWS = """
 kernel windows(x: {d}[{m}, 3, {k}], w: {d}[{n}, 2, 3, {k}], b: f32[{n}]) -> (y: f32[{m}, 3, {n}])
   axes i:{m}, j:3, n:{n}, t:2, u:3, k:{k}
-  s[i, j, n]: f32 = sum(t, u, k) operands {d} (where(((#(i + t) < {m}:i64) & ((#(j + u) >= 1:i64) & (#(j + u) < 4:i64))),
-    f32(x[i + t, j + u - 1, k if ((#(i + t) < {m}:i64) & ((#(j + u) >= 1:i64) & (#(j + u) < 4:i64)))]), 0.0)
-    * f32(w[n, t, u, k]))
+  s[i, j, n]: f32 = sum(t, u, k) operands {d} (
+    where(((#(i + t) < {m}:i64) & ((#(j + u) >= 1:i64) & (#(j + u) < 4:i64))),
+      f32(x[i + t, j + u - 1, k if ((#(i + t) < {m}:i64) & ((#(j + u) >= 1:i64) & (#(j + u) < 4:i64)))]),
+      0.0) * f32(w[n, t, u, k]))
   y[i, j, n] <- max((s[i, j, n] + b[n]), 0.0)
 """
 IMAGES = """

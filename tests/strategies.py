@@ -286,7 +286,8 @@ EMITTERS: dict[str, Callable[[Draw, GraphBuilder, Operand], Value]] = {
     "cast": _cast, "copy": _copy, "full": _full, "reshape": _reshape, "permute": _permute, "expand": _expand,
     "slice": _slice,
     "iota": lambda draw, g, operand: g.iota(draw(sizes)), "dim": lambda draw, g, operand: g.dim(draw(sizes)),
-    "windows": _windows, "pad": _pad, "cat": _cat, "slice_scatter": _slice_scatter, "scan": _scan, "gather": _gather, "take": _take,
+    "windows": _windows, "pad": _pad, "cat": _cat, "slice_scatter": _slice_scatter, "scan": _scan,
+    "gather": _gather, "take": _take,
     "put": _put, "scatter": _scatter, "contract": _contract,
     **{name: _reduce(name) for name in ("sum", "prod", "max", "min", "any", "all", "argmax", "argmin")},
 }  # fmt: skip

@@ -19,6 +19,8 @@ from treadle.compiler.contractions import VECTORS
 from treadle.compiler.driver import collect
 
 OURS = 0 if detect_isa().vector_bytes >= VECTORS else 1  # calls of a library that a convolution of ours costs
+
+
 @pytest.fixture(autouse=True)
 def fresh() -> None:
     torch._dynamo.reset()

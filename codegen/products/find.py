@@ -194,10 +194,8 @@ def _with_axes(
     lanes = _dense_along(large, main.reduce)
     if lanes is None or (_is_short(lanes, pack) and _dense_along(large, main.axes)):
         return _across(kernel, sums, stores, main, large)
-    if _is_short(lanes, pack):  # another operand may be dense along more
-        large, lanes = max(
-            ((e, a) for e in static if (a := _dense_along(e, main.reduce))), key=lambda found: extent_of(found[1])
-        )
+    if _is_short(lanes, pack):
+        large, lanes = _longer(static, main, pack) or (large, lanes)
     if lanes.extent == 1 or any(_is_wide(e, lanes) for e in loads):
         return None
     like = [e for e in loads if e.axes == large.axes and not any(data_in(e.index[-1]))]
@@ -239,6 +237,12 @@ def _across(
 def _dense_along(e: Load, axes: Iterable[Axis]) -> Axis | None:
     """The axis along which neighbours lie side by side."""
     return next((a for a in axes if axis_coefficient(e.index[-1], a) == 1), None)
+
+
+def _longer(loads: Iterable[Load], main: Equation, pack: int) -> tuple[Load, Axis] | None:
+    """An operand of all points of the sum that is dense along an axis which fills packs."""
+    found = [(e, _dense_along(e, main.reduce)) for e in loads if set(main.reduce) <= e.axes]
+    return next(((e, a) for e, a in found if a is not None and not _is_short(a, pack)), None)
 
 
 def _is_short(a: Axis, pack: int) -> bool:

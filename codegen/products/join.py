@@ -9,7 +9,6 @@ Tiles of an axis then leave one rest, and not one for each point of the other.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from itertools import permutations
 
 from ...ir.expr import Load, indices, loads_in, walk
 from ...ir.index import Axis
@@ -24,7 +23,7 @@ def find_joint(kernel: Kernel, main: Equation, tiled: Axis, others: Iterable[Axi
     operands = [e.axes for e in loads_in(*main.args) if e.name in kernel.buffers]
     together = [*operands, *(s.domain for s in kernel.body)]
     same = [a for a in others if all((a in axes) == (tiled in axes) for axes in together)]
-    pairs = [p for a in same for p in permutations((a, tiled))]
+    pairs = [p for a in same for p in ((a, tiled), (tiled, a))]
     return next((p for p in pairs if all(_stores_as_one(s, kernel, *p) for s in kernel.stores)), None)
 
 

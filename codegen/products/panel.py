@@ -160,8 +160,9 @@ class PanelBuilder(PanelResults):
         loads = [e for e in parts if isinstance(e, Load) and e.guard is None]
         if len(loads) < len(side) or any(list(data_in(e.index[-1])) for e in loads):
             return False
-        if self.found.rows in side[0].axes and any(axis_coefficient(e.index[-1], self.found.rows) is None for e in loads):
-            return False
+        rows = self.found.rows
+        if rows is not None and any(axis_coefficient(e.index[-1], rows) is None for e in loads):
+            return False  # rows are digits of a place, and not so far apart as each other
         if self.found.columns in side[0].axes:
             return (len(side) > 1 and super()._is_plain(side)) or (len(side) == 1 and isinstance(side[0], Load))
         return axis_coefficient(loads[0].index[-1], self.found.lanes) == len(side) and (

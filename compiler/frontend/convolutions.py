@@ -1,8 +1,8 @@
 """Lowerings of convolutions: sums of products whose operands are read through index maps, without a copy of windows.
 
-    depthwise    y[n, c, i] = sum(t) x[n, c, step*i + stride*t - pad] * w[c, t]          written out, tap by tap
-    pointwise    y[n, o, i] = sum(c) x[n, c, i] * w[o, c]                                a contraction
-    others       y[n, o, i] = sum(c, t) x[n, c, step*i + stride*t - pad] * w[o, c, t]    one of windows
+depthwise    y[n, c, i] = sum(t) x[n, c, step*i + stride*t - pad] * w[c, t]          written out, tap by tap
+pointwise    y[n, o, i] = sum(c) x[n, c, i] * w[o, c]                                a contraction
+others       y[n, o, i] = sum(c, t) x[n, c, step*i + stride*t - pad] * w[o, c, t]    one of windows
 """
 
 from __future__ import annotations

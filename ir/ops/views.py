@@ -139,8 +139,9 @@ def _lower_windows(node: Node, inputs: Inputs, axes: tuple[Axis, ...]) -> tuple[
 def _reference_windows(t: Any, inputs: list[Any], node: Node) -> Any:
     x, rank = inputs[0], len(node.attr("count"))
     lead = len(x.shape) - rank
-    for d, (n, k, s, stride) in enumerate(zip(*(node.attr(a) for a in ("count", "size", "step", "stride")), strict=True)):
-        places = (t.arange(n)[:, None] * s + t.arange(k) * stride).reshape(-1)
+    parts = zip(*(node.attr(name) for name in ("count", "size", "step", "stride")), strict=True)
+    for d, (n, k, step, stride) in enumerate(parts):
+        places = (t.arange(n)[:, None] * step + t.arange(k) * stride).reshape(-1)
         x = x.index_select(lead + 2 * d, places).unflatten(lead + 2 * d, (n, k))
     return x.permute(*range(lead), *(lead + 2 * d + part for part in (0, 1) for d in range(rank)))
 
