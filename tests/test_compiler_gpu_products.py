@@ -122,10 +122,16 @@ CASES: dict[str, tuple[Callable[..., Tensor], tuple[Tensor, ...], str, bool]] = 
     "bytes": (whole, (bytes_of(20, 64), bytes_of(40, 64)), "own", True),
     "image": (image, (random(2, 8, 9, 7), random(20, 4, 3, 2), random(20)), "own", True),
     "image of channels last": (
-        image, (random(2, 9, 7, 8).permute(0, 3, 1, 2), random(20, 4, 3, 2), random(20)), "own", True,
+        image,
+        (random(2, 9, 7, 8).permute(0, 3, 1, 2), random(20, 4, 3, 2), random(20)),
+        "own",
+        True,
     ),
     "image of f32": (
-        image, tuple(random(*s, dtype=torch.float32) for s in ((2, 8, 9, 7), (20, 4, 3, 2), (20,))), "own", True,
+        image,
+        tuple(random(*s, dtype=torch.float32) for s in ((2, 8, 9, 7), (20, 4, 3, 2), (20,))),
+        "own",
+        True,
     ),
     "heads": (heads, (random(3, 20, 16), random(3, 37, 16, seed=1), random(3, 37, 16, seed=2)), "own", True),
 }
