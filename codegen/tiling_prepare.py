@@ -10,7 +10,7 @@ import itertools
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 
-from ..ir.expr import Expr, Iota, Load, Op, Rewriter, const, indices, walk
+from ..ir.expr import Expr, Iota, Load, Op, Rewriter, const, indices, product_factors, walk
 from ..ir.index import ZERO, Axis, Index, add, as_index, axes_of, axis_coefficient, linearize, of_atom
 from ..ir.loops import Buffer, Equation, Kernel, Statement, Store, reads_of, statement_expressions
 from ..ir.scalar import cast, is_const, op
@@ -260,8 +260,8 @@ def move_bits(kernel: Kernel) -> Kernel:
 
 
 def unroll_reductions(kernel: Kernel) -> Kernel:
-    """s[c] = sum(k:3) x[k, c]  ->  s[c] = (x[0, c] + x[1, c]) + x[2, c]; axes along which memory is dense stay, unless
-    they choose between values (the digits of a cat or a stack).
+    """s[c] = sum(k:3) x[k, c]  ->  s[c] = (x[0, c] + x[1, c]) + x[2, c]; axes along which memory is dense stay, and those
+    of sums of products over others too, unless they choose between values (the digits of a cat or a stack).
 
     Pointwise values along such an axis are computed where they are read.
     """
@@ -291,11 +291,17 @@ def _written_out(e: Equation, axis: Axis, kernel: Kernel) -> Values | None:
         return None
     args = _inlined(e, axis, kernel)
     dense = any(axis_coefficient(i, axis) == 1 for n in walk(*args) if isinstance(n, Load) for i in n.index[-1:])
-    if dense and not any(_is_decided(n, axis) for n in walk(*args)):
+    if (dense or _is_contraction(e)) and not any(_is_decided(n, axis) for n in walk(*args)):
         return None
     rows = [Rewriter({axis: as_index(k)}, rebuild=exact) for k in range(extent)]
     total = combine_tree(e.state, [STATES[e.state].lift(tuple(row(a) for a in args)) for row in rows])
     return total if sum(1 for _ in walk(*total)) <= UNROLLED_NODES else None
+
+
+def _is_contraction(e: Equation) -> bool:
+    """True for sums of products over several axes, none of whose operands are all of its own."""
+    factors = product_factors(e.args[0]) if e.state == "sum" else []
+    return len(e.reduce) > 1 and len(factors) > 1 and not any(frozenset(e.axes) <= f.axes for f in factors)
 
 
 def _is_decided(e: Expr, axis: Axis) -> bool:
