@@ -260,8 +260,8 @@ def move_bits(kernel: Kernel) -> Kernel:
 
 
 def unroll_reductions(kernel: Kernel) -> Kernel:
-    """s[c] = sum(k:3) x[k, c]  ->  s[c] = (x[0, c] + x[1, c]) + x[2, c]; axes along which memory is dense stay, and those
-    of sums of products over others too, unless they choose between values (the digits of a cat or a stack).
+    """s[c] = sum(k:3) x[k, c]  ->  s[c] = (x[0, c] + x[1, c]) + x[2, c]; axes along which memory is dense stay, and
+    those of sums of products over others too, unless they choose between values (the digits of a cat or a stack).
 
     Pointwise values along such an axis are computed where they are read.
     """

@@ -15,7 +15,7 @@ from torch.nn import functional
 
 import treadle
 from treadle.codegen.cpp.isa import ISAS, detect_isa
-from treadle.compiler.contractions import VECTORS, judge_product
+from treadle.compiler.contractions import NOT_OF_MKL, VECTORS, judge_product
 from treadle.compiler.driver import collect
 from treadle.compiler.frontend.contractions import Product
 from treadle.ir.types import BF16, F16, F32, F64, product, symbol
@@ -186,6 +186,8 @@ def test_gradients(layout: torch.memory_format):
 
 WINDOWS = Product(1, 3136, 64, 576, (F32, F32), (False, False), across=(True, False), windows=True)
 PLAIN = ISAS["avx512"]
+AMD = replace(PLAIN, vendor=NOT_OF_MKL)
+FEW = replace(WINDOWS, rows=49, columns=512, depth=4608, dense=(True, False))
 WITH_BF16 = replace(PLAIN, features=(*PLAIN.features, "avx512_bf16"))
 
 
@@ -195,6 +197,10 @@ WITH_BF16 = replace(PLAIN, features=(*PLAIN.features, "avx512_bf16"))
     (WINDOWS, PLAIN, "library", "the setting gemm"),
     (WINDOWS, ISAS["scalar"], "own", "no vector instructions"),
     (replace(WINDOWS, dtypes=(F16, F16)), WITH_BF16, "auto", ""),
+    (replace(FEW, dense=(False, False)), AMD, "auto", "a library is as quick"),
+    (replace(FEW, batch=2), AMD, "auto", "a library is as quick"),
+    (FEW, AMD, "auto", ""),
+    (FEW, PLAIN, "auto", "a library is as quick"),
     (replace(WINDOWS, dtypes=(BF16, BF16)), PLAIN, "auto", ""),
     (replace(WINDOWS, dtypes=(BF16, BF16)), WITH_BF16, "auto", "a library is as quick"),
     (replace(WINDOWS, dtypes=(F64, F64)), PLAIN, "own", "other types"),

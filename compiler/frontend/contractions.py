@@ -59,7 +59,7 @@ class Product:
 
 
 def contract(
-    cx: Context, left: Value, right: Value, labels: Labels, at: tuple[int, int] = (0, 1), **known: bool
+    cx: Context, left: Value, right: Value, labels: Labels, at: tuple[int, int] = (0, 1), **known: Any
 ) -> Value:  # fmt: skip
     """The contraction in its accumulator's type. `at` are the positions of the operands among the node's arguments,
     `known` is what else a `Product` says.

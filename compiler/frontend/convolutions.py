@@ -108,14 +108,15 @@ def _contract_channels(cx: Context, x: Value, weight: Value) -> Value:
 
 def _contract_windows(cx: Context, x: Value, weight: Value, windows: Windows) -> Value:
     """Windows of the padded image, of which nothing is copied, times weights [groups, outputs, channels, *window]."""
-    _require_dense(cx)
+    dense = _require_dense(cx)[1] == 1, False
     g, rank, count = cx.g, x.rank - 2, static_sizes(cx.shape[2:])
     views = g.windows(pad_windows(cx, x, windows, count, 0.0), count, windows.size, windows.step, windows.stride)
     n, c, o, group, *rest = range(4 + 2 * rank)
     places, taps = tuple(rest[:rank]), tuple(rest[rank:])
     labels = (n, group, c, *places, *taps), (group, o, c, *taps), (n, group, o, *places)
     groups = static_sizes(weight.shape[:1])[0]
-    return g.reshape(contract(cx, _by_groups(cx, views, 1, groups), weight, labels, windows=True), cx.shape)
+    total = contract(cx, _by_groups(cx, views, 1, groups), weight, labels, windows=True, dense=dense)
+    return g.reshape(total, cx.shape)
 
 
 def _require_dense(cx: Context) -> Shape:
