@@ -80,7 +80,7 @@ def test_long_work_has_blocks_for_several_workers():
     """Of 196 positions and 256 outputs there would else be one block of columns for each block of rows."""
     program = tile(kernel_of(LINEAR, "f32", 196, 256, 300), "avx512")
     points = [prod(extent(a) for a in grid_of(s)) for s in program.body if isinstance(s, Loop)]
-    assert max(points) >= 4
+    assert min(points) >= 2
 
 
 def grid_of(s: Statement) -> list[Axis]:
