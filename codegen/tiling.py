@@ -88,7 +88,7 @@ def plan_kernel(
 def build_program(planned: Planned, choices: Choices) -> Program:
     """The tile program of a planned kernel."""
     k = planned.kernel
-    products = find_products(k) if choices.tiles else None
+    products = find_products(k, choices.lanes) if choices.tiles else None
     products = None if products is None else join_groups(join_bits(products), choices.lanes)
     made = [] if products is None else make_builders(products, choices.lanes, choices.pairs, choices.quads)
     if made:

@@ -242,8 +242,9 @@ class Settings:
     gemm = Option(
         one_of("auto", "library", "own"),
         "auto",
-        "products of matrices on a GPU: auto leaves them to libraries but for those of few rows whose weights are"
-        " unpacked on the way; library leaves all to them; own takes all that kernels can compute",
+        "products of matrices, and convolutions as such: auto leaves to libraries what those do as quickly (on a GPU"
+        " all but products of few rows whose weights are unpacked on the way); library leaves all to them; own takes"
+        " all that kernels can compute",
         changes_code=True,
     )
     hoist = Option(

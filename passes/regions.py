@@ -26,7 +26,7 @@ from .inline import Lowered
 from .order import connected_parts
 from .reasons import Reason, Refusal
 
-PURE_VIEWS = ("reshape", "permute", "expand", "slice")
+PURE_VIEWS = ("reshape", "permute", "expand", "slice", "windows")
 CALLS = {"library": Reason.LIBRARY, "effect": Reason.EFFECT}  # kinds of calls; what is not here is opaque
 LIGHT = 24  # nodes of an index-only value (a mask of positions) that is cheaper to recompute than to load
 FEW = 16  # times that an operand of a contraction may be computed again, rather than stored
@@ -185,7 +185,8 @@ class Regions:
 
     def _find_depths(self) -> dict[str, int]:
         depth: dict[str, int] = {n.name: 0 for n in self.graph.inputs}
-        windows = self._find_windows()
+        pads, sources = self._find_padded()
+        windows = self._find_windows() | sources
         fresh: set[str] = set()  # what is computed of a contraction of the same depth
         for node in self.graph.nodes:
             level = max((depth[i] for i in node.inputs), default=0)
@@ -199,7 +200,8 @@ class Regions:
             if node.name not in windows and self._may_sink(node):
                 readers = self._readers_through_views(node.name)
                 levels = {depth[r] for r in readers}
-                if len(levels) == 1 and min(levels) > depth[node.name] and self._is_read_seldom(node.name, readers):
+                seldom = node.name in pads or self._is_read_seldom(node.name, readers)
+                if len(levels) == 1 and min(levels) > depth[node.name] and seldom:
                     depth[node.name] = levels.pop()
         return depth
 
@@ -218,6 +220,23 @@ class Regions:
             if found:
                 places[node.name] = found
         return {n for n, found in places.items() if any(self.count_places(c) >= MANY_PLACES for c in found.values())}
+
+    def _find_padded(self) -> tuple[set[str], set[str]]:
+        """(the zeros around and within images of which windows are read, which are conditions of what reads them; what
+        is computed of such images, which is done once for all windows).
+        """
+        pads: set[str] = set()
+        sources: set[str] = set()
+        waiting = [i for n in self.graph.nodes if n.op == "windows" and set(n.attr("size")) != {1} for i in n.inputs]
+        while waiting:
+            name = waiting.pop()
+            node = self.graph.by_name[name]
+            if node.op in ("pad", "slice_scatter") or self.is_transparent(name):
+                pads.add(name)
+                waiting += node.inputs
+            else:
+                sources.add(name)
+        return pads, sources
 
     def count_places(self, slices: frozenset[str]) -> int:
         """In how many places slices read a value: in one where they are not many and have no element in common."""

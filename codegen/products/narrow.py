@@ -65,7 +65,7 @@ def take_together(found: Products, lanes: int, pairs: bool, quads: bool, shared:
     plain = all(is_stored_narrow(f) or find_byte(f) or find_planes(f) for f in operands if found.columns in f.axes)
     extent = extent_of(found.lanes)
     left = extent % count
-    if not (plain or shared) or extent < count or (left and found.summed):
+    if not (plain or shared) or extent < 2 * count or (left and found.summed):
         return Narrow(found)
     halves = Axis(f"{found.lanes.name}_{count}", extent // count)
     dense = Axis(f"{found.lanes.name}_whole", extent - left) if left else found.lanes

@@ -18,6 +18,7 @@ matrix multiplication, TOMS 2008, with the two operands' parts exchanged).
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 from ...ir.expr import Expr, Load, Rewriter, const, data_in, loads_in
@@ -37,6 +38,9 @@ MANY_ROWS = 128  # of a block
 MORE_ROWS = 1024  # of a block whose rows few columns share: pages of memory are read as a whole
 FEW_COLUMNS = 64
 COLUMNS = 512  # of a block: so many share one rearrangement of the rows
+POINTS = 4  # blocks of long work at least: there may be so many workers
+LONG = 1 << 23  # products of a kernel that several workers share
+LEAST_ROWS, LEAST_COLUMNS = 64, 128  # of blocks that are smaller than they might be, so that there are several
 STREAMS = 8  # columns of a tile: rows that are a power of two apart share their places in the nearest cache
 PANEL_BYTES = 1 << 19  # of a block's rearranged rows, which stay in the second-level cache
 RESULTS = {16: 16, 8: 8, 4: 8}  # running packs of a tile, by the lanes of a pack: registers, and chains of additions
@@ -67,6 +71,13 @@ def fits_panels(found: Products, lanes: int) -> bool:
     return True
 
 
+def _is_long(found: Products) -> bool:
+    """True where the work is worth several workers."""
+    axes = (*found.outer, found.rows, found.columns, *found.summed, found.lanes)
+    known = [a.extent for a in axes if a is not None and isinstance(a.extent, int)]
+    return math.prod(known) >= LONG
+
+
 class PanelBuilder(PanelResults):
     """Builds the statements of a kernel of sums of products of many rows."""
 
@@ -76,7 +87,18 @@ class PanelBuilder(PanelResults):
 
     def _most_rows(self, found: Products) -> int:
         few = found.across and extent_of(found.columns) <= FEW_COLUMNS
-        return MORE_ROWS * self.many // MANY_ROWS if few else self.many
+        many = MORE_ROWS * self.many // MANY_ROWS if few else self.many
+        if not found.across or not _is_long(found):
+            return many
+        assert found.rows is not None
+        return min(many, max(LEAST_ROWS, extent_of(found.rows) * math.prod(map(extent_of, found.outer)) // POINTS))
+
+    def _columns_of(self, rows: Rows) -> int:
+        if rows.dynamic or not _is_long(self.found):
+            return COLUMNS
+        blocks = extent_of(rows.blocks) * math.prod(map(extent_of, self.found.outer))
+        columns = -(-extent_of(self.found.columns) * blocks // (POINTS * self.width)) * self.width
+        return min(COLUMNS, max(LEAST_COLUMNS, columns))
 
     def _choose_tile(self, found: Products, size: int) -> Products:
         results = RESULTS[self.pack] // len(found.sums)
@@ -138,6 +160,9 @@ class PanelBuilder(PanelResults):
         loads = [e for e in parts if isinstance(e, Load) and e.guard is None]
         if len(loads) < len(side) or any(list(data_in(e.index[-1])) for e in loads):
             return False
+        rows = self.found.rows
+        if rows is not None and any(axis_coefficient(e.index[-1], rows) is None for e in loads):
+            return False  # rows are digits of a place, and not so far apart as each other
         if self.found.columns in side[0].axes:
             return (len(side) > 1 and super()._is_plain(side)) or (len(side) == 1 and isinstance(side[0], Load))
         return axis_coefficient(loads[0].index[-1], self.found.lanes) == len(side) and (

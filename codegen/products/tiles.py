@@ -18,6 +18,7 @@ scratch rows of the nearest caches; long sums then go block by block, so that th
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 
 from ...ir.expr import Expr, Load, Rewriter, const, product_factors
 from ...ir.index import Axis, Index, of_atom
@@ -85,6 +86,7 @@ class ProductBuilder(RestOfSums):
         whole = -(-size // self.height) * self.height
         self.row_parts = self._row_parts(count, whole) if isinstance(count, int) else [self._dynamic_rows(whole)]
         self.rows = self.row_parts[0]
+        self.block = self._columns_of(self.rows)
         self.packed = self._find_packed()
         self.deep = self._find_blocks()
         self.hoists = self._can_hoist()
@@ -110,18 +112,26 @@ class ProductBuilder(RestOfSums):
 
     def build(self) -> list[Statement]:
         """Whole blocks of columns, the rest of whole tiles, and the columns that are left."""
-        count = extent_of(self.found.columns)
-        blocks = count // self.block * self.block
-        tiles = count // self.width * self.width
-        parts = 0
         done = self._hoisted() if self.hoists else list[Statement]()
-        for begin, end, width in ((0, blocks, self.width), (blocks, tiles, self.width), (tiles, count, 1)):
-            for rows in self.row_parts if begin < end else ():
-                self.rows = rows
-                self.part = self.suffix + (f"_part{parts}" if parts else "")
-                done += self._part(begin, end, width)
-                parts += 1
+        for parts, (rows, begin, end, width) in enumerate(self._find_parts()):
+            self.rows, self.block = rows, self._columns_of(rows)
+            self.part = self.suffix + (f"_part{parts}" if parts else "")
+            done += self._part(begin, end, width)
         return done
+
+    def _find_parts(self) -> Iterator[tuple[Rows, int, int, int]]:
+        """The blocks of rows with (begin, end) of the columns and those of a tile."""
+        count = extent_of(self.found.columns)
+        tiles = count // self.width * self.width
+        for rows in self.row_parts:
+            blocks = count // self._columns_of(rows) * self._columns_of(rows)
+            for begin, end, width in ((0, blocks, self.width), (blocks, tiles, self.width), (tiles, count, 1)):
+                if begin < end:
+                    yield rows, begin, end, width
+
+    def _columns_of(self, rows: Rows) -> int:
+        """Columns of a block."""
+        return self.block
 
     # --- choices -------------------------------------------------------------------------------------------------
 
