@@ -89,7 +89,7 @@ def _later(compare: str) -> Callable[[Values, Values], Values]:
 
 
 def _combine_max_sum_exp(a: Values, b: Values) -> Values:
-    """(m, l) with l = sum exp(x - m). The shift is 0 while m is -inf, in both factors, so no inf - inf arises."""
+    """(m, l) with l = sum exp(x - m) * w. The shift is 0 while m is -inf, in both factors, so no inf - inf arises."""
     m = op("max", a[0], b[0])
     shift = op("where", op("eq", m, lowest(m.dtype)), const(0.0, m.dtype), m)
     left = op("mul", a[1], op("exp", op("sub", a[0], shift)))
@@ -134,6 +134,14 @@ STATES: dict[str, State] = {
             lambda d: (lowest(d[0]), const(0.0, d[0])),
             _combine_max_sum_exp,
             lift=lambda a: (a[0], const(1.0, a[0].dtype)),
+        ),
+        # The second argument is a weight: (m, o) with o = sum exp(x - m) * w.
+        State(
+            "max_weighted_sum",
+            2,
+            _same,
+            lambda d: (lowest(d[0]), const(0.0, d[1])),
+            _combine_max_sum_exp,
         ),
         State(
             "moments",

@@ -25,7 +25,7 @@ from ..ir.loops import Equation, Kernel
 from ..ir.simplify import make
 from ..ir.states import STATES
 from ..ir.types import DType
-from .chains import RESIDENT, fresh_name, is_long, read_own, reductions_before, replaced
+from .chains import RESIDENT, fresh_name, is_long, is_made, read_own, reductions_before, replaced
 from .ranges import find_range, is_positive
 from .reasons import Reason, Tried
 
@@ -73,7 +73,7 @@ def _candidate(kernel: Kernel, second: object) -> tuple[Equation, Delayed] | Non
 
 def _delayed(kernel: Kernel, second: Equation, part: Delayed, strict: bool, resident: int) -> Kernel | Reason:
     """The kernel in which the factors are applied at the end, or why it is not."""
-    if not is_long(second.reduce, resident):
+    if not is_long(second.reduce, resident) and not is_made(kernel, second.args, second.reduce):
         return Reason.SHORT
     if strict:
         return Reason.STRICT
@@ -102,7 +102,9 @@ def may_delay(second: Equation, part: Delayed) -> bool:
 
 
 def _fits(e: Expr, narrow: DType) -> bool:
-    """A stored element of that type, widened."""
+    """A stored element of that type, widened; or an exponential, which is as good rounded with a factor as without."""
+    if isinstance(e, Op) and e.name == "exp":
+        return True
     return isinstance(e, Op) and e.name == "cast" and isinstance(e.args[0], Load) and e.args[0].dtype is narrow
 
 
