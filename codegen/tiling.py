@@ -96,7 +96,9 @@ def build_program(planned: Planned, choices: Choices) -> Program:
     if linked is not None:
         maker = LinkedBuilder(linked, choices.lanes, choices.pairs)
         body = tuple(maker.build())
-        return Program(k.name, k.inputs, k.outputs, tuple(maker.scratch.values()), body, planned.maths, choices.prefetch)
+        return Program(
+            k.name, k.inputs, k.outputs, tuple(maker.scratch.values()), body, planned.maths, choices.prefetch
+        )
     products = find_products(k) if choices.tiles else None
     products = None if products is None else join_groups(join_bits(products), choices.lanes)
     made = [] if products is None else make_builders(products, choices.lanes, choices.pairs, choices.quads)

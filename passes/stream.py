@@ -79,7 +79,7 @@ def _streamed(kernel: Kernel, second: Equation, strict: bool, resident: int) -> 
 
 
 def _join(kernel: Kernel, second: Equation) -> Kernel | None:
-    return _stream_exponential(kernel, second) or _stream_weighted(kernel, second) or _stream_square(kernel, second)
+    return _stream_exponential(kernel, second) or _stream_square(kernel, second) or _stream_weighted(kernel, second)
 
 
 def _read_first(e: Expr, kernel: Kernel, states: tuple[str, ...], like: Equation) -> Equation | None:
@@ -105,7 +105,13 @@ def _stream_exponential(kernel: Kernel, second: Equation) -> Kernel | None:
     known = first.state == "max_sum_exp" and first.names[1] != "_"
     name = first.names[1] if known else fresh_name(kernel, f"{second.names[0]}_state")
     both = replace(first, names=(first.names[0], name), dtypes=first.dtypes[:1] * 2, state="max_sum_exp")
-    result = Equation(second.names, second.axes, (_resolve(read_own(both), read_own(both, 1), safe),), second.dtypes, source=second.source)
+    result = Equation(
+        second.names,
+        second.axes,
+        (_resolve(read_own(both), read_own(both, 1), safe),),
+        second.dtypes,
+        source=second.source,
+    )
     note = f"stream: {second.names[0]} joins {first.names[0]} (exponential of a running maximum)"
     body = replaced(kernel.body, {first: (both,), second: (result,)})
     return replace(kernel, body=body, notes=(*kernel.notes, note))
@@ -124,14 +130,19 @@ def _read_exponential(e: Expr, kernel: Kernel, second: Equation) -> tuple[Equati
 
 
 def _stream_weighted(kernel: Kernel, second: Equation) -> Kernel | None:
-    """sum(c) exp(u[t, c] - m[t]) * w[t, c, e], which may keep axes that m has not."""
+    """sum(c) exp(u[t, c] - m[t]) * w[t, c, e], which may keep axes that m has not; where u is much work."""
+    if not is_made(kernel, second.args, second.reduce):
+        return None
     factors = product_factors(second.args[0])
     for k, e in enumerate(factors):
         found = _read_exponential(e, kernel, second)
         if found is None or len(factors) < 2:
             continue
         first, safe = found
-        weight = reduce(lambda a, b: make("mul", a, b), factors[:k] + factors[k + 1 :])
+        others = factors[:k] + factors[k + 1 :]
+        if not all(f.axes & set(second.reduce) for f in others):
+            return None  # what is free of the axes leaves the sum first
+        weight = reduce(lambda a, b: make("mul", a, b), others)
         name = fresh_name(kernel, f"{second.names[0]}_state")
         both = replace(
             second, names=("_", name), args=(first.args[0], weight), dtypes=second.dtypes * 2, state="max_weighted_sum"

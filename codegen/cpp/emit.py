@@ -30,7 +30,7 @@ from .isa import Isa
 from .prelude import prelude
 from .printer import Printer
 from .printer_memory import BYTES, storage_of
-from .space import AHEAD, KEEP, TILES, STREAM_BYTES, candidates, choices_of, default_schedule, stored_bytes
+from .space import AHEAD, KEEP, STREAM_BYTES, TILES, candidates, choices_of, default_schedule, stored_bytes
 from .threads import TEAM, count_threads, share_phases
 from .width import choose_lanes
 

@@ -17,12 +17,12 @@ al., FlashAttention, 2022); while it is -inf the shift is 0. Nothing is summed a
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from ...ir.expr import Expr, Load, Op, loads_in, product_factors
 from ...ir.index import Axis, axis_coefficient
 from ...ir.loops import Equation, Kernel, Store, statement_expressions
-from ...ir.types import BF16, F16, F32, DType
+from ...ir.types import BF16, F16, F32
 from ..tiling_keep import recompute
 from .find import extent_of, has_products, is_dynamic
 
@@ -103,7 +103,9 @@ def _fits(f: Linked) -> bool:
         return False
     if not all(_is_score(s, f) for s in f.scores) or f.value.dtype is not F32:
         return False
-    if f.total is not None and (set(f.total.axes) != kept or f.total.args[0] is not f.value or f.total.reduce != (f.along,)):
+    if f.total is not None and (
+        set(f.total.axes) != kept or f.total.args[0] is not f.value or f.total.reduce != (f.along,)
+    ):
         return False
     for s in f.weighted:
         if set(s.axes) != whole or s.args[0] is not f.value or s.reduce != (f.along,) or not _is_weight(s.args[1], f):
@@ -111,7 +113,9 @@ def _fits(f: Linked) -> bool:
     sums = {n for s in (*f.scores, *f.weighted, *((f.total,) if f.total else ())) for n in s.names}
     if not all(set(s.axes) == whole and s.mode == "set" and s.guard is None and s.injective for s in f.stores):
         return False
-    if any(e.name in {n for s in f.scores for n in s.names} for s in f.stores for e in loads_in(*statement_expressions(s))):
+    if any(
+        e.name in {n for s in f.scores for n in s.names} for s in f.stores for e in loads_in(*statement_expressions(s))
+    ):
         return False
     written = {s.buffer for s in f.stores}
     loads = [e for s in f.kernel.body for e in loads_in(*statement_expressions(s))]
@@ -125,7 +129,12 @@ def _reads_own(e: Load, f: Linked) -> bool:
 
 def _is_score(s: Equation, f: Linked) -> bool:
     """A sum of products of one row's and one other's element, both of which lie dense along the sum."""
-    if set(s.axes) != {*f.outer, f.rows, f.along} or len(s.reduce) != 1 or not has_products(s) or s.dtypes[0] is not F32:
+    if (
+        set(s.axes) != {*f.outer, f.rows, f.along}
+        or len(s.reduce) != 1
+        or not has_products(s)
+        or s.dtypes[0] is not F32
+    ):
         return False
     sides = product_factors(s.args[0])
     plain = [stored(e) for e in sides]

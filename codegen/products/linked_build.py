@@ -49,7 +49,11 @@ class LinkedBuilder:
     def build(self) -> list[Statement]:
         f = self.found
         steps = self._parts(f.along, self.block, Index(()))
-        body = [*self._start(), *(s for part, axis in steps for s in self._looped(axis, self._step(part))), *self._end()]
+        body = [
+            *self._start(),
+            *(s for part, axis in steps for s in self._looped(axis, self._step(part))),
+            *self._end(),
+        ]
         kind = "serial" if f.outer else "grid"
         loops: list[Statement] = [*self._pack_weights(), Loop(kind, self.blocks, tuple(body))]
         for axis in reversed(f.outer):
@@ -215,7 +219,10 @@ class LinkedBuilder:
                 for n in range(count):
                     lane = of_atom(self.local) * count + (count * self.pack * u + n)
                     held = Load(f"rows{k}", (of_atom(halves), lane), source.dtype)
-                    at = {f.along: part.first + tile.first + j, depth: of_atom(halves) * count + n if count > 1 else of_atom(depth)}
+                    at = {
+                        f.along: part.first + tile.first + j,
+                        depth: of_atom(halves) * count + n if count > 1 else of_atom(depth),
+                    }
                     terms.append(op("mul", cast(held, F32), Rewriter(at)(others)))
                 own = Load(name, (), F32)
                 updates.append(Update((name,), (op("add", own, add_up(terms)),)))
@@ -304,7 +311,10 @@ class LinkedBuilder:
                 for n in range(count):
                     if paired:
                         power: Expr = cast(Load("powers", (of_atom(points), lane * 2 + n), BF16), F32)
-                        weight: Expr = cast(Load(f"weights{k}", (part.first // 2 + of_atom(points), (tile.first + j) * 2 + n), BF16), F32)
+                        weight: Expr = cast(
+                            Load(f"weights{k}", (part.first // 2 + of_atom(points), (tile.first + j) * 2 + n), BF16),
+                            F32,
+                        )
                     else:
                         power = Load("values", (of_atom(points), lane), F32)
                         weight = Rewriter({f.along: part.first + of_atom(points), f.columns: tile.first + j})(s.args[1])
