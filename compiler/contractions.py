@@ -28,6 +28,8 @@ def judge_product(product: Product, isa: Isa) -> str:
     """Why a library is to compute it; "" where a kernel is to."""
     if isa.vector_bytes < VECTORS:
         return "a contraction, and no vector instructions to compute it with"
+    if product.linked:
+        return _judge_linked(product, isa)
     if not product.is_static and not product.has_dynamic_rows:
         return "a contraction of dynamic sizes"
     left, right = product.dtypes
@@ -42,6 +44,14 @@ def judge_product(product: Product, isa: Isa) -> str:
     if not product.dense[product.large] and not across:
         return "a contraction whose larger operand is not dense along what is summed over"
     return ""
+
+
+def _judge_linked(product: Product, isa: Isa) -> str:
+    """Libraries are quicker where they have registers for matrices; nowhere else do they keep results so close."""
+    left, right = product.dtypes
+    if not product.is_static or left is not right or left not in FLOATS:
+        return "a contraction of dynamic sizes or unlike types"
+    return "a contraction for registers of matrices" if left is BF16 and "amx_bf16" in isa.features else ""
 
 
 def _points(product: Product) -> tuple[int, int]:

@@ -16,6 +16,7 @@ from ..ir.ops import OPS
 from ..ir.types import product
 
 WIDEST = 512  # results of the second contraction for each row: they are kept while its sums run
+FEWEST = 8  # rows
 BETWEEN = ("pointwise", "view", "create", "reduce")  # kinds of nodes that stand between two contractions
 MOST = 64  # of them
 
@@ -33,14 +34,14 @@ class Link:
         return (*self.first, *self.between, self.last)
 
 
-def find_links(graph: Graph, live: Set[str]) -> dict[str, Link]:
-    """The links of a graph, by the names of their last contractions. No contraction is in two of them."""
+def find_links(graph: Graph, live: Set[str], apart: Set[str] = frozenset()) -> dict[str, Link]:
+    """The links of a graph, by the names of their last contractions, but for those `apart`. No contraction is in two."""
     found: dict[str, Link] = {}
     taken: set[str] = set()
     behind: set[str] = set()  # contractions, and what is computed of them
     for node in graph.nodes:
         kind = OPS[node.op].kind
-        if kind == "contract":
+        if kind == "contract" and node.name not in apart:
             links = [_link(graph, node, operand, behind, live) for operand in node.inputs]
             link = next((x for x in links if x is not None and taken.isdisjoint(x.members)), None)
             if link is not None:
@@ -72,14 +73,17 @@ def _link(graph: Graph, last: Node, operand: str, behind: Set[str], live: Set[st
         if len(seen) > MOST:
             return None
     inside = {*seen, last.name}
-    reduces = any(OPS[graph.by_name[n].op].kind == "reduce" for n in between)
+    bounded = any(graph.by_name[n].op == "max" for n in between)
     apart = all(r.name in inside for n in seen for r in graph.readers[n] if r.name in live)
     returned = not seen.isdisjoint(graph.results)
-    return Link(tuple(first), tuple(between), last.name) if first and reduces and apart and not returned else None
+    return Link(tuple(first), tuple(between), last.name) if first and bounded and apart and not returned else None
 
 
 def _is_narrow(graph: Graph, last: Node, operand: str) -> bool:
-    """True where few results share each element of an operand."""
-    labels = last.attr("left" if last.inputs[0] == operand else "right")
-    again = product(n for label, n in zip(last.attr("out"), last.shape, strict=True) if label not in labels)
-    return isinstance(again, int) and again <= WIDEST
+    """True where few results share each element of an operand, which has rows enough."""
+    sizes = dict(zip(last.attr("out"), last.shape, strict=True))
+    sides = [last.attr("left"), last.attr("right")]
+    own, other = sides if last.inputs[0] == operand else reversed(sides)
+    again = product(n for label, n in sizes.items() if label not in own)
+    rows = product(n for label, n in sizes.items() if label not in other)
+    return isinstance(again, int) and again <= WIDEST and isinstance(rows, int) and rows >= FEWEST

@@ -60,9 +60,13 @@ class Region:
 
 
 class Regions:
-    """The analysis of one graph. `views` binds names that need no kernel; `regions` are in dependency order."""
+    """The analysis of one graph. `views` binds names that need no kernel; `regions` are in dependency order. `apart`
+    are contractions that are linked with none before them.
+    """
 
-    def __init__(self, graph: Graph, lowered: Lowered, simplify: Simplifier) -> None:
+    def __init__(
+        self, graph: Graph, lowered: Lowered, simplify: Simplifier, apart: frozenset[str] = frozenset()
+    ) -> None:  # fmt: skip
         self.graph = graph
         self.lowered = lowered
         self.simplify = simplify
@@ -75,7 +79,7 @@ class Regions:
         self._bind_uses()
         self._reads: dict[str, tuple[tuple[Place, str], ...]] = {}  # once all that is forced is known
         self._places: dict[frozenset[str], int] = {}
-        self.links = find_links(graph, self.live)
+        self.links = find_links(graph, self.live, apart) if simplify.is_fast else {}
         self.depth = self._find_depths()
         self._require_crossing()
 

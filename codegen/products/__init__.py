@@ -12,11 +12,11 @@ dynamic rows whose count is known at run time only
 from .bits import join_bits
 from .find import Products, delay_scales, find_products, find_sums, has_products, sum_of
 from .groups import join_groups
-from .linked import find_linked, may_link
+from .linked import find_linked, may_link, runs_apart
 from .linked_build import LinkedBuilder
 from .panel import make_builders
 
 __all__ = [
-    "LinkedBuilder", "Products", "delay_scales", "find_linked", "find_products", "find_sums", "has_products", "join_bits", "join_groups",
-    "make_builders", "may_link", "sum_of",
+    "LinkedBuilder", "Products", "delay_scales", "find_linked", "find_products", "find_sums", "has_products", "join_bits",
+    "join_groups", "make_builders", "may_link", "runs_apart", "sum_of",
 ]  # fmt: skip

@@ -24,6 +24,7 @@ from ...ir.index import Axis, axis_coefficient
 from ...ir.loops import Equation, Kernel, Store, statement_expressions
 from ...ir.types import BF16, F16, F32
 from ..tiling_keep import recompute
+from ..tiling_prepare import prepare
 from .find import extent_of, has_products, is_dynamic
 
 WIDEST = 512  # results of a row
@@ -54,6 +55,34 @@ class Linked:
 def may_link(kernel: Kernel) -> bool:
     """A cheap look at a kernel: False where it has no sums with weights."""
     return any(isinstance(s, Equation) and s.state == "max_weighted_sum" for s in kernel.body)
+
+
+def runs_apart(kernel: Kernel, links: bool) -> bool:
+    """True for a kernel that would compute sums of products anew for each reduction of them: what no builder links.
+    `links`: the target has such builders.
+    """
+    reduced = {a for s in kernel.body if isinstance(s, Equation) for a in s.reduce}
+    sums = [s for s in kernel.body if isinstance(s, Equation) and s.state == "sum" and not s.scan and has_products(s)]
+    if not any(reduced & set(s.axes) for s in sums):
+        return False
+    names = {n for s in sums if reduced & set(s.axes) for n in s.names}
+    if not any(_waits_for(s, names, kernel) for s in kernel.body if isinstance(s, Equation) and s.state):
+        return False
+    return not links or find_linked(prepare(kernel, 0)) is None
+
+
+def _waits_for(s: Equation, names: set[str], kernel: Kernel) -> bool:
+    """True where a reduction reads one of the names, through pointwise equations too."""
+    front, seen = list(s.args), set[str]()
+    while front:
+        for e in loads_in(front.pop()):
+            if e.name in names:
+                return True
+            equation = kernel.equations.get(e.name)
+            if equation is not None and equation.is_pointwise and e.name not in seen:
+                seen.add(e.name)
+                front += equation.args
+    return False
 
 
 def find_linked(kernel: Kernel) -> Linked | None:

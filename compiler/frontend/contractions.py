@@ -25,6 +25,7 @@ class Product:
     unpacked whether each is computed on the way from much fewer bytes than it has
     reordered  whether libraries copy an operand into another order first: images whose channels come first
     hints    rows and columns in the examples, where they are known at run time only
+    linked   another contraction sums over the results, with reductions of them in between: one kernel computes both
     """
 
     batch: Dim
@@ -37,6 +38,7 @@ class Product:
     across: tuple[bool, bool] = (False, False)
     reordered: bool = False
     hints: tuple[int, int] = (0, 0)
+    linked: bool = False
 
     @property
     def large(self) -> int:
@@ -64,7 +66,7 @@ def contract(
 
     Raises Unsupported where a library is to do it.
     """
-    reason = cx.judge(replace(describe(cx, left, right, labels, at), reordered=reordered))
+    reason = cx.judge(replace(describe(cx, left, right, labels, at), reordered=reordered, linked=cx.linked))
     if reason:
         raise Unsupported(reason)
     return cx.g.contract(left, right, labels)
