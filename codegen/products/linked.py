@@ -17,11 +17,13 @@ al., FlashAttention, 2022); while it is -inf the shift is 0. Nothing is summed a
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
-from ...ir.expr import Expr, Load, Op, loads_in, product_factors
+from ...ir.expr import Const, Expr, Load, Op, loads_in, product_factors
 from ...ir.index import Axis, axis_coefficient
 from ...ir.loops import Equation, Kernel, Store, statement_expressions
+from ...ir.scalar import op
 from ...ir.types import BF16, F16, F32
 from ..tiling_keep import recompute
 from ..tiling_prepare import prepare
@@ -175,6 +177,20 @@ def _is_score(s: Equation, f: Linked) -> bool:
 def _is_weight(e: Expr, f: Linked) -> bool:
     held = stored(e)
     return held is not None and {f.along, f.columns} <= e.axes and f.rows not in e.axes
+
+
+def condition_of(value: Expr) -> Expr | None:
+    """Where an exponent is not -inf; None: nothing says where."""
+    if not (isinstance(value, Op) and value.name == "where"):
+        return None
+    condition, this, other = value.args
+    if _is_lowest(other):
+        return condition
+    return op("not", condition) if _is_lowest(this) else None
+
+
+def _is_lowest(e: Expr) -> bool:
+    return isinstance(e, Const) and e.value == -math.inf
 
 
 def stored(e: Expr) -> Load | None:

@@ -9,11 +9,12 @@ from ...ir.expr import Expr, Load, Rewriter, const
 from ...ir.index import Axis, Index, of_atom
 from ...ir.loops import Equation
 from ...ir.scalar import cast, op
+from ...ir.spans import Span, Tile, find_span
 from ...ir.states import lowest
 from ...ir.tiles import Let, Loop, Put, Scratch, Stage, State, Statement, Update
 from ...ir.types import BF16, F32, DType
 from .find import extent_of
-from .linked import Linked, is_paired, sides_of, stored
+from .linked import Linked, condition_of, is_paired, sides_of, stored
 from .packs import add_up
 
 PACKS = 2  # of rows in a block
@@ -48,12 +49,9 @@ class LinkedBuilder:
 
     def build(self) -> list[Statement]:
         f = self.found
-        steps = self._parts(f.along, self.block, Index(()))
-        body = [
-            *self._start(),
-            *(s for part, axis in steps for s in self._looped(axis, self._step(part))),
-            *self._end(),
-        ]
+        steps = self._cut(f"{f.along.name}_b", extent_of(f.along), self.block, Index(()))
+        blocks = [s for part, axis in steps for s in self._over_blocks(axis, part)]
+        body = [*self._start(), *blocks, *self._end()]
         kind = "serial" if f.outer else "grid"
         loops: list[Statement] = [*self._pack_weights(), Loop(kind, self.blocks, tuple(body))]
         for axis in reversed(f.outer):
@@ -62,9 +60,21 @@ class LinkedBuilder:
 
     # --- parts of axes -------------------------------------------------------------------------------------------
 
-    def _parts(self, axis: Axis, size: int, first: Index) -> list[tuple[Part, Axis | None]]:
-        """All points of an axis in parts of a size, which a loop runs over, and one with those that are left."""
-        return self._cut(f"{axis.name}_b", extent_of(axis), size, first)
+    def _over_blocks(self, axis: Axis | None, part: Part) -> list[Statement]:
+        """The blocks in which some row has a weight that is not zero."""
+        body = self._step(part)
+        if axis is None:
+            return body
+        span = self._span()
+        first = None if span.first is None else span.first // part.size
+        end = None if span.end is None else (span.end + (part.size - 1)) // part.size
+        return [Loop("serial", axis, tuple(body), 1, first, end)]
+
+    def _span(self) -> Span:
+        """The points at which some row's exponent is not -inf."""
+        f = self.found
+        condition = condition_of(f.value)
+        return Span() if condition is None else find_span(condition, f.along, {f.rows: Tile(self.first, self.height)})
 
     def _cut(self, name: str, count: int, size: int, first: Index) -> list[tuple[Part, Axis | None]]:
         whole, left = divmod(count, size)
