@@ -95,11 +95,20 @@ def fuse_graph(graph: Graph, cost: Cost, numerics: str = "fast") -> Fused:
 
 def _unlinked(fused: Fused, cost: Cost) -> frozenset[str]:
     """The links whose kernels nobody can compute well: their contractions are then kernels of their own."""
-    members = {n: link.last for link in fused.links for n in link.members}
-    dear = {s.digest for s in fused.steps if isinstance(s, Launch) and cost(s.kernel) == math.inf} if members else set()
-    return frozenset(
-        members[n] for s in fused.steps if isinstance(s, Launch) and s.digest in dear for n in s.nodes if n in members
-    )
+    if not fused.links:
+        return frozenset()
+    dear = {s.digest for s in fused.steps if isinstance(s, Launch) and cost(s.kernel) == math.inf}
+    front = [n for s in fused.steps if isinstance(s, Launch) and s.digest in dear for n in s.nodes]
+    lost, seen = set[str](), set[str]()
+    first = {n: link.last for link in fused.links for n in link.first}
+    while front:
+        name = front.pop()
+        if name in first:
+            lost.add(first[name])
+        elif name not in seen:
+            seen.add(name)
+            front += fused.graph.by_name[name].inputs
+    return frozenset(lost)
 
 
 def _rounds(node: Node) -> bool:

@@ -73,10 +73,18 @@ def _link(graph: Graph, last: Node, operand: str, behind: Set[str], live: Set[st
         if len(seen) > MOST:
             return None
     inside = {*seen, last.name}
+    whole = [n for n in seen if not _is_small(graph.by_name[n], graph.by_name[operand])]
     bounded = any(graph.by_name[n].op == "max" for n in between)
-    apart = all(r.name in inside for n in seen for r in graph.readers[n] if r.name in live)
-    returned = not seen.isdisjoint(graph.results)
-    return Link(tuple(first), tuple(between), last.name) if first and bounded and apart and not returned else None
+    apart = all(r.name in inside for n in whole for r in graph.readers[n] if r.name in live)
+    if not (first and bounded and apart and set(whole).isdisjoint(graph.results)):
+        return None
+    return Link(tuple(first), tuple(between), last.name)
+
+
+def _is_small(node: Node, operand: Node) -> bool:
+    """True for what is known of whole rows of an operand: others may read it too."""
+    own, whole = product(node.shape), product(operand.shape)
+    return isinstance(own, int) and isinstance(whole, int) and 2 * own <= whole
 
 
 def _is_narrow(graph: Graph, last: Node, operand: str) -> bool:

@@ -142,7 +142,7 @@ def _fits(f: Linked) -> bool:
         if set(s.axes) != whole or s.args[0] is not f.value or s.reduce != (f.along,) or not _is_weight(s.args[1], f):
             return False
     sums = {n for s in (*f.scores, *f.weighted, *((f.total,) if f.total else ())) for n in s.names}
-    if not all(set(s.axes) == whole and s.mode == "set" and s.guard is None and s.injective for s in f.stores):
+    if not all(set(s.axes) in (whole, kept) and s.mode == "set" and s.guard is None and s.injective for s in f.stores):
         return False
     if any(
         e.name in {n for s in f.scores for n in s.names} for s in f.stores for e in loads_in(*statement_expressions(s))

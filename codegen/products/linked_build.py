@@ -166,10 +166,12 @@ class LinkedBuilder:
             return self._per_row(per_row[e.name]) if e.name in per_row else e
 
         rewrite = Rewriter(load=read)
-        puts = [Put(s.buffer, tuple(map(rewrite.index, s.index)), rewrite(s.value)) for s in f.stores]
-        store = Loop("lanes", f.columns, tuple(puts), n)
+        puts = {s: Put(s.buffer, tuple(map(rewrite.index, s.index)), rewrite(s.value)) for s in f.stores}
+        whole = [put for s, put in puts.items() if f.columns in s.axes]
+        of_rows = [put for s, put in puts.items() if f.columns not in s.axes]
+        store = Loop("lanes", f.columns, tuple(whole), n)
         rows = Loop("serial", f.rows, (store,), 1, self.first, self.first + self.height)
-        return [Loop("serial", along, tuple(stages)), rows]
+        return [Loop("serial", along, tuple(stages)), rows, *([self._over_rows(of_rows)] if of_rows else [])]
 
     # --- weights -------------------------------------------------------------------------------------------------
 

@@ -20,11 +20,9 @@ from .links import FEW_ROWS, WIDEST
 def _attention(
     cx: Context, q: Value, k: Value, v: Value, dropout: float = 0.0, causal: bool = False, *,
     attn_mask: Value | None = None, scale: float | None = None,
-) -> tuple[Value, None]:  # fmt: skip
+) -> tuple[Value, Value]:  # fmt: skip
     if dropout:
         raise Unsupported("attention with dropout")
-    if 1 in cx.read:
-        raise Unsupported("attention whose gradient is a library's")
     if not is_static((*q.shape, *k.shape, *v.shape)):
         raise Unsupported("attention of dynamic sizes")
     (batch, heads, queries, depth), (_, groups, keys, width) = q.shape, v.shape
@@ -51,7 +49,8 @@ def _attention(
     share = g.cast(power / g.where(total.equals(0.0), 1.0, total), q.dtype)
     out = g.contract(share, v, ((0, 1, 2, 3, 5), (0, 1, 5, 4), (0, 1, 2, 3, 4)))
     out = cx.round(g.reshape(out, (batch, heads, queries, width)))
-    return g.lay_out(out, _strides(batch, heads, queries, width)), None
+    sums = g.reshape(top + g.log(total), (batch, heads, queries))
+    return g.lay_out(out, _strides(batch, heads, queries, width)), sums
 
 
 def _masked(cx: Context, scores: Value, mask: Value, whole: tuple[Any, ...], leading: tuple[Any, ...]) -> Value:
