@@ -17,6 +17,7 @@ from ..ir.scalar import cast, is_const, op
 from ..ir.simplify import exact
 from ..ir.states import STATES, Values, lowest
 from ..ir.types import BF16, BOOL, F16, I16, Dim, multiply, plus, product
+from ..ir.weighted import split_weighted
 from .tiling_reroll import reroll
 
 UNROLLED_POINTS = 8  # a reduction of so few points is written out ..
@@ -175,7 +176,7 @@ def split_states(kernel: Kernel, resident: int | None = None) -> Kernel:
     """
     splitters: dict[str, Callable[[Equation], list[Statement]]] = {
         "max_sum_exp": _split_max_sum_exp,
-        "max_weighted_sum": _split_max_weighted_sum,
+        "max_weighted_sum": split_weighted,
         "moments": _split_moments,
     }
     body: list[Statement] = []
@@ -213,16 +214,6 @@ def _split_max_sum_exp(e: Equation) -> list[Statement]:
     m = _read(_name(e, 0), top)
     shift = op("where", op("eq", m, lowest(dtype)), const(0.0, dtype), m)
     total = replace(e, names=(e.names[1],), args=(op("exp", op("sub", x, shift)),), state="sum", dtypes=(dtype,))
-    return [top, total]
-
-
-def _split_max_weighted_sum(e: Equation) -> list[Statement]:
-    x, weight = e.args
-    top = replace(e, names=(_name(e, 0),), args=(x,), state="max", dtypes=(x.dtype,), operand_dtype=None)
-    m = _read(_name(e, 0), top)
-    shift = op("where", op("eq", m, lowest(x.dtype)), const(0.0, x.dtype), m)
-    power = op("exp", op("sub", x, shift))
-    total = replace(e, names=(e.names[1],), args=(op("mul", power, weight),), state="sum", dtypes=e.dtypes[1:])
     return [top, total]
 
 
