@@ -18,7 +18,7 @@ from ..ir.loops import Equation, Kernel, Statement
 from ..ir.simplify import Simplifier
 from ..ir.spans import Tile, find_span
 from ..ir.states import STATES
-from .chains import replaced
+from .chains import reductions_before, replaced
 
 NARROWED = ("sum", "prod", "max", "min", "any", "all")
 
@@ -35,7 +35,7 @@ def skip(kernel: Kernel, simplify: Simplifier) -> Kernel:
     changes: dict[Statement, tuple[Statement, ...]] = {}
     narrower = _Narrower({a.name for a in kernel.axes}, simplify)
     for s in kernel.body:
-        narrowed = narrower.narrow(s) if isinstance(s, Equation) else s
+        narrowed = narrower.narrow(s) if isinstance(s, Equation) and not _is_awaited(kernel, s) else s
         if narrowed is not s:
             changes[s] = (narrowed,)
     if not changes:
@@ -43,6 +43,12 @@ def skip(kernel: Kernel, simplify: Simplifier) -> Kernel:
     who = ", ".join(s.names[-1] for s in changes if isinstance(s, Equation))
     body = replaced(kernel.body, changes)
     return replace(kernel, body=body, notes=(*kernel.notes, f"skip: {who} over the part where the guard holds"))
+
+
+def _is_awaited(kernel: Kernel, s: Equation) -> bool:
+    """True where another reduction over the same axes waits for this one: together they may become one pass."""
+    others = (o for o in kernel.body if isinstance(o, Equation) and o is not s and o.state)
+    return any(s in reductions_before(kernel, o.args, s.reduce) and set(o.reduce) == set(s.reduce) for o in others)
 
 
 class _Narrower:

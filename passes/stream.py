@@ -70,7 +70,7 @@ def _streamed(kernel: Kernel, second: Equation, strict: bool, resident: int) -> 
     if joined is not None:
         return joined
     part = take_out(second)
-    if part is None or not may_delay(second, part):
+    if part is None or not may_delay(second, part, kernel):
         return Reason.FORM
     raw = replace(second, names=(fresh_name(kernel, f"{second.names[0]}_inner"),), args=(part.inside,))
     result = Equation(second.names, second.axes, (applied(part, raw),), second.dtypes, source=second.source)

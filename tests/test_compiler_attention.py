@@ -11,6 +11,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch._dynamo.utils import counters
 
+from treadle.compiler.check import compare
+
 Attention = Callable[..., Tensor]
 LOW = -math.inf
 pytestmark = pytest.mark.usefixtures("empty_cache")
@@ -93,17 +95,16 @@ def draw(seed: int, dtype: torch.dtype, batch: int, heads: int, queries: int, ke
 
 
 def check(f: Attention, operands: list[Tensor], kernels: int | None = 1) -> None:
-    """Within what eager's own roundings give: of the products' operands, of sums, of the result."""
+    """Compiled results are within eager's error of float64."""
     torch._dynamo.reset()
     counters.clear()
     with torch.no_grad():
-        got, eager = torch.compile(f, backend="treadle")(*operands), f(*operands)
-        expected = f(*(x.double() for x in operands))
+        got, eager = torch.compile(f, backend="treadle", dynamic=False)(*operands), f(*operands)
+        exact = f(*(x.double() for x in operands))
     assert kernels is None or (counters["treadle"]["kernels"], counters["treadle"]["library"]) == (kernels, 0)
-    assert got.shape == eager.shape and got.dtype is eager.dtype and got.stride() == eager.stride()
-    unit = torch.finfo(got.dtype).eps * float(expected.abs().max())
-    error, theirs = (float((x.double() - expected).abs().max()) for x in (got, eager))
-    assert error <= 1.5 * theirs + unit
+    assert got.stride() == eager.stride()
+    report = compare(got, eager, exact)
+    assert report.ok, str(report)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
@@ -126,7 +127,7 @@ def test_sizes(queries: int, keys: int, depth: int, width: int, dtype: torch.dty
 
 
 @pytest.mark.parametrize("f", [masked_fill, softcap_in_a_window, sdpa_causal], ids=lambda f: f.__name__)
-@pytest.mark.parametrize(("queries", "keys"), [(700, 700), (300, 900), (900, 300)])
+@pytest.mark.parametrize(("queries", "keys"), [(700, 700), (300, 900), (360, 300)])
 def test_blocks_that_masks_leave_out(f: Attention, queries: int, keys: int, seed: int):
     check(f, draw(seed, torch.float32, 1, 2, queries, keys, 32, 32))
 
