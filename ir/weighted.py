@@ -1,6 +1,6 @@
 """Sums with weights of a running maximum as two plain reductions: what they mean, where nobody runs them in one pass.
 
-    (_, o)[t, e] = max_weighted_sum(c) u[t, c], w[c, e]  ->  m[t] = max(c) u[t, c];  o[t, e] = sum(c) exp(u - m) * w[c, e]
+(_, o)[t, e] = max_weighted_sum(c) u[t, c], w[c, e]  ->  m[t] = max(c) u[t, c];  o[t, e] = sum(c) exp(u - m) * w[c, e]
 """
 
 from __future__ import annotations
@@ -17,7 +17,10 @@ STATE = "max_weighted_sum"
 
 
 def split_weighted(e: Equation) -> list[Statement]:
-    """The maximum, which keeps the axes of what it is of where nobody else reads it, and the sum. The shift is 0 where the maximum is -inf."""
+    """The maximum, which keeps the axes of what it is of where nobody else reads it, and the sum.
+
+    The shift is 0 where the maximum is -inf.
+    """
     x, weight = e.args
     name = e.names[0] if e.names[0] != "_" else f"{e.names[1]}_0"
     axes = e.axes if e.names[0] != "_" else tuple(a for a in e.axes if a in x.axes)

@@ -2,7 +2,7 @@
 
     dx[t, c] <- f(x[t, c], dy[t, c])     dw[c] = sum(t) dy[t, c] * x[t, c]     ->     one kernel that stores dx and dw
 
-    l[t] = log(sum(c) x[t, c])       y[t, e] = sum(c) x[t, c] * w[c, e] / sum(c) x[t, c]    ->    one kernel: the sum is one
+    s[t] = log(sum(c) x[t, c])           y[t, e] = f(e, sum(c) x[t, c])                ->     one kernel, and one sum
 
 The schedule then runs both over blocks of rows (`passes.block`), so that the second finds in the caches what the first
 has read. Where no block of rows stays close, or sizes are not known, nothing would be won, and they stay apart.
@@ -59,9 +59,9 @@ def match_sums(narrow: Kernel, wide: Kernel) -> Match | None:
     for other in (s for s in wide.body if isinstance(s, Equation) and s.state == first.state):
         renamed = _renaming(first, other)
         if renamed is not None and _same_sums(narrow, wide, renamed):
-            at = {a: d for d, a in enumerate(_places(wide))}
-            found = {d: at.get(renamed.get(a)) for d, a in enumerate(_places(narrow))}
-            return {d: k for d, k in found.items() if k is not None} if None not in found.values() else None
+            at = {a: d for d, a in enumerate(_places(wide)) if a is not None}
+            found = {d: at[renamed[a]] for d, a in enumerate(_places(narrow)) if a in renamed and renamed[a] in at}
+            return found if len(found) == len(_places(narrow)) else None
     return None
 
 

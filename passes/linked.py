@@ -35,7 +35,10 @@ class Link:
 
 
 def find_links(graph: Graph, live: Set[str], apart: Set[str] = frozenset()) -> dict[str, Link]:
-    """The links of a graph, by the names of their last contractions, but for those `apart`. No contraction is in two."""
+    """The links of a graph, by the names of their last contractions, but for those `apart`.
+
+    No contraction is in two of them.
+    """
     found: dict[str, Link] = {}
     taken: set[str] = set()
     behind: set[str] = set()  # contractions, and what is computed of them

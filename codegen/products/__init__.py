@@ -7,6 +7,7 @@ narrow  products that one instruction adds up in groups
 blocks, packs, rest, body, tiles   tiles whose lanes run along the sum
 panel, panel_rows, panel_results   tiles whose lanes are rows
 dynamic rows whose count is known at run time only
+linked, linked_build   sums weighted by exponentials of other sums of products
 """
 
 from .bits import join_bits
@@ -17,6 +18,6 @@ from .linked_build import LinkedBuilder
 from .panel import make_builders
 
 __all__ = [
-    "LinkedBuilder", "Products", "delay_scales", "find_linked", "find_products", "find_sums", "has_products", "join_bits",
-    "join_groups", "make_builders", "may_link", "runs_apart", "sum_of",
+    "LinkedBuilder", "Products", "delay_scales", "find_linked", "find_products", "find_sums", "has_products",
+    "join_bits", "join_groups", "make_builders", "may_link", "runs_apart", "sum_of",
 ]  # fmt: skip

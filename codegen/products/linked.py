@@ -6,8 +6,9 @@
 ->
 for a block of rows i, which are the lanes:
   serial blocks of j:
-    s[j, i]  <- sums of products, in tiles of registers          m'[i] = max(m[i], max s[j, i])
-    p[j, i]  <- exp(s[j, i] - m'[i])                             a[i] = exp(m[i] - m'[i]);  l[i] = l[i] * a[i] + sum p[j, i]
+    s[j, i]  <- sums of products, in tiles of registers
+    m'[i] = max(m[i], max s[j, i]);   a[i] = exp(m[i] - m'[i])
+    p[j, i]  <- exp(s[j, i] - m'[i]); l[i] = l[i] * a[i] + sum p[j, i]
     o[e, i]  <- o[e, i] * a[i] + sums of p[j, i] * v[j, e], in tiles of registers
   y[i, e] <- ..
 
@@ -39,7 +40,6 @@ class Linked:
     scores   the sums of products that the exponents are computed of; value: the exponent
     total    the sum of the exponentials (None: nobody reads it); weighted: the sums with weights
     rows     kept by all, along is what the latter run along, columns are those that only they keep; outer: all others
-    narrow   the type that weights and exponentials are rounded to, of each of `weighted`
     """
 
     kernel: Kernel
@@ -109,9 +109,9 @@ def find_linked(kernel: Kernel) -> Linked | None:
     if rows is None:
         return None
     outer = tuple(a for a in kept if a is not rows)
-    found = Linked(
-        kernel, scores, first.args[0], totals[0] if totals else None, weighted, kernel.stores, rows, along, columns[0], outer
-    )  # fmt: skip
+    total = totals[0] if totals else None
+    stores = kernel.stores
+    found = Linked(kernel, scores, first.args[0], total, weighted, stores, rows, along, columns[0], outer)
     return found if _fits(found) else None
 
 

@@ -10,10 +10,11 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from ...ir.types import BOOL, is_static
+from ...ir.types import BOOL
 from .context import Context, Unsupported, Value, lowers
 from .contractions import Product
 from .links import FEW_ROWS, WIDEST
+from .pools import static_sizes
 
 
 @lowers("_scaled_dot_product_flash_attention_for_cpu.default")
@@ -23,10 +24,8 @@ def _attention(
 ) -> tuple[Value, Value]:  # fmt: skip
     if dropout:
         raise Unsupported("attention with dropout")
-    if not is_static((*q.shape, *k.shape, *v.shape)):
-        raise Unsupported("attention of dynamic sizes")
-    (batch, heads, queries, depth), (_, groups, keys, width) = q.shape, v.shape
-    assert all(isinstance(n, int) for n in (batch, heads, queries, depth, groups, keys, width))
+    batch, heads, queries, depth = static_sizes(q.shape)
+    groups, keys, width = static_sizes(v.shape[1:])
     if queries < FEW_ROWS or width > WIDEST:
         raise Unsupported("attention of few queries" if queries < FEW_ROWS else "attention of wide heads")
     product = Product(batch * groups, queries, keys, depth, (q.dtype, k.dtype), (True, True), linked=True)

@@ -192,7 +192,6 @@ class _Importer:
             if any(isinstance(v, Value) and v.node.dtype is None for v in _flatten((args, kwargs))):
                 return self._foreign_call(node, "an operand that treadle does not hold")
         self.cx.metas = metas
-        self.cx.read = frozenset(u.args[1] for u in node.users if u.target is operator.getitem)
         self.cx.linked = node in self.linked
         given: Any = node.args
         self.cx.strides = lambda k: self.dims.strides(given[k].meta["val"])
