@@ -15,7 +15,7 @@ from ..ir.loops import Equation, Kernel, Store, statement_expressions
 from ..ir.scalar import op
 from ..ir.tiles import Loop, Program, Put, Scratch, Statement
 from ..ir.types import Dim, DType, plus, product
-from .products import find_products, join_bits, join_groups, make_builders
+from .products import LinkedBuilder, find_linked, find_products, join_bits, join_groups, make_builders, may_link
 from .tiling_jam import JamBuilder, find_jam
 from .tiling_keep import KEPT_BYTES, WORTH_KEEPING, may_move, recompute
 from .tiling_nest import NestBuilder, map_statement, quotient
@@ -68,13 +68,17 @@ class Planned:
 
 def plan_kernel(
     kernel: Kernel, keep: str = "auto", shares_lanes: bool = True, resident: int | None = None,
-    apart: frozenset[str] = frozenset(),
+    apart: frozenset[str] = frozenset(), *, links: bool = False,
 ) -> Planned:  # fmt: skip
     """`keep` is "all", "none", or "auto": which pointwise values are kept for other passes, not computed again.
 
-    `shares_lanes` and `apart` as for `make_plan`, `resident` as for `prepare`.
+    `shares_lanes` and `apart` as for `make_plan`, `resident` as for `prepare`. `links`: sums that are linked run in
+    one pass.
     """
     prepared = prepare(kernel, resident)
+    if links and may_link(kernel):
+        whole = prepare(kernel, 0)
+        prepared = prepared if find_linked(whole) is None else whole
     parts = make_plan(prepared, shares_lanes, apart)
     if keep != "all" and any(isinstance(s, Equation) and s.is_pointwise for s in prepared.body):
         builder = Builder(prepared, parts, Choices(1))
@@ -88,6 +92,13 @@ def plan_kernel(
 def build_program(planned: Planned, choices: Choices) -> Program:
     """The tile program of a planned kernel."""
     k = planned.kernel
+    linked = find_linked(k)
+    if linked is not None:
+        maker = LinkedBuilder(linked, choices.lanes, choices.pairs)
+        body = tuple(maker.build())
+        return Program(
+            k.name, k.inputs, k.outputs, tuple(maker.scratch.values()), body, planned.maths, choices.prefetch
+        )
     products = find_products(k, choices.lanes) if choices.tiles else None
     products = None if products is None else join_groups(join_bits(products), choices.lanes)
     made = [] if products is None else make_builders(products, choices.lanes, choices.pairs, choices.quads)

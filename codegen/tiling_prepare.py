@@ -17,6 +17,7 @@ from ..ir.scalar import cast, is_const, op
 from ..ir.simplify import exact
 from ..ir.states import STATES, Values, lowest
 from ..ir.types import BF16, BOOL, F16, I16, Dim, multiply, plus, product
+from ..ir.weighted import split_weighted
 from .tiling_reroll import reroll
 
 UNROLLED_POINTS = 8  # a reduction of so few points is written out ..
@@ -175,6 +176,7 @@ def split_states(kernel: Kernel, resident: int | None = None) -> Kernel:
     """
     splitters: dict[str, Callable[[Equation], list[Statement]]] = {
         "max_sum_exp": _split_max_sum_exp,
+        "max_weighted_sum": split_weighted,
         "moments": _split_moments,
     }
     body: list[Statement] = []

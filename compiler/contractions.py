@@ -39,6 +39,8 @@ def judge_product(product: Product, isa: Isa, gemm: str = "auto") -> str:
         return "a contraction, which the setting gemm leaves to libraries"
     if isa.vector_bytes < VECTORS:
         return "a contraction, and no vector instructions to compute it with"
+    if product.linked and product.is_static and gemm != "own":
+        return _judge_linked(product, isa)
     if not product.is_static and (product.windows or not product.has_dynamic_rows):
         return "a contraction of dynamic sizes"
     left, right = product.dtypes
@@ -68,6 +70,14 @@ def _judge_windows(product: Product, isa: Isa) -> str:
     if few and product.dense[0] and product.depth >= LONG and _is_quick(left, right, isa):
         return ""
     return "a convolution over windows of several channels, in which a library is as quick"
+
+
+def _judge_linked(product: Product, isa: Isa) -> str:
+    """Libraries are quicker where they have registers for matrices; nowhere else do they keep results so close."""
+    left, right = product.dtypes
+    if left is not right or left not in FLOATS:
+        return "a contraction of unlike types, or of other ones than floats"
+    return "a contraction for registers of matrices" if left is BF16 and "amx_bf16" in isa.features else ""
 
 
 def _points(product: Product) -> tuple[int, int]:

@@ -51,7 +51,7 @@ class Loop:
 
     kind  "grid": points are independent and may run on any worker, `tile` of them together on one (which changes
           nothing of what they compute); "serial": in order; "lanes": `tile` points at once
-    begin, end  the part of the axis that is run (None: from its start, to its end); `end` is cut at the axis' extent
+    begin, end  the part of the axis that is run (None: from its start, to its end); both are cut at the axis' ends
     reverse  from the last point to the first (serial only)
     """
 

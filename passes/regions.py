@@ -23,6 +23,7 @@ from ..ir.ops import OPS
 from ..ir.simplify import Simplifier
 from ..ir.types import Dim, contiguous_strides, is_nonnegative, multiply, plus, product
 from .inline import Lowered
+from .linked import Link, find_links
 from .order import connected_parts
 from .reasons import Reason, Refusal
 
@@ -59,9 +60,13 @@ class Region:
 
 
 class Regions:
-    """The analysis of one graph. `views` binds names that need no kernel; `regions` are in dependency order."""
+    """The analysis of one graph. `views` binds names that need no kernel; `regions` are in dependency order. `apart`
+    are contractions that are linked with none before them.
+    """
 
-    def __init__(self, graph: Graph, lowered: Lowered, simplify: Simplifier) -> None:
+    def __init__(
+        self, graph: Graph, lowered: Lowered, simplify: Simplifier, apart: frozenset[str] = frozenset()
+    ) -> None:  # fmt: skip
         self.graph = graph
         self.lowered = lowered
         self.simplify = simplify
@@ -74,6 +79,7 @@ class Regions:
         self._bind_uses()
         self._reads: dict[str, tuple[tuple[Place, str], ...]] = {}  # once all that is forced is known
         self._places: dict[frozenset[str], int] = {}
+        self.links = find_links(graph, self.live, apart) if simplify.is_fast else {}
         self.depth = self._find_depths()
         self._require_crossing()
 
@@ -196,6 +202,8 @@ class Regions:
             depth[node.name] = level + 1 if deeper else level
             if kind == "contract" or (waits and not deeper):
                 fresh.add(node.name)
+            if node.name in self.links:
+                self._join_depths(self.links[node.name], depth)
         for node in reversed(self.graph.nodes):
             if node.name not in windows and self._may_sink(node):
                 readers = self._readers_through_views(node.name)
@@ -204,6 +212,12 @@ class Regions:
                 if len(levels) == 1 and min(levels) > depth[node.name] and seldom:
                     depth[node.name] = levels.pop()
         return depth
+
+    def _join_depths(self, link: Link, depth: dict[str, int]) -> None:
+        """What is linked is computed at one depth: behind all that any of it reads."""
+        inside = set(link.members)
+        read = (i for n in inside for i in self.graph.by_name[n].inputs if i not in inside)
+        depth.update(dict.fromkeys(inside, 1 + max(depth[i] for i in read)))
 
     def _find_windows(self) -> set[str]:
         """What is computed, one by one, of values that are read in several places: much work for an operand."""

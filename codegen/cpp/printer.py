@@ -8,11 +8,11 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from ...ir.expr import Expr, Load, Op
-from ...ir.index import Axis, axis_coefficient, linearize, substitute
+from ...ir.index import Axis, axis_coefficient, bounds, linearize, substitute
 from ...ir.scalar import cast
 from ...ir.states import STATES
 from ...ir.tiles import Fetch, Fold, Let, Loop, Program, Put, Scan, Stage, State, Statement, Update, walk_statements
-from ...ir.types import BF16, I16
+from ...ir.types import BF16, I16, is_nonnegative
 from ..dims import print_dim
 from ..parts import count_uses, expressions_of, may_be_empty, writes_of
 from ..products.find import is_exact, is_small_integer
@@ -330,6 +330,8 @@ class Printer:
     def _limits(self, s: Loop) -> tuple[str, str]:
         """The first point and the one after the last."""
         begin = "0" if s.begin is None else self.values.index_text(s.begin)
+        if s.begin is not None and not is_nonnegative(bounds(s.begin)[0]):
+            begin = f"{begin} > 0 ? {begin} : 0"
         end = print_dim(s.axis.extent)
         if s.end is not None:
             limit = self.values.index_text(s.end)

@@ -26,6 +26,7 @@ class Product:
     reordered  whether libraries copy an operand into another order first: images whose channels come first
     windows  whether the left operand's points are windows of an image, whose elements are those of several of them
     hints    rows and columns in the examples, where they are known at run time only
+    linked   another contraction sums over the results, with reductions of them in between: one kernel computes both
     """
 
     batch: Dim
@@ -39,6 +40,7 @@ class Product:
     reordered: bool = False
     windows: bool = False
     hints: tuple[int, int] = (0, 0)
+    linked: bool = False
 
     @property
     def large(self) -> int:
@@ -66,7 +68,7 @@ def contract(
 
     Raises Unsupported where a library is to do it.
     """
-    reason = cx.judge(replace(describe(cx, left, right, labels, at), **known))
+    reason = cx.judge(replace(describe(cx, left, right, labels, at), linked=cx.linked, **known))
     if reason:
         raise Unsupported(reason)
     return cx.g.contract(left, right, labels)
