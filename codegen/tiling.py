@@ -15,7 +15,7 @@ from ..ir.loops import Equation, Kernel, Store, statement_expressions
 from ..ir.scalar import op
 from ..ir.tiles import Loop, Program, Put, Scratch, Statement
 from ..ir.types import Dim, DType, plus, product
-from .products import find_products, join_bits, join_groups, make_builders
+from .products import MatrixUnit, find_products, join_bits, join_groups, make_builders
 from .tiling_jam import JamBuilder, find_jam
 from .tiling_keep import KEPT_BYTES, WORTH_KEEPING, may_move, recompute
 from .tiling_nest import NestBuilder, map_statement, quotient
@@ -40,6 +40,7 @@ class Choices:
     jam     points whose windows overlap are computed several at once
     tiles   sums of products run as register tiles
     pairs   the target adds two products of bf16 at once; quads: four of bytes
+    matrix  the tile registers that sums of products run on; None: on vectors
     """
 
     lanes: int
@@ -55,6 +56,7 @@ class Choices:
     tiles: bool = False
     pairs: bool = False
     quads: bool = False
+    matrix: MatrixUnit | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +92,7 @@ def build_program(planned: Planned, choices: Choices) -> Program:
     k = planned.kernel
     products = find_products(k) if choices.tiles else None
     products = None if products is None else join_groups(join_bits(products), choices.lanes)
-    made = [] if products is None else make_builders(products, choices.lanes, choices.pairs, choices.quads)
+    made = [] if products is None else make_builders(products, choices.lanes, choices.pairs, choices.quads, choices.matrix)
     if made:
         tiled = tuple(s for b in made for s in b.build())
         arrays = tuple(a for b in made for a in b.scratch.values())

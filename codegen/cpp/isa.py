@@ -68,6 +68,16 @@ class Isa:
         """Whether an instruction adds four products of bytes."""
         return {"avx512": "avx512_vnni", "avx2": "avx_vnni"}.get(self.name, "") in self.features
 
+    @property
+    def has_matrix(self) -> bool:
+        """Whether there are tile registers that multiply."""
+        return self.name == "avx512" and "amx_tile" in self.features and self.multiplies != (False, False)
+
+    @property
+    def multiplies(self) -> tuple[bool, bool]:
+        """Whether tile registers multiply bf16, and bytes."""
+        return "amx_bf16" in self.features, "amx_int8" in self.features
+
     def lanes(self, element_bytes: int) -> int:
         """Lanes of a kernel whose widest pack element has `element_bytes` (4 or 8)."""
         return max(1, self.vector_bytes // element_bytes)

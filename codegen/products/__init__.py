@@ -6,15 +6,18 @@ groups  short groups of a sum
 narrow  products that one instruction adds up in groups
 blocks, packs, rest, body, tiles   tiles whose lanes run along the sum
 panel, panel_rows, panel_results   tiles whose lanes are rows
+matrix  panels whose products are those of tile registers
 dynamic rows whose count is known at run time only
+builders  which of these a kernel gets
 """
 
 from .bits import join_bits
+from .builders import make_builders
 from .find import Products, delay_scales, find_products, find_sums, has_products, sum_of
 from .groups import join_groups
-from .panel import make_builders
+from .matrix import MatrixUnit
 
 __all__ = [
-    "Products", "delay_scales", "find_products", "find_sums", "has_products", "join_bits", "join_groups",
+    "MatrixUnit", "Products", "delay_scales", "find_products", "find_sums", "has_products", "join_bits", "join_groups",
     "make_builders", "sum_of",
 ]  # fmt: skip
