@@ -15,7 +15,7 @@ from ..ir.loops import Equation, Kernel, Store, statement_expressions
 from ..ir.scalar import op
 from ..ir.tiles import Loop, Program, Put, Scratch, Statement
 from ..ir.types import Dim, DType, plus, product
-from .products import MatrixUnit, find_products, join_bits, join_groups, make_builders
+from .products import MatrixUnit, ProductBuilder, Products, find_products, join_bits, join_groups, make_builders
 from .tiling_jam import JamBuilder, find_jam
 from .tiling_keep import KEPT_BYTES, WORTH_KEEPING, may_move, recompute
 from .tiling_nest import NestBuilder, map_statement, quotient
@@ -90,9 +90,7 @@ def plan_kernel(
 def build_program(planned: Planned, choices: Choices) -> Program:
     """The tile program of a planned kernel."""
     k = planned.kernel
-    products = find_products(k) if choices.tiles else None
-    products = None if products is None else join_groups(join_bits(products), choices.lanes)
-    made = [] if products is None else make_builders(products, choices.lanes, choices.pairs, choices.quads, choices.matrix)
+    made = _make_builders(find_products(k) if choices.tiles else None, choices)
     if made:
         tiled = tuple(s for b in made for s in b.build())
         arrays = tuple(a for b in made for a in b.scratch.values())
@@ -103,6 +101,13 @@ def build_program(planned: Planned, choices: Choices) -> Program:
     return Program(
         k.name, k.inputs, k.outputs, tuple(builder.scratch.values()), tuple(body), planned.maths, choices.prefetch
     )
+
+
+def _make_builders(found: Products | None, choices: Choices) -> list[ProductBuilder]:
+    if found is None:
+        return []
+    found = join_groups(join_bits(found), choices.lanes)
+    return make_builders(found, choices.lanes, choices.pairs, choices.quads, choices.matrix)
 
 
 def describe(s: Equation | Store) -> str:

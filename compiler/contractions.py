@@ -8,6 +8,8 @@ does not know (measured on a Zen 5: a third of what the processor does).
 
 Rows whose count is known at run time only are those of one kernel, whatever they are then: the example's count says who
 is likely to be quicker.
+
+Products on tile registers are ours only where the settings ask for them: nobody has measured those kernels.
 """
 
 from __future__ import annotations
@@ -24,8 +26,8 @@ FLOATS = (F32, BF16, F16)
 INTEGERS = (I8, U8, I16, I32)
 
 
-def judge_product(product: Product, isa: Isa) -> str:
-    """Why a library is to compute it; "" where a kernel is to."""
+def judge_product(product: Product, isa: Isa, tiles: bool = False) -> str:
+    """Why a library is to compute it; "" where a kernel is to. `tiles`: those that fit tile registers run on them."""
     if isa.vector_bytes < VECTORS:
         return "a contraction, and no vector instructions to compute it with"
     if not product.is_static and not product.has_dynamic_rows:
@@ -36,7 +38,8 @@ def judge_product(product: Product, isa: Isa) -> str:
         return "a contraction of other types than floats and integers of up to 32 bits"
     rows = product.hints[1 - product.large] if product.has_dynamic_rows else min(*_points(product))
     few = rows <= FEW_ROWS
-    if not few and not (whole or _is_quick(left, right, isa)):
+    tiles = tiles and isa.permits_tiles and isa.tiles[0] and left is right is BF16 and product.is_static
+    if not few and not (whole or tiles or _is_quick(left, right, isa)):
         return f"a contraction of more than {FEW_ROWS} rows"
     across = product.across[product.large] and product.is_static and (few or left is F32 or product.reordered)
     if not product.dense[product.large] and not across:

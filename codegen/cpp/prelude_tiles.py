@@ -25,7 +25,7 @@ struct Tiles {
   int rows = 0, words = 0;
   ~Tiles() { if (rows) asm volatile("tilerelease"); }
   // rows of the sums and of the left operands; words of 32 bits of those, which are the rows of the right ones
-  FN void shape(int left_rows, int left_words) {
+  void shape(int left_rows, int left_words) {
     if (left_rows == rows && left_words == words) return;
     allow_tiles();
     alignas(64) u8 config[64] = {1};
@@ -34,21 +34,21 @@ struct Tiles {
     asm volatile("ldtilecfg %0" : : "m"(config));
     rows = left_rows; words = left_words;
   }
-  template <int T> FN void zero() { asm volatile("tilezero %%tmm%c0" : : "i"(T)); }
-  template <int T> FN void load(const void *p, long stride) {
+  template <int T> void zero() { asm volatile("tilezero %%tmm%c0" : : "i"(T)); }
+  template <int T> void load(const void *p, long stride) {
     asm volatile("tileloadd (%1,%2,1), %%tmm%c0" : : "i"(T), "r"(p), "r"(stride) : "memory");
   }
-  template <int T> FN void store(void *p, long stride) {
+  template <int T> void store(void *p, long stride) {
     asm volatile("tilestored %%tmm%c0, (%1,%2,1)" : : "i"(T), "r"(p), "r"(stride) : "memory");
   }
-  template <int S, int A, int B> FN void dot_bf16() {
+  template <int S, int A, int B> void dot_bf16() {
     asm volatile("tdpbf16ps %%tmm%c2, %%tmm%c1, %%tmm%c0" : : "i"(S), "i"(A), "i"(B));
   }
 $bytes
 };
 """
 _BYTES = """\
-  template <int S, int A, int B> FN void dot_{kind}() {{
+  template <int S, int A, int B> void dot_{kind}() {{
     asm volatile("tdpb{kind}d %%tmm%c2, %%tmm%c1, %%tmm%c0" : : "i"(S), "i"(A), "i"(B));
   }}"""
 

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 
 from ...ir.errors import LoweringError
 from ...ir.expr import Const, Expr, Load, Rewriter
-from ...ir.index import Axis, Index, axes_of, axis_coefficient, substitute
+from ...ir.index import ZERO, Axis, Index, axes_of, axis_coefficient, substitute
 from ...ir.tiles import Dot, Loop, Put, State, Statement
 from ...ir.types import BF16, I8, U8
 from ..parts import writes_of
@@ -62,9 +62,10 @@ class Nest:
         return min(SIDE, _extent(self.columns.axis))
 
     @property
-    def left_over(self) -> int:
-        """Points at the end of the axis that do not fill a register's words."""
-        return _extent(self.points.axis) % SIDE
+    def shapes(self) -> list[int]:
+        """Words of the left operands: of whole registers, and of the points that are left at the end of the axis."""
+        count = _extent(self.points.axis)
+        return [n for n in (SIDE * (count >= SIDE), count % SIDE) if n]
 
     def corners(self) -> list[tuple[State, Put, int, int]]:
         """The registers of sums: each with its state, its store, and where it starts."""
@@ -89,46 +90,39 @@ class TilePrinter:
         nest = read_nest(s)
         self.values.need("Tiles")
         self.stack.open({}, writes_of(s) | {p.target for p in nest.puts}, False)
-        self._shape(nest.height, SIDE)
-        for k, (state, _, i, j) in enumerate(nest.corners()):
-            if isinstance(state.init, Const):
-                self.stack.emit(f"{NAME}.zero<{k}>();")
-            else:
-                self._move("load", nest, k, state.init, i, j)
-        self._points(nest, nest.around, whole=True)
-        self._store(nest)
-        if nest.left_over:
-            self._shape(nest.height, nest.left_over)
+        for words in nest.shapes:
+            self.stack.emit(f"{NAME}.shape({nest.height}, {words});")
+            self._start(nest, again=words != nest.shapes[0])
+            self._points(nest, nest.around, words)
             for k, (_, put, i, j) in enumerate(nest.corners()):
-                self._move("load", nest, k, put, i, j)
-            self._points(nest, nest.around, whole=False)
-            self._store(nest)
+                self._move("store", nest, k, put, i, j)
         self.stack.emit_all(["{", *self.stack.close(), "}"])
         for p in nest.puts:
             self.stack.forget(p.target)
 
-    def _shape(self, columns: int, words: int) -> None:
-        self.stack.emit(f"{NAME}.shape({columns}, {words});")
+    def _start(self, nest: Nest, again: bool) -> None:
+        """The first values of the sums, or those that they were left with."""
+        for k, (state, put, i, j) in enumerate(nest.corners()):
+            first = put if again else state.init
+            if isinstance(first, Const):
+                self.stack.emit(f"{NAME}.zero<{k}>();")
+            else:
+                self._move("load", nest, k, first, i, j)
 
-    def _store(self, nest: Nest) -> None:
-        for k, (_, put, i, j) in enumerate(nest.corners()):
-            self._move("store", nest, k, put, i, j)
-
-    def _points(self, nest: Nest, around: Sequence[Loop], whole: bool) -> None:
-        """The loops over the points of the sums: over those that fill registers, or over what is left at the end."""
+    def _points(self, nest: Nest, around: Sequence[Loop], words: int) -> None:
+        """The loops over the points of the sums: over those that fill so many words of registers."""
         loop = around[0] if around else nest.points
         first, last = self.limits(loop)
         self.stack.open({}, writes_of(loop), False)
         var = self.stack.scopes[-1].axes[loop.axis] = self.stack.fresh(loop.axis.name)
         if around:
-            self._points(nest, around[1:], whole)
+            self._points(nest, around[1:], words)
             head = f"for (long {var} = {first}; {var} < {last}; {var}++) {{"
         else:
             self._dots(nest)
-            start = first if whole else f"{last} / {SIDE} * {SIDE}"
-            head = f"for (long {var} = {start}; {var} + {SIDE} <= {last}; {var} += {SIDE}) {{"
-            if not whole:
-                head = f"if (const long {var} = {start}; {var} < {last}) {{"
+            head = f"for (long {var} = {first}; {var} + {SIDE} <= {last}; {var} += {SIDE}) {{"
+            if words < SIDE:
+                head = f"if (const long {var} = {last} / {SIDE} * {SIDE}; {var} < {last}) {{"
         lines = self.stack.close()
         self.stack.emit_all([head, *lines, "}"])
 
@@ -209,8 +203,8 @@ def _check(nest: Nest) -> None:
     own = [p.value.name if isinstance(p.value, Load) and not p.value.index else "" for p in nest.puts]
     if own != [x.name for x in nest.states]:
         raise _refused("a store of each sum as it is", s)
-    begin = nest.points.begin
-    if begin is not None and any(not isinstance(c, int) or c % SIDE for c in (*(c for _, c in begin.terms), begin.const)):
+    begin = nest.points.begin or ZERO
+    if any(not isinstance(c, int) or c % SIDE for c in (begin.const, *(c for _, c in begin.terms))):
         raise _refused(f"sums that start at multiples of {SIDE}", s)
 
 

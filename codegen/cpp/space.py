@@ -56,9 +56,9 @@ def choices_of(schedule: Schedule, lanes: int, isa: Isa) -> Choices:
 
 
 def matrix_of(schedule: Schedule, isa: Isa) -> MatrixUnit | None:
-    """The tile registers that a schedule makes use of; none where the processor has none."""
+    """The tile registers that a schedule makes use of; none where there are none to use."""
     matrix = str(schedule.get(MATRIX))
-    return MatrixUnit(*isa.multiplies, matrix == "packed") if matrix != "none" and isa.has_matrix else None
+    return MatrixUnit(*isa.tiles, matrix == "packed") if matrix != "none" and isa.permits_tiles else None
 
 
 def cuts_under(kernel: Kernel, schedule: Schedule) -> Cuts:

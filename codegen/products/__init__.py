@@ -16,8 +16,9 @@ from .builders import make_builders
 from .find import Products, delay_scales, find_products, find_sums, has_products, sum_of
 from .groups import join_groups
 from .matrix import MatrixUnit
+from .tiles import ProductBuilder
 
 __all__ = [
-    "MatrixUnit", "Products", "delay_scales", "find_products", "find_sums", "has_products", "join_bits", "join_groups",
-    "make_builders", "sum_of",
+    "MatrixUnit", "ProductBuilder", "Products", "delay_scales", "find_products", "find_sums", "has_products",
+    "join_bits", "join_groups", "make_builders", "sum_of",
 ]  # fmt: skip

@@ -1,4 +1,4 @@
-"""Sums of products of narrow numbers on tile registers: products of 16 columns and 16 rows, 64 bytes of the sum at once.
+"""Sums of products of narrow numbers on tile registers: of 16 columns and 16 rows, 64 bytes of the sum at once.
 
     y[t, n] = sum(c) x[t, c] * w[n, c]      bf16, with t:256, n:128, tiles of 32 rows and 32 columns
 ->
@@ -30,7 +30,7 @@ from ...ir.tiles import Dot, Loop, Put, Scratch, State, Statement
 from ...ir.types import BF16, I8, U8
 from .blocks import RowTile
 from .find import Products, Sum, is_dynamic
-from .narrow import Operand, stored_part
+from .narrow import Operand, stored_part, take_together
 from .packs import Packed
 from .panel import PanelBuilder, fits_panels
 
@@ -58,10 +58,10 @@ def make_matrix(found: Products, lanes: int, unit: MatrixUnit) -> MatrixBuilder 
     """The builder of a kernel whose sums fit tile registers; None for others."""
     if lanes != SIDE or found.across or found.rows is None or is_dynamic(found.rows):
         return None
-    if not fits_panels(found, lanes, ANY):
+    narrow = take_together(found, lanes, unit.pairs, unit.quads, shared=True, any_signs=True)
+    if narrow.count == 1 or not fits_panels(narrow.found, lanes, ANY):
         return None
-    builder = MatrixBuilder(found, lanes, unit.pairs, unit.quads, unit.packs)
-    return builder if builder.narrow.count > 1 else None
+    return MatrixBuilder(found, lanes, unit.pairs, unit.quads, unit.packs)
 
 
 class MatrixBuilder(PanelBuilder):

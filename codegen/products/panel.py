@@ -31,7 +31,7 @@ from .find import Products, delay_scales, extent_of
 from .narrow import Operand, stored_part
 from .packs import add_up, split_sides
 from .panel_results import PanelResults
-from .tiles import ProductBuilder, few_for
+from .tiles import few_for
 
 MANY_ROWS = 128  # of a block
 MORE_ROWS = 1024  # of a block whose rows few columns share: pages of memory are read as a whole
@@ -58,7 +58,7 @@ def fits_panels(found: Products, lanes: int, waste: int = WASTE) -> bool:
     for s in found.sums:
         if s.dtype not in (F32, I32) or not {rows, columns} <= set(s.axes):
             return False
-        for (term,) in s.groups:
+        for term in (t for group in s.groups for t in group):
             sides = split_sides(found, term)
             if len(sides) != 2 or any((rows in e.axes) == (columns in e.axes) for e in sides):
                 return False
