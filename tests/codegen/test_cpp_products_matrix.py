@@ -73,6 +73,7 @@ TEXTS = {
     "packed": PACKED.replace("{d}", "bf16"), "groups": GROUPS, "whole": WHOLE,
     **{f"{a}{b}": MIXED.format(left=a, right=b, m="{m}", n="{n}", k="{k}") for a, b in product(("i8", "u8"), repeat=2)},
 }  # fmt: skip
+NAMES = {"in_place": list(TEXTS), "packed": [n for n in TEXTS if n not in ("i8i8", "i8u8", "u8u8", "linear", "heads")]}
 SIZES = ((7, 33, 64), (16, 47, 32), (17, 64, 66), (33, 130, 100), (2, 16, 200))
 ODD = ((19, 34, 131), (100, 71, 160), (3, 5, 9))  # points that fill no word: sums of groups have none such
 INSTRUCTIONS = ("tileloadd", "tilestored", "tilezero", "ldtilecfg", "tilerelease")
@@ -127,7 +128,7 @@ def draw(kernel: Kernel, seed: int) -> dict[str, torch.Tensor]:
 def test_emulated_kernels_are_right(how: str):
     """Rows, columns and points that fill no tile; two sums of one operand; computed operands; all kinds of bytes."""
     kernels: dict[str, Kernel] = {}
-    for k, name in enumerate(TEXTS):
+    for k, name in enumerate(NAMES[how]):
         sizes = SIZES if name in ("packed", "groups") else (*SIZES, *ODD)
         kernels.update({f"{name} {size}": kernel_of(name, *size) for size in sizes[k % 3 :: 3]})
     run_emulated(kernels, how)
@@ -138,7 +139,7 @@ def test_emulated_kernels_are_right(how: str):
 def test_emulated_kernels_of_small_blocks(how: str, monkeypatch: pytest.MonkeyPatch):
     """Several blocks of rows, of columns, and of points, the last ones not whole."""
     make_blocks_small(monkeypatch)
-    run_emulated({name: kernel_of(name, 70, 150, 104) for name in TEXTS}, how)
+    run_emulated({name: kernel_of(name, 70, 150, 104) for name in NAMES[how][1::2]}, how)
     run_emulated({name: kernel_of(name, 70, 150, 107) for name in ("linear", "u8i8")}, how)
 
 
@@ -211,8 +212,8 @@ def test_other_kernels_run_as_they_did():
 
 
 def test_prints(golden: Golden):
-    golden(print_program(program_of(kernel_of("linear", 32, 32, 72), "in_place")), "tiles")
-    golden(source_of(kernel_of("linear", 32, 32, 72), "in_place"), "cpp")
+    golden(print_program(program_of(kernel_of("linear", 32, 64, 72), "in_place")), "tiles")
+    golden(source_of(kernel_of("linear", 32, 64, 72), "in_place"), "cpp")
 
 
 @pytest.mark.skipif(not shutil.which("objdump") or not shutil.which("g++"), reason="needs a compiler and objdump")
