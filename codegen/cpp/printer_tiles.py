@@ -15,66 +15,19 @@ fill a register's words are a product of another shape, to which the sums go thr
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
-from ...ir.errors import LoweringError
 from ...ir.expr import Const, Expr, Load, Rewriter
-from ...ir.index import ZERO, Axis, Index, axes_of, axis_coefficient, substitute
-from ...ir.tiles import Dot, Loop, Put, State, Statement
-from ...ir.types import BF16, I8, U8
+from ...ir.index import Index, axis_coefficient, substitute
+from ...ir.tiles import Loop, Put
+from ...ir.types import BF16, I8
 from ..parts import writes_of
+from ..products.find import extent_of
 from .printer_memory import Memory
 from .printer_values import Values
+from .tile_nests import SIDE, SUMS, Nest, Product, read_nest, refused
 
-SIDE = 16  # rows of a register, and its words of 32 bits
-COUNTS = {BF16: 2, I8: 4, U8: 4}  # elements of a word
-SUMS, LEFT, RIGHT = 4, (4, 5), (6, 7)  # how many registers hold sums; those of the operands
+LEFT, RIGHT = (4, 5), (6, 7)  # registers of the operands
 NAME = "tiles"  # of the registers in C++
-
-
-@dataclass(frozen=True, slots=True)
-class Product:
-    """What is added to one sum: the elements of a word of the left operand times those of the right one."""
-
-    name: str
-    left: Load
-    right: Load
-
-
-@dataclass(frozen=True, slots=True)
-class Nest:
-    """Two loops over tiles.
-
-    around  serial loops around the loop over the points of the sums, outermost first
-    """
-
-    columns: Loop
-    rows: Loop
-    states: tuple[State, ...]
-    around: tuple[Loop, ...]
-    points: Loop
-    products: tuple[Product, ...]
-    puts: tuple[Put, ...]
-
-    @property
-    def height(self) -> int:
-        """Columns of a register."""
-        return min(SIDE, _extent(self.columns.axis))
-
-    @property
-    def shapes(self) -> list[int]:
-        """Words of the left operands: of whole registers, and of the points that are left at the end of the axis."""
-        count = _extent(self.points.axis)
-        return [n for n in (SIDE * (count >= SIDE), count % SIDE) if n]
-
-    def corners(self) -> list[tuple[State, Put, int, int]]:
-        """The registers of sums: each with its state, its store, and where it starts."""
-        return [
-            (s, p, i, j)
-            for s, p in zip(self.states, self.puts, strict=True)
-            for i in range(0, _extent(self.columns.axis), SIDE)
-            for j in range(0, _extent(self.rows.axis), SIDE)
-        ]
 
 
 class TilePrinter:
@@ -131,8 +84,8 @@ class TilePrinter:
         held: dict[int, tuple[Load, int]] = {}
         numbers = {(s.name, i, j): k for k, (s, _, i, j) in enumerate(nest.corners())}
         for p in nest.products:
-            for i in range(0, _extent(nest.columns.axis), SIDE):
-                for j in range(0, _extent(nest.rows.axis), SIDE):
+            for i in range(0, extent_of(nest.columns.axis), SIDE):
+                for j in range(0, extent_of(nest.rows.axis), SIDE):
                     a = self._operand(nest, p.left, i, 0, LEFT, held)
                     b = self._operand(nest, p.right, 0, j, RIGHT, held)
                     self.stack.emit(f"{NAME}.{_instruction(p)}<{numbers[p.name, i, j]}, {a}, {b}>();")
@@ -156,93 +109,20 @@ class TilePrinter:
         assert isinstance(e, Load | Put)
         name = e.name if isinstance(e, Load) else e.target
         flat = self.memory.flat(e.index, self.memory.places[name])
-        along = nest.points.axis if register in RIGHT else nest.columns.axis
-        step = axis_coefficient(flat, along)
+        step = axis_coefficient(flat, nest.points.axis if register in RIGHT else nest.columns.axis)
         corner = {nest.columns.axis: Index((), i), nest.rows.axis: Index((), j)}
         at = substitute(flat, corner, Rewriter(corner))
-        assert isinstance(step, int)
+        if not isinstance(step, int) or (register >= SUMS and not self._is_narrow(e)):
+            raise refused("narrow numbers in memory, in rows that lie evenly apart", nest.columns)
         stride = step * self.memory.size_of(name)
         self.stack.emit(f"{NAME}.{what}<{register}>({self.memory.pointer_to(name, at)}, {stride});")
+
+    def _is_narrow(self, e: Load | Put) -> bool:
+        """True where memory holds the elements as registers take them."""
+        return isinstance(e, Load) and self.memory.places[e.name].storage == e.dtype.name
 
 
 def _instruction(p: Product) -> str:
     if p.left.dtype is BF16:
         return "dot_bf16"
     return "dot_" + "".join("s" if e.dtype is I8 else "u" for e in (p.left, p.right))
-
-
-# --- what is printed ---------------------------------------------------------------------------------------------
-
-
-def read_nest(s: Loop) -> Nest:
-    """The parts of two loops over tiles. Raises LoweringError for what tile registers do not compute."""
-    rows = s.body[0] if len(s.body) == 1 else None
-    if not isinstance(rows, Loop) or rows.kind != "tiles":
-        raise _refused("a loop over tiles of rows inside that of the columns", s)
-    states = tuple(x for x in rows.body if isinstance(x, State))
-    puts = tuple(x for x in rows.body if isinstance(x, Put))
-    loops = [x for x in rows.body if isinstance(x, Loop)]
-    around: list[Loop] = []
-    while len(loops) == 1 and loops[0].kind == "serial" and not loops[0].reverse:
-        around.append(loops[0])
-        loops = [x for x in loops[0].body if isinstance(x, Loop)]
-    if len(loops) != 1 or loops[0].kind != "lanes":
-        raise _refused("one loop of lanes", s)
-    dots = [x for x in loops[0].body if isinstance(x, Dot)]
-    nest = Nest(s, rows, states, tuple(around), loops[0], _read_products(dots, s, rows, loops[0]), puts)
-    _check(nest)
-    return nest
-
-
-def _check(nest: Nest) -> None:
-    s = nest.columns
-    columns, rows = _extent(s.axis), _extent(nest.rows.axis)
-    whole = (columns < SIDE or columns % SIDE == 0) and rows % SIDE == 0
-    if not whole or len(nest.states) * -(-columns // SIDE) * (rows // SIDE) > SUMS:
-        raise _refused(f"whole tiles, at most {SUMS} of them", s)
-    own = [p.value.name if isinstance(p.value, Load) and not p.value.index else "" for p in nest.puts]
-    if own != [x.name for x in nest.states]:
-        raise _refused("a store of each sum as it is", s)
-    begin = nest.points.begin or ZERO
-    if any(not isinstance(c, int) or c % SIDE for c in (begin.const, *(c for _, c in begin.terms))):
-        raise _refused(f"sums that start at multiples of {SIDE}", s)
-
-
-def _read_products(dots: Sequence[Dot], columns: Loop, rows: Loop, points: Loop) -> tuple[Product, ...]:
-    """Dots whose operands are neighbours in memory, together."""
-    found: list[Product] = []
-    done = 0
-    while done < len(dots):
-        first = dots[done]
-        count = COUNTS.get(first.left.dtype, 0)
-        group = dots[done : done + count]
-        left, right = first.left, first.right
-        if not isinstance(left, Load) or not isinstance(right, Load) or not count or len(group) < count:
-            raise _refused("dots of what is loaded", columns)
-        for k, d in enumerate(group):
-            if d.name != first.name or not (_is_next(left, d.left, k) and _is_next(right, d.right, k)):
-                raise _refused("dots of neighbours in memory", columns)
-        steps = [
-            axis_coefficient(e.index[-1], a) for e, a in ((left, points.axis), (left, rows.axis), (right, rows.axis))
-        ]
-        if steps != [count, 0, count] or any(columns.axis in axes_of(i) for i in right.index):
-            raise _refused("operands that are dense along the sum, and along the rows", columns)
-        found.append(Product(first.name, left, right))
-        done += count
-    return tuple(found)
-
-
-def _is_next(first: Load, e: Expr, k: int) -> bool:
-    """True for a load `k` elements behind another one."""
-    same = isinstance(e, Load) and e.name == first.name and e.index[:-1] == first.index[:-1]
-    return same and isinstance(e, Load) and e.guard is None and e.index[-1] == first.index[-1] + k
-
-
-def _extent(a: Axis) -> int:
-    assert isinstance(a.extent, int)
-    return a.extent
-
-
-def _refused(expected: str, s: Statement) -> LoweringError:
-    axis = s.axis.name if isinstance(s, Loop) else ""
-    return LoweringError("products that tile registers do not compute", where=f"tiles {axis}", expected=expected)

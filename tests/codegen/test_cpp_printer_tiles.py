@@ -12,13 +12,13 @@ from treadle.ir.verify import verify_program
 NEST = """\
 tiles k(x: bf16[768], h: f32[512]) -> (y: f32[384])
   scratch a: f32[24, 16]
-  scratch p: bf16[16, 32] narrow
+  scratch p: bf16[16, 32]{narrow}
   serial c in 16:
     lanes m in 32 by 16:
       p[c, m] <- x[32*c + m]
   tiles i in {columns} by 16:
     tiles j in 16 by 16:
-      state s: f32 = 0.0
+      state s: f32 = {first}
       lanes c in 16 by 16:
         {dots}
       a[i, j] <- {value}
@@ -31,9 +31,10 @@ APART = ("x[32*c + i]", "x[32*c + i + 1]")
 COMPUTED = ("bf16((f32(x[2*c + 32*i]) * 2.0))", "x[2*c + 32*i + 1]")
 
 
-def print_nest(left: tuple[str, ...], right: tuple[str, ...], columns: int = 16, value: str = "s[]") -> str:
+def print_nest(left: tuple[str, ...], right: tuple[str, ...], **changed: object) -> str:
+    parts = {"columns": 16, "first": "0.0", "value": "s[]", "narrow": " narrow"} | changed
     dots = "\n        ".join(f"dot s of {a}, {b}" for a, b in zip(left, right, strict=True))
-    program = verify_program(parse_program(NEST.format(columns=columns, dots=dots, value=value)))
+    program = verify_program(parse_program(NEST.format(dots=dots, **parts)))
     return "\n".join(Printer(program, 16).print_body(program.body, {}))
 
 
@@ -74,3 +75,12 @@ def test_results_that_registers_do_not_hold():
         print_nest(LEFT, RIGHT, columns=24)
     with pytest.raises(LoweringError, match="each sum as it is"):
         print_nest(LEFT, RIGHT, value="(s[] * 2.0)")
+    with pytest.raises(LoweringError, match="start at 0"):
+        print_nest(LEFT, RIGHT, first="1.0")
+    with pytest.raises(LoweringError, match="dense along the rows"):
+        print_nest(LEFT, RIGHT, first="h[16*j + i]")
+
+
+def test_arrays_that_hold_wide_numbers():
+    with pytest.raises(LoweringError, match="narrow numbers"):
+        print_nest(LEFT, RIGHT, narrow="")
