@@ -61,7 +61,8 @@ def make_matrix(found: Products, lanes: int, unit: MatrixUnit) -> MatrixBuilder 
     narrow = take_together(found, lanes, unit.pairs, unit.quads, shared=True, any_signs=True)
     if narrow.count == 1 or not fits_panels(narrow.found, lanes, ANY):
         return None
-    return MatrixBuilder(found, lanes, unit.pairs, unit.quads, unit.packs)
+    builder = MatrixBuilder(found, lanes, unit.pairs, unit.quads, unit.packs)
+    return builder if builder.narrow.count > 1 else None  # what is taken out of sums may leave wide numbers
 
 
 class MatrixBuilder(PanelBuilder):
