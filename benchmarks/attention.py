@@ -12,12 +12,12 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from harness import bind, compile_for, measure, set_up, verdict
 from record import Record, contestants, count_pairs, make_parser, say
 from summary import describe, summarize_rows
 from targets import DTYPES
 from torch import Tensor
+from torch.nn.functional import scaled_dot_product_attention
 
 from treadle.compiler.check import compare
 
@@ -29,11 +29,11 @@ WINDOW = 256
 
 
 def sdpa(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    return F.scaled_dot_product_attention(q, k, v)
+    return scaled_dot_product_attention(q, k, v)
 
 
 def causal(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    return F.scaled_dot_product_attention(q, k, v, is_causal=True)
+    return scaled_dot_product_attention(q, k, v, is_causal=True)
 
 
 def plain(q: Tensor, k: Tensor, v: Tensor) -> Tensor:

@@ -15,7 +15,18 @@ from ..ir.loops import Equation, Kernel, Store, statement_expressions
 from ..ir.scalar import op
 from ..ir.tiles import Loop, Program, Put, Scratch, Statement
 from ..ir.types import Dim, DType, plus, product
-from .products import LinkedBuilder, find_linked, find_products, join_bits, join_groups, make_builders, may_link
+from .products import (
+    LinkedBuilder,
+    MatrixUnit,
+    ProductBuilder,
+    Products,
+    find_linked,
+    find_products,
+    join_bits,
+    join_groups,
+    make_builders,
+    may_link,
+)
 from .tiling_jam import JamBuilder, find_jam
 from .tiling_keep import KEPT_BYTES, WORTH_KEEPING, may_move, recompute
 from .tiling_nest import NestBuilder, map_statement, quotient
@@ -40,6 +51,7 @@ class Choices:
     jam     points whose windows overlap are computed several at once
     tiles   sums of products run as register tiles
     pairs   the target adds two products of bf16 at once; quads: four of bytes
+    matrix  the tile registers that sums of products run on; None: on vectors
     """
 
     lanes: int
@@ -55,6 +67,7 @@ class Choices:
     tiles: bool = False
     pairs: bool = False
     quads: bool = False
+    matrix: MatrixUnit | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,9 +112,7 @@ def build_program(planned: Planned, choices: Choices) -> Program:
         return Program(
             k.name, k.inputs, k.outputs, tuple(maker.scratch.values()), body, planned.maths, choices.prefetch
         )
-    products = find_products(k, choices.lanes) if choices.tiles else None
-    products = None if products is None else join_groups(join_bits(products), choices.lanes)
-    made = [] if products is None else make_builders(products, choices.lanes, choices.pairs, choices.quads)
+    made = _make_builders(find_products(k, choices.lanes) if choices.tiles else None, choices)
     if made:
         tiled = tuple(s for b in made for s in b.build())
         arrays = tuple(a for b in made for a in b.scratch.values())
@@ -112,6 +123,13 @@ def build_program(planned: Planned, choices: Choices) -> Program:
     return Program(
         k.name, k.inputs, k.outputs, tuple(builder.scratch.values()), tuple(body), planned.maths, choices.prefetch
     )
+
+
+def _make_builders(found: Products | None, choices: Choices) -> list[ProductBuilder]:
+    if found is None:
+        return []
+    found = join_groups(join_bits(found), choices.lanes)
+    return make_builders(found, choices.lanes, choices.pairs, choices.quads, choices.matrix)
 
 
 def describe(s: Equation | Store) -> str:

@@ -15,6 +15,8 @@ The setting `gemm` overrules what is a question of cost.
 
 Rows whose count is known at run time only are those of one kernel, whatever they are then: the example's count says who
 is likely to be quicker.
+
+Products on tile registers are ours only where the settings ask for them: nobody has measured those kernels.
 """
 
 from __future__ import annotations
@@ -33,8 +35,10 @@ FLOATS = (F32, BF16, F16)
 INTEGERS = (I8, U8, I16, I32)
 
 
-def judge_product(product: Product, isa: Isa, gemm: str = "auto") -> str:
-    """Why a library is to compute it, under the setting `gemm`; "" where a kernel is to."""
+def judge_product(product: Product, isa: Isa, gemm: str = "auto", tiles: bool = False) -> str:
+    """Why a library is to compute it, under the setting `gemm`; "" where a kernel is to. `tiles`: those that fit tile
+    registers run on them.
+    """
     if gemm == "library":
         return "a contraction, which the setting gemm leaves to libraries"
     if isa.vector_bytes < VECTORS:
@@ -53,7 +57,8 @@ def judge_product(product: Product, isa: Isa, gemm: str = "auto") -> str:
         return _judge_windows(product, isa)
     rows = product.hints[1 - product.large] if product.has_dynamic_rows else min(*_points(product))
     few = rows <= FEW_ROWS
-    if not few and not (whole or _is_quick(left, right, isa)):
+    tiles = tiles and isa.permits_tiles and isa.tiles[0] and left is right is BF16 and product.is_static
+    if not few and not (whole or tiles or _is_quick(left, right, isa)):
         return f"a contraction of more than {FEW_ROWS} rows"
     across = product.across[product.large] and product.is_static and (few or left is F32 or product.reordered)
     if not product.dense[product.large] and not across:

@@ -123,7 +123,9 @@ def plan_graph(gm: fx.GraphModule, watch: Watch, tools: Toolchain, gpu: GpuTools
     Raises LoweringError for a graph that cannot be taken, CompileError where there is no compiler.
     """
     device = "cpu" if gpu is None else gpu.device
-    judge = partial(judge_product, isa=tools.isa, gemm=settings.gemm) if gpu is None else _gpu().judge
+    tiles = settings.amx == "always"
+    own = partial(judge_product, isa=tools.isa, gemm=settings.gemm, tiles=tiles)
+    judge = own if gpu is None else _gpu().judge
     with watch.phase("import"):
         imported = import_graph(gm, watch.name, device, settings.rng, judge)
         graph = with_output_strides(imported.graph)

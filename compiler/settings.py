@@ -247,6 +247,14 @@ class Settings:
         " all that kernels can compute",
         changes_code=True,
     )
+    amx = Option(
+        one_of("never", "tuned", "always"),
+        "tuned",
+        "tile registers (AMX) for products of bf16 and of bytes on a CPU that has them; the kernels are tested by"
+        " emulation and have so far run on no such processor: never; tuned: as candidates of autotune, for products"
+        " that kernels compute anyway; always: in place of libraries and of vectors, wherever products fit them",
+        changes_code=True,
+    )
     hoist = Option(
         one_of("never", "auto", "all"),
         "never",

@@ -30,6 +30,7 @@ from .isa import Isa
 from .prelude import prelude
 from .printer import Printer
 from .printer_memory import BYTES, storage_of
+from .printer_tiles import NAME
 from .space import AHEAD, KEEP, STREAM_BYTES, TILES, candidates, choices_of, default_schedule, stored_bytes
 from .threads import TEAM, count_threads, share_phases
 from .width import choose_lanes
@@ -228,6 +229,7 @@ class _Emitter:
         lines: list[str] = []
         if self.printer.values.needs:
             lines.append(f"  using namespace w{self.lanes};")
+        lines += [f"  Tiles {NAME};"] if self.printer.has_tiles and _mentions(text, NAME) else []
         size = print_dim(stored_bytes(self.kernel)) if _mentions(text, "large") else ""
         offsets = {**self.offsets, **self.shared}
         lines += self._symbols(used_in=[text, size, *(print_dim(o) for o in offsets.values())])

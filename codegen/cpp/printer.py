@@ -22,6 +22,7 @@ from .printer_dots import Dots
 from .printer_lanes import LanesPrinter, divides_axis, is_fixed
 from .printer_memory import Memory
 from .printer_scope import Lanes, Stack, Val
+from .printer_tiles import NAME, TilePrinter
 from .printer_values import Values
 from .width import PACKS
 
@@ -41,6 +42,8 @@ class Printer:
         self.lanes = lanes
         self.stack = Stack()
         self.stack.taken.update(symbols)
+        self.has_tiles = any(isinstance(s, Loop) and s.kind == "tiles" for s in walk_statements(program.body))
+        self.stack.taken.update({NAME} if self.has_tiles else ())
         self.values = Values(self.stack, lanes, strict=strict)
         self.memory = self.values.memory = Memory(program, self.stack, self.values)
         self.dots = Dots(self.values, self.memory, pairs, quads)
@@ -52,6 +55,7 @@ class Printer:
         self.lane_loops = LanesPrinter(
             self.stack, self.values, self.memory, self.statements, self._limits, self.slots, streaming, asks
         )
+        self.tiles = TilePrinter(self.values, self.memory, self._limits)
         self.values.uses = count_uses(e for s in walk_statements(program.body) for e in expressions_of(s))
 
     def print_body(self, body: Sequence[Statement], axes: dict[Axis, str]) -> list[str]:
@@ -300,6 +304,8 @@ class Printer:
             return
         if s.kind == "lanes":
             self.lane_loops.loop(s)
+        elif s.kind == "tiles":
+            self.tiles.loop(s)
         else:
             self._serial_loop(s)
 

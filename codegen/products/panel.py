@@ -32,7 +32,7 @@ from .find import Products, delay_scales, extent_of
 from .narrow import Operand, stored_part
 from .packs import add_up, split_sides
 from .panel_results import PanelResults
-from .tiles import ProductBuilder, few_for
+from .tiles import few_for
 
 MANY_ROWS = 128  # of a block
 MORE_ROWS = 1024  # of a block whose rows few columns share: pages of memory are read as a whole
@@ -51,18 +51,18 @@ LONGEST_CHAIN = 512  # additions of f32 to one running value
 WASTE = 2  # rows that packs have room for, to those there are
 
 
-def fits_panels(found: Products, lanes: int) -> bool:
+def fits_panels(found: Products, lanes: int, waste: int = WASTE) -> bool:
     """True where there are rows enough for the lanes, and nothing else than products of a row's and a column's side."""
     rows, columns = found.rows, found.columns
     if rows is None or found.inner or lanes < 4 or len(found.sums) > 2:
         return False
     count = rows.extent
-    if isinstance(count, int) and -(-count // lanes) * lanes > WASTE * count:
+    if isinstance(count, int) and -(-count // lanes) * lanes > waste * count:
         return False
     for s in found.sums:
         if s.dtype not in (F32, I32) or not {rows, columns} <= set(s.axes):
             return False
-        for (term,) in s.groups:
+        for term in (t for group in s.groups for t in group):
             sides = split_sides(found, term)
             if len(sides) != 2 or any((rows in e.axes) == (columns in e.axes) for e in sides):
                 return False
@@ -84,6 +84,7 @@ class PanelBuilder(PanelResults):
     many = MANY_ROWS
     block = COLUMNS
     fetches = True
+    least_delayed = LEAST_DELAYED
 
     def _most_rows(self, found: Products) -> int:
         few = found.across and extent_of(found.columns) <= FEW_COLUMNS
@@ -116,10 +117,19 @@ class PanelBuilder(PanelResults):
         room = RESULTS[self.pack] // (packs * len(found.sums) * self.width)
         self.chains = 2 if room > 1 else 1
         self.local = Axis("lane", self.pack)
-        is_long = not found.summed or extent_of(found.lanes) >= LEAST_DELAYED
+        return self._delay(found)
+
+    def _delay(self, found: Products) -> Products:
+        """The sums with what multiplies their results apart, where that is worth it."""
+        is_long = not found.summed or extent_of(found.lanes) >= self.least_delayed
         delayed = delay_scales(found) if is_long else found
         fits = all(s.scale is None or found.rows not in s.scale.axes for s in delayed.sums)
         return delayed if fits else found
+
+    @property
+    def _most_packed(self) -> int:
+        """Words of a column of a tile that are packed at once."""
+        return PACKED
 
     @property
     def _adds(self) -> bool:
@@ -144,7 +154,7 @@ class PanelBuilder(PanelResults):
         if self.narrow.count == 1:  # others are rounded to less than what such sums lose
             size = min(size, LONGEST_CHAIN * (self.chains if extent_of(f.lanes) % 2 == 0 else 1))
         if any(p.columns for p in self.packed.values()):
-            size = min(size, PACKED)
+            size = min(size, self._most_packed)
         size //= points
         size = max(1, size if f.summed else size // self.pack * self.pack)
         size = size if f.summed else max(self.pack, size)
@@ -333,15 +343,3 @@ class PanelBuilder(PanelResults):
         if packed is not None and len(side) == 1:
             return [self._read_packed(packed, at, j)]
         return super().side(side, at, j)
-
-
-def make_builders(found: Products, lanes: int, pairs: bool = False, quads: bool = False) -> list[ProductBuilder]:
-    """Those that build the statements of a kernel, one after the other: panels leave the last few rows to tiles where
-    their count is known at run time only. None: it is better computed as any other sum.
-    """
-    if not fits_panels(found, lanes):
-        return [] if found.across else [ProductBuilder(found, lanes, pairs, quads)]
-    panels = PanelBuilder(found, lanes, pairs, quads)
-    if not panels.rows.dynamic:
-        return [panels]
-    return [panels, ProductBuilder(found, lanes, pairs, quads, after_panels=True)]

@@ -67,6 +67,7 @@ class ProductBuilder(RestOfSums):
     many = MANY
     block = BLOCK
     fetches = False  # asks for what is read next by itself
+    any_signs = False  # bytes are multiplied whatever their signs
 
     def __init__(
         self, found: Products, lanes: int, pairs: bool = False, quads: bool = False, after_panels: bool = False
@@ -81,7 +82,7 @@ class ProductBuilder(RestOfSums):
         size = self._block_size(found, count)
         self.height, self.width, self.is_shared = 1, 1, True
         found = self._choose_tile(found, size)
-        self.narrow = take_together(found, lanes, pairs, quads, self.is_shared)
+        self.narrow = take_together(found, lanes, pairs, quads, self.is_shared, self.any_signs)
         self.found = self.narrow.found
         whole = -(-size // self.height) * self.height
         self.row_parts = self._row_parts(count, whole) if isinstance(count, int) else [self._dynamic_rows(whole)]
@@ -121,17 +122,19 @@ class ProductBuilder(RestOfSums):
 
     def _find_parts(self) -> Iterator[tuple[Rows, int, int, int]]:
         """The blocks of rows with (begin, end) of the columns and those of a tile."""
-        count = extent_of(self.found.columns)
-        tiles = count // self.width * self.width
         for rows in self.row_parts:
-            blocks = count // self._columns_of(rows) * self._columns_of(rows)
-            for begin, end, width in ((0, blocks, self.width), (blocks, tiles, self.width), (tiles, count, 1)):
+            for begin, end, width in self._column_parts(extent_of(self.found.columns), self._columns_of(rows)):
                 if begin < end:
                     yield rows, begin, end, width
 
     def _columns_of(self, rows: Rows) -> int:
         """Columns of a block."""
         return self.block
+
+    def _column_parts(self, count: int, block: int) -> list[tuple[int, int, int]]:
+        """The first column, the one after the last, and the columns of a tile: of parts that are blocks or less."""
+        blocks, tiles = count // block * block, count // self.width * self.width
+        return [(0, blocks, self.width), (blocks, tiles, self.width), (tiles, count, 1)]
 
     # --- choices -------------------------------------------------------------------------------------------------
 
@@ -199,11 +202,10 @@ class ProductBuilder(RestOfSums):
         blocks = Axis(f"{columns.name}_b", (end - begin) // size)
         tiles = Axis(f"{columns.name}_t", extent_of(columns) // width)
         first = of_atom(blocks) * size + begin
-        start, column = first // width, of_atom(tiles) * width
+        offset = begin % width
+        start, column = (first - offset) // width, of_atom(tiles) * width + offset
         body = self._fetch_packed(column, width)
-        body += self._pack(
-            [(e, p, {columns: column + j}, j) for e, p in self.packed.items() if p.columns for j in range(width)]
-        )
+        body += self._pack_columns(column, width)
         body += self._before_tiles(column, width, first)
         for tile in self.rows.tiles:
             made = self._tile(tile, column, width, first)
@@ -225,6 +227,11 @@ class ProductBuilder(RestOfSums):
     def _adds(self) -> bool:
         """True where sums are added to what is in their arrays already."""
         return self.deep is not None
+
+    def _pack_columns(self, column: Index, width: int) -> list[Statement]:
+        """Computes the operands of a tile's columns."""
+        packed = [(e, p) for e, p in self.packed.items() if p.columns]
+        return self._pack([(e, p, {self.found.columns: column + j}, j) for e, p in packed for j in range(width)])
 
     def _fetch_packed(self, column: Index, width: int) -> list[Statement]:
         """Asks for what the operands of the next columns are computed of."""
