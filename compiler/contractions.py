@@ -35,16 +35,20 @@ FLOATS = (F32, BF16, F16)
 INTEGERS = (I8, U8, I16, I32)
 
 
-def judge_product(product: Product, isa: Isa, gemm: str = "auto", tiles: bool = False) -> str:
-    """Why a library is to compute it, under the setting `gemm`; "" where a kernel is to. `tiles`: those that fit tile
-    registers run on them.
+def judge_product(
+    product: Product, isa: Isa, gemm: str = "auto", tiles: bool = False, links: bool = True
+) -> str:  # fmt: skip
+    """Why a library is to compute it, under the setting `gemm`; "" where a kernel is to.
+
+    tiles  those that fit tile registers run on them
+    links  the numerics allow that one kernel computes contractions that are linked
     """
     if gemm == "library":
         return "a contraction, which the setting gemm leaves to libraries"
     if isa.vector_bytes < VECTORS:
         return "a contraction, and no vector instructions to compute it with"
     if product.linked and product.is_static and gemm != "own":
-        return _judge_linked(product, isa)
+        return _judge_linked(product, isa) if links else "a contraction whose order of additions is to be kept"
     if not product.is_static and (product.windows or not product.has_dynamic_rows):
         return "a contraction of dynamic sizes"
     left, right = product.dtypes

@@ -123,8 +123,8 @@ def plan_graph(gm: fx.GraphModule, watch: Watch, tools: Toolchain, gpu: GpuTools
     Raises LoweringError for a graph that cannot be taken, CompileError where there is no compiler.
     """
     device = "cpu" if gpu is None else gpu.device
-    tiles = settings.amx == "always"
-    own = partial(judge_product, isa=tools.isa, gemm=settings.gemm, tiles=tiles)
+    tiles, links = settings.amx == "always", settings.numerics == "fast"
+    own = partial(judge_product, isa=tools.isa, gemm=settings.gemm, tiles=tiles, links=links)
     judge = own if gpu is None else _gpu().judge
     with watch.phase("import"):
         imported = import_graph(gm, watch.name, device, settings.rng, judge)

@@ -199,3 +199,22 @@ def test_gradients(dtype: torch.dtype, causal: bool, seed: int):
     for g, theirs, e in zip(got, gradients(attend, *operands), expected, strict=True):
         unit = torch.finfo(dtype).eps * float(e.abs().max())
         assert float((g - e).abs().max()) <= 1.5 * float((theirs - e).abs().max()) + unit
+
+
+def test_strict_numerics_leave_it_to_the_library(seed: int):
+    operands = draw(seed, torch.float32, 1, 2, 40, 200, 64, 64)
+    torch._dynamo.reset()
+    counters.clear()
+    with torch.no_grad():
+        torch.compile(sdpa, backend="treadle", options={"numerics": "strict"})(*operands)
+    assert (counters["treadle"]["kernels"], counters["treadle"]["library"]) == (0, 1)
+
+
+@pytest.mark.parametrize("sizes", [(0, 2, 9, 9), (1, 2, 9, 0), (1, 2, 0, 9), (1, 2, 1, 9)], ids=str)
+def test_nothing_and_single_queries(sizes: tuple[int, int, int, int], seed: int):
+    operands = draw(seed, torch.float32, *sizes, 64, 64)
+    torch._dynamo.reset()
+    for f in (sdpa, plain):
+        with torch.no_grad():
+            got, eager = torch.compile(f, backend="treadle", dynamic=False)(*operands), f(*operands)
+        torch.testing.assert_close(got, eager, equal_nan=True)

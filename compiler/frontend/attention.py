@@ -14,7 +14,6 @@ from ...ir.types import BOOL
 from .context import Context, Unsupported, Value, lowers
 from .contractions import Product
 from .links import FEW_ROWS, WIDEST
-from .pools import static_sizes
 
 
 @lowers("_scaled_dot_product_flash_attention_for_cpu.default")
@@ -24,8 +23,8 @@ def _attention(
 ) -> tuple[Value, Value]:  # fmt: skip
     if dropout:
         raise Unsupported("attention with dropout")
-    batch, heads, queries, depth = static_sizes(q.shape)
-    groups, keys, width = static_sizes(v.shape[1:])
+    batch, heads, queries, depth = _static(q)
+    _, groups, keys, width = _static(v)
     if queries < FEW_ROWS or width > WIDEST:
         raise Unsupported("attention of few queries" if queries < FEW_ROWS else "attention of wide heads")
     product = Product(batch * groups, queries, keys, depth, (q.dtype, k.dtype), (True, True), linked=True)
@@ -50,6 +49,13 @@ def _attention(
     out = cx.round(g.reshape(out, (batch, heads, queries, width)))
     sums = g.reshape(top + g.log(total), (batch, heads, queries))
     return g.lay_out(out, _strides(batch, heads, queries, width)), sums
+
+
+def _static(x: Value) -> tuple[int, ...]:
+    sizes = tuple(n for n in x.shape if isinstance(n, int))
+    if len(sizes) < x.rank or 0 in sizes:
+        raise Unsupported("attention of nothing" if 0 in sizes else "attention of dynamic sizes")
+    return sizes
 
 
 def _masked(cx: Context, scores: Value, mask: Value, whole: tuple[Any, ...], leading: tuple[Any, ...]) -> Value:
