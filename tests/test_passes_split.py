@@ -39,7 +39,9 @@ def kernel_of(state: str, length: int = 7, others: int = 0) -> Kernel:
     shape, over, x, at = f"3, {length}", "c", "x[t, c]", "#(c)"
     if others:
         shape, over, x, at = f"3, {length}, {others}", "c, b", "x[t, c, b]", f"#({others}*c + b)"
-    first = {"max_sum_exp": "m", "max_weighted_sum": "m", "moments": "a"}.get(state, "v" if state.startswith("arg") else "e")
+    first = {"max_sum_exp": "m", "max_weighted_sum": "m", "moments": "a"}.get(
+        state, "v" if state.startswith("arg") else "e"
+    )
     axes = f"t:3, c:{length}" + (f", b:{others}" if others else "")
     return read(f"""
 kernel k(x: f32[{shape}]) -> (y: {dtype}[3], z: {dtype if first == "e" else "f32"}[3])
