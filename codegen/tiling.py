@@ -16,7 +16,6 @@ from ..ir.scalar import op
 from ..ir.tiles import Loop, Program, Put, Scratch, Statement
 from ..ir.types import Dim, DType, plus, product
 from .products import (
-    LinkedBuilder,
     MatrixUnit,
     ProductBuilder,
     Products,
@@ -25,6 +24,7 @@ from .products import (
     join_bits,
     join_groups,
     make_builders,
+    make_linked,
     may_link,
 )
 from .tiling_jam import JamBuilder, find_jam
@@ -107,7 +107,7 @@ def build_program(planned: Planned, choices: Choices) -> Program:
     k = planned.kernel
     linked = find_linked(k)
     if linked is not None:
-        maker = LinkedBuilder(linked, choices.lanes, choices.pairs)
+        maker = make_linked(linked, choices.lanes, choices.pairs)
         body = tuple(maker.build())
         return Program(
             k.name, k.inputs, k.outputs, tuple(maker.scratch.values()), body, planned.maths, choices.prefetch

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib import import_module
 from typing import Any
 
 import torch
@@ -33,12 +34,12 @@ FUSIBLE = (
     aten.leaky_relu_backward, aten.elu_backward, aten.softplus_backward, aten.mish_backward,
     aten.log_sigmoid_backward, aten.tanh_backward, aten.sigmoid_backward, aten.glu, aten.glu_backward, aten.cat,
     aten.stack, aten.constant_pad_nd, aten.repeat, aten.fill, aten.select_backward, aten.slice_backward,
-    aten.linalg_vector_norm, aten.embedding_dense_backward, aten.scatter_add, aten.scatter,
+    aten.linalg_vector_norm, aten.embedding_dense_backward, aten.scatter_add, aten.scatter, aten.tril, aten.triu,
 )  # fmt: skip
 # What costs no more to compute again than to load.
 RECOMPUTED = (
     aten.detach, aten.embedding, aten.glu, aten.cat, aten.stack, aten.constant_pad_nd, aten.repeat, aten.fill,
-    aten.logsumexp,
+    aten.logsumexp, aten.tril, aten.triu,
 )  # fmt: skip
 
 
@@ -50,6 +51,8 @@ def partition_joint(
     Inputs cost nothing to save: who calls the graph holds them, as eager would.
     """
     expand(joint)
+    if any(joint.graph.find_nodes(op="call_function", target=t) for t in (aten.mm.default, aten.bmm.default)):
+        import_module(".joint_links", __package__).save_little(joint, options["num_fwd_outputs"])
     primals = [n for n in joint.graph.nodes if n.op == "placeholder" and "tangents" not in n.name]
     written = _find_written(joint, primals)
     _save_old_values(joint, [primals[k] for k in written])

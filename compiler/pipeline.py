@@ -126,13 +126,19 @@ def plan_graph(gm: fx.GraphModule, watch: Watch, tools: Toolchain, gpu: GpuTools
     tiles, links = settings.amx == "always", settings.numerics == "fast"
     own = partial(judge_product, isa=tools.isa, gemm=settings.gemm, tiles=tiles, links=links)
     judge = own if gpu is None else _gpu().judge
-    with watch.phase("import"):
-        imported = import_graph(gm, watch.name, device, settings.rng, judge)
-        graph = with_output_strides(imported.graph)
+    row = GENERIC_CPU if gpu is None else find_device(gpu.target.name)
+    apart: frozenset[str] = frozenset()
+    while True:
+        with watch.phase("import"):
+            imported = import_graph(gm, watch.name, device, settings.rng, judge, apart)
+            graph = with_output_strides(imported.graph)
+        with watch.phase("fuse"):
+            fused = fuse_graph(graph, lambda kernel: seconds_of(kernel, row), settings.numerics)
+        lost = {imported.made_by[n] for n in fused.apart if n in imported.made_by} - apart
+        if not lost:
+            break
+        apart |= lost  # libraries may be quicker, now that they are kernels of their own
     watch.show(5, "graph", lambda: print_graph(graph))
-    with watch.phase("fuse"):
-        row = GENERIC_CPU if gpu is None else find_device(gpu.target.name)
-        fused = fuse_graph(graph, lambda kernel: seconds_of(kernel, row), settings.numerics)
     if settings.verify:
         _stand_ins().verify_levels(graph, fused)
     with watch.phase("kernels"):

@@ -127,6 +127,14 @@ class GraphBuilder:
         """The node of that name, as it is now."""
         return self._by_name[name]
 
+    def __len__(self) -> int:
+        """How many nodes there are, apart from inputs."""
+        return len(self._nodes)
+
+    def since(self, count: int) -> tuple[Node, ...]:
+        """The nodes that were added when there were `count` of them, and after."""
+        return tuple(self._nodes[count:])
+
     def is_input(self, name: str) -> bool:
         return self._by_name[name].op == "input"
 

@@ -97,17 +97,18 @@ def _unlinked(fused: Fused, cost: Cost) -> frozenset[str]:
     """The links whose kernels nobody can compute well: their contractions are then kernels of their own."""
     if not fused.links:
         return frozenset()
-    dear = {s.digest for s in fused.steps if isinstance(s, Launch) and cost(s.kernel) == math.inf}
-    front = [n for s in fused.steps if isinstance(s, Launch) and s.digest in dear for n in s.nodes]
-    lost, seen = set[str](), set[str]()
-    first = {n: link.last for link in fused.links for n in link.first}
+    launches = [s for s in fused.steps if isinstance(s, Launch)]
+    dear = {s.digest for s in launches if cost(s.kernel) == math.inf}
+    stored = {n for s in launches for n in s.nodes}
+    of = {n: link.last for link in fused.links for n in link.members}
+    front = [n for s in launches if s.digest in dear for n in s.nodes]
+    lost, seen = set[str](), set(front)
     while front:
         name = front.pop()
-        if name in first:
-            lost.add(first[name])
-        elif name not in seen:
-            seen.add(name)
-            front += fused.graph.by_name[name].inputs
+        lost.update(of.get(name, ()))
+        inner = [i for i in fused.graph.by_name[name].inputs if i not in stored and i not in seen]
+        seen.update(inner)
+        front += inner
     return frozenset(lost)
 
 
@@ -122,7 +123,7 @@ def _fuse(graph: Graph, cost: Cost, numerics: str, in_place: dict[str, str], apa
     calls = [Call(n.name) for n in graph.nodes if n.op == "call" and n.name in fuser.regions.live]
     steps = _schedule(graph, launches, calls, fuser.regions.views, fuser.done_in_place)
     found = tuple(fuser.partitions), fuser.done_in_place
-    links = tuple(fuser.regions.links.values())
+    links = fuser.regions.links
     return Fused(graph, steps, fuser.regions.views, fuser.layouts, *found, numerics, in_place, links, apart)
 
 

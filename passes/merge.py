@@ -20,6 +20,7 @@ from ..ir.ops import OPS
 from ..ir.simplify import Simplifier
 from ..ir.types import Dim
 from .across import match_rows, match_sums
+from .chains import is_made
 from .inline import Assembly, Lowered, Shared, covers
 from .order import topological
 from .reasons import CannotPull, Reason, Tried
@@ -199,7 +200,9 @@ class Merger:
             return Reason.EXTENTS
         if groups.would_cycle(name, alone, k):
             return Reason.CYCLE
-        return self._make((name, *group.sinks), group.absorbed, stored)
+        merged = self._make((name, *group.sinks), group.absorbed, stored)
+        apart = isinstance(merged, Group) and _shares_nothing(merged.kernel, alone.kernel, group.kernel)
+        return Reason.UNSHARED if apart else merged
 
     def _join_groups(self, groups: _Groups, order: Sequence[str], stored: frozenset[str]) -> _Groups:
         """Kernels of one domain that read the same memory, now that each has absorbed what it could."""
@@ -236,7 +239,9 @@ class Merger:
         if groups.would_wait(k, j):
             return Reason.CYCLE
         sinks, absorbed = {*a.sinks, *b.sinks}, {*a.absorbed, *b.absorbed}
-        return self._make(tuple(n for n in order if n in sinks), tuple(n for n in order if n in absorbed), stored)
+        made = self._make(tuple(n for n in order if n in sinks), tuple(n for n in order if n in absorbed), stored)
+        apart = isinstance(made, Group) and _shares_nothing(made.kernel, a.kernel, b.kernel)
+        return Reason.UNSHARED if apart else made
 
     def _tell(self, name: str, group: Group, found: Group | Reason) -> None:
         if self.tried is not None:
@@ -356,6 +361,19 @@ def _passes_over(kernel: Kernel, name: str, shape: tuple[Dim, ...]) -> bool:
 
 def same_domain(a: tuple[Dim, ...], b: tuple[Dim, ...]) -> bool:
     return [n for n in a if n != 1] == [n for n in b if n != 1]
+
+
+def _shares_nothing(merged: Kernel, a: Kernel, b: Kernel) -> bool:
+    """True where both kernels reduce what they sum up themselves, and have none of those sums in common."""
+    return all(map(_reduces_made, (a, b))) and _count_sums(merged) == _count_sums(a) + _count_sums(b)
+
+
+def _reduces_made(kernel: Kernel) -> bool:
+    return any(isinstance(s, Equation) and s.state and is_made(kernel, s.args, s.reduce) for s in kernel.body)
+
+
+def _count_sums(kernel: Kernel) -> int:
+    return sum(isinstance(s, Equation) and bool(s.state) for s in kernel.body)
 
 
 def _same_reductions(a: Kernel, b: Kernel) -> bool:

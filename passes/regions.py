@@ -23,7 +23,7 @@ from ..ir.ops import OPS
 from ..ir.simplify import Simplifier
 from ..ir.types import Dim, contiguous_strides, is_nonnegative, multiply, plus, product
 from .inline import Lowered
-from .linked import Link, find_links
+from .linked import find_links, in_order
 from .order import connected_parts
 from .reasons import Reason, Refusal
 
@@ -79,7 +79,7 @@ class Regions:
         self._bind_uses()
         self._reads: dict[str, tuple[tuple[Place, str], ...]] = {}  # once all that is forced is known
         self._places: dict[frozenset[str], int] = {}
-        self.links = find_links(graph, self.live, apart) if simplify.is_fast else {}
+        self.links = find_links(graph, self.live, apart) if simplify.is_fast else ()
         self.depth = self._find_depths()
         self._require_crossing()
 
@@ -194,7 +194,14 @@ class Regions:
         pads, sources = self._find_padded()
         windows = self._find_windows() | sources
         fresh: set[str] = set()  # what is computed of a contraction of the same depth
-        for node in self.graph.nodes:
+        for nodes in in_order(self.graph, self.links) if self.links else ((n,) for n in self.graph.nodes):
+            if len(nodes) > 1:  # at one depth: behind all that any of them reads
+                inside = {n.name for n in nodes}
+                read = max(depth[i] for n in nodes for i in n.inputs if i not in inside)
+                depth.update(dict.fromkeys(inside, read + 1))
+                fresh |= inside
+                continue
+            (node,) = nodes
             level = max((depth[i] for i in node.inputs), default=0)
             kind = OPS[node.op].kind
             waits = any(i in fresh and depth[i] == level for i in node.inputs)
@@ -202,8 +209,6 @@ class Regions:
             depth[node.name] = level + 1 if deeper else level
             if kind == "contract" or (waits and not deeper):
                 fresh.add(node.name)
-            if node.name in self.links:
-                self._join_depths(self.links[node.name], depth)
         for node in reversed(self.graph.nodes):
             if node.name not in windows and self._may_sink(node):
                 readers = self._readers_through_views(node.name)
@@ -212,12 +217,6 @@ class Regions:
                 if len(levels) == 1 and min(levels) > depth[node.name] and seldom:
                     depth[node.name] = levels.pop()
         return depth
-
-    def _join_depths(self, link: Link, depth: dict[str, int]) -> None:
-        """What is linked is computed at one depth: behind all that any of it reads."""
-        inside = set(link.members)
-        read = (i for n in inside for i in self.graph.by_name[n].inputs if i not in inside)
-        depth.update(dict.fromkeys(inside, 1 + max(depth[i] for i in read)))
 
     def _find_windows(self) -> set[str]:
         """What is computed, one by one, of values that are read in several places: much work for an operand."""

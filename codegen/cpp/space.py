@@ -8,7 +8,7 @@ from ...ir.loops import Equation, Kernel
 from ...ir.schedule import Knob, Schedule, Value
 from ...ir.types import Dim, is_static, multiply, plus, product
 from ..cuts import Cuts, blocks_of
-from ..products import MatrixUnit
+from ..products import MatrixUnit, is_linked
 from ..tiling import Choices
 from .isa import Isa
 from .threads import find_cuts
@@ -64,6 +64,8 @@ def matrix_of(schedule: Schedule, isa: Isa) -> MatrixUnit | None:
 def cuts_under(kernel: Kernel, schedule: Schedule) -> Cuts:
     """The reductions that a schedule cuts into parts: by the law `split`, before the kernel is printed."""
     blocks = blocks_of(kernel) if schedule.get(BLOCKS) else ()
+    if blocks and is_linked(kernel):  # those run in blocks as they are
+        blocks = ()
     return blocks or find_cuts(kernel, int(schedule.get(PARTS)), int(schedule.get(CHUNK)))
 
 

@@ -9,19 +9,20 @@ panel, panel_rows, panel_results   tiles whose lanes are rows
 matrix  panels whose products are those of tile registers
 dynamic rows whose count is known at run time only
 builders  which of these a kernel gets
-linked, linked_build   sums weighted by exponentials of other sums of products
+linked, linked_build, linked_values   sums weighted by what is computed of other sums of products
 """
 
 from .bits import join_bits
 from .builders import make_builders
 from .find import Products, delay_scales, find_products, find_sums, has_products, sum_of
 from .groups import join_groups
-from .linked import find_linked, may_link, runs_apart
-from .linked_build import LinkedBuilder
+from .linked import find_linked, is_linked, may_link, runs_apart
+from .linked_values import make_linked
 from .matrix import MatrixUnit
 from .tiles import ProductBuilder
 
 __all__ = [
-    "LinkedBuilder", "MatrixUnit", "ProductBuilder", "Products", "delay_scales", "find_linked", "find_products",
-    "find_sums", "has_products", "join_bits", "join_groups", "make_builders", "may_link", "runs_apart", "sum_of",
+    "MatrixUnit", "ProductBuilder", "Products", "delay_scales", "find_linked", "find_products", "find_sums",
+    "has_products", "is_linked", "join_bits", "join_groups", "make_builders", "make_linked", "may_link", "runs_apart",
+    "sum_of",
 ]  # fmt: skip

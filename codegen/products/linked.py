@@ -1,4 +1,4 @@
-"""Sums whose weights are exponentials of other sums of products, in one pass over what both run along.
+"""Sums whose weights are computed of other sums of products, in one pass over what both run along.
 
     s[i, j] = sum(d) q[i, d] * k[j, d]
     l[i]    = sum(j) exp(s[i, j] - max s[i])            y[i, e] <- o[i, e] / l[i]
@@ -14,6 +14,11 @@ for a block of rows i, which are the lanes:
 
 The largest value so far is a row's own (Milakov and Gimelshein, Online normalizer calculation for softmax, 2018; Dao et
 al., FlashAttention, 2022); while it is -inf the shift is 0. Nothing is summed across lanes.
+
+Where the weights are no exponentials of a running maximum, several sums may have their own: those of gradients.
+
+    s[j, i] = sum(d) k[j, d] * q[i, d]        dv[j, e] = sum(i) exp(s[j, i] - lse[i]) * do[i, e]
+    t[j, i] = sum(e) v[j, e] * do[i, e]       dk[j, e] = sum(i) exp(s[j, i] - lse[i]) * (t[j, i] - delta[i]) * q[i, e]
 """
 
 from __future__ import annotations
@@ -21,11 +26,12 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from ...ir.expr import Const, Expr, Load, Op, loads_in, product_factors
+from ...ir.expr import Expr, Load, Op, const, loads_in, product_factors
 from ...ir.index import Axis, axis_coefficient
 from ...ir.loops import Equation, Kernel, Store, statement_expressions
-from ...ir.scalar import op
+from ...ir.scalar import is_const, op
 from ...ir.types import BF16, F16, F32
+from ...ir.weighted import STATE
 from ..tiling_keep import recompute
 from ..tiling_prepare import prepare
 from .find import extent_of, has_products, is_dynamic
@@ -34,29 +40,54 @@ WIDEST = 512  # results of a row
 
 
 @dataclass(frozen=True, slots=True)
+class Weighted:
+    """A sum of `value`, which is computed of scores, times `weight`, which lies in memory (None: of the value alone).
+
+    Where the values are exponentials of a running maximum, `value` is the exponent.
+    """
+
+    equation: Equation
+    value: Expr
+    weight: Expr | None
+
+    @property
+    def name(self) -> str:
+        return self.equation.names[-1]
+
+
+@dataclass(frozen=True, slots=True)
 class Linked:
     """A kernel of such sums.
 
-    scores   the sums of products that the exponents are computed of; value: the exponent
-    total    the sum of the exponentials (None: nobody reads it); weighted: the sums with weights
-    rows     kept by all, along is what the latter run along, columns are those that only they keep; outer: all others
+    scores   the sums of products that the values are computed of
+    running  the values are exponentials of a running maximum; total: the sum of those (None: nobody reads it)
+    rows     kept by all, along is what the latter run along, columns are those that only they keep (None: no sum has
+             weights); outer: all others
     """
 
     kernel: Kernel
     scores: tuple[Equation, ...]
-    value: Expr
     total: Equation | None
-    weighted: tuple[Equation, ...]
+    weighted: tuple[Weighted, ...]
     stores: tuple[Store, ...]
     rows: Axis
     along: Axis
-    columns: Axis
+    columns: Axis | None
     outer: tuple[Axis, ...]
+    running: bool
+
+    @property
+    def values(self) -> tuple[Expr, ...]:
+        return tuple(dict.fromkeys(w.value for w in self.weighted))
 
 
 def may_link(kernel: Kernel) -> bool:
-    """A cheap look at a kernel: False where it has no sums with weights."""
-    return any(isinstance(s, Equation) and s.state == "max_weighted_sum" for s in kernel.body)
+    """A cheap look at a kernel: False where no sum is computed of other sums of products."""
+    sums = [s for s in kernel.body if isinstance(s, Equation) and s.state and not s.scan]
+    if any(s.state == STATE for s in sums):
+        return True
+    made = {n for s in sums if s.state == "sum" and has_products(s) for n in s.names}
+    return bool(made) and any(s.state == "sum" and _waits_for(s, made, kernel) for s in sums)
 
 
 def runs_apart(kernel: Kernel, links: bool) -> bool:
@@ -70,7 +101,12 @@ def runs_apart(kernel: Kernel, links: bool) -> bool:
     names = {n for s in sums if reduced & set(s.axes) for n in s.names}
     if not any(_waits_for(s, names, kernel) for s in kernel.body if isinstance(s, Equation) and s.state):
         return False
-    return not links or find_linked(prepare(kernel, 0)) is None
+    return not (links and is_linked(kernel))
+
+
+def is_linked(kernel: Kernel) -> bool:
+    """True for a kernel that a builder of linked sums takes."""
+    return may_link(kernel) and find_linked(prepare(kernel, 0)) is not None
 
 
 def _waits_for(s: Equation, names: set[str], kernel: Kernel) -> bool:
@@ -93,64 +129,131 @@ def find_linked(kernel: Kernel) -> Linked | None:
         return None
     kernel = recompute(kernel, lambda e: True)
     equations = [s for s in kernel.body if isinstance(s, Equation)]
+    if any(s.scan for s in equations):
+        return None
+    running = any(s.state == STATE for s in equations)
+    found = _find_running(kernel, equations) if running else _find_plain(kernel, equations)
+    return found if found is not None and _fits(found) else None
+
+
+def _find_running(kernel: Kernel, equations: list[Equation]) -> Linked | None:
+    """Sums weighted by exponentials of one running maximum."""
     scores = tuple(s for s in equations if s.state == "sum")
-    weighted = tuple(s for s in equations if s.state == "max_weighted_sum")
+    weighted = tuple(Weighted(s, *s.args) for s in equations if s.state == STATE)
     totals = [s for s in equations if s.state == "max_sum_exp"]
-    known = len(scores) + len(weighted) + len(totals) == len(equations) and not any(s.scan for s in equations)
-    first = weighted[0] if weighted else None
-    if not known or first is None or len(totals) > 1 or len(first.reduce) != 1:
+    if len(scores) + len(weighted) + len(totals) != len(equations) or len(totals) > 1:
         return None
-    (along,) = first.reduce
-    columns = [a for a in first.axes if a in first.args[1].axes and a not in first.args[0].axes]
-    if len(columns) != 1:
+    return _with_axes(kernel, scores, weighted, totals[0] if totals else None)
+
+
+def _find_plain(kernel: Kernel, equations: list[Equation]) -> Linked | None:
+    """Sums of what is computed of others."""
+    if any(s.state != "sum" for s in equations):
         return None
-    kept = tuple(a for a in first.axes if a is not columns[0])
-    rows = _find_rows(scores, along, kept, first.args[1])
+    sums = {n for s in equations for n in s.names}
+    latter = [s for s in equations if any(e.name in sums for e in loads_in(*s.args))]
+    scores = tuple(s for s in equations if s not in latter)
+    weighted = tuple(_weighted(s, scores) for s in latter)
+    return _with_axes(kernel, scores, weighted, None)
+
+
+def _weighted(s: Equation, scores: tuple[Equation, ...]) -> Weighted:
+    """A sum of products with the factor that is an element of memory, along axes that no score has, as its weight."""
+    own = set(s.axes) - {a for e in scores for a in e.axes}
+    value, weight = _take_out(s.args[0], own)
+    return Weighted(s, s.args[0], None) if value is None else Weighted(s, value, weight)
+
+
+def _take_out(e: Expr, own: set[Axis]) -> tuple[Expr | None, Expr | None]:
+    """(what is left of a product or quotient without a factor along axes of its own, that factor)"""
+    if stored(e) is not None and e.axes & own:
+        return const(1.0, F32), e
+    if isinstance(e, Op) and e.name in ("mul", "div"):
+        a, b = e.args
+        left, weight = _take_out(a, own)
+        if left is not None:
+            return (b if e.name == "mul" and is_const(left, 1.0) else op(e.name, left, b)), weight
+        left, weight = _take_out(b, own) if e.name == "mul" else (None, None)
+        if left is not None:
+            return (a if is_const(left, 1.0) else op("mul", a, left)), weight
+    return None, None
+
+
+def _with_axes(
+    kernel: Kernel, scores: tuple[Equation, ...], weighted: tuple[Weighted, ...], total: Equation | None
+) -> Linked | None:  # fmt: skip
+    """The parts that the axes play."""
+    first = next((w for w in weighted if w.weight is not None), weighted[0] if weighted else None)
+    if first is None or len(first.equation.reduce) != 1:
+        return None
+    (along,), axes = first.equation.reduce, first.equation.axes
+    weight = frozenset[Axis]() if first.weight is None else first.weight.axes
+    columns = [a for a in axes if a in weight and a not in first.value.axes]
+    if len(columns) != (first.weight is not None):
+        return None
+    kept = tuple(a for a in axes if a not in columns)
+    rows = _find_rows(scores, along, kept, weight)
     if rows is None:
         return None
     outer = tuple(a for a in kept if a is not rows)
-    total = totals[0] if totals else None
-    stores = kernel.stores
-    found = Linked(kernel, scores, first.args[0], total, weighted, stores, rows, along, columns[0], outer)
-    return found if _fits(found) else None
+    running = first.equation.state == STATE
+    column = columns[0] if columns else None
+    return Linked(kernel, scores, total, weighted, kernel.stores, rows, along, column, outer, running)
 
 
-def _find_rows(scores: tuple[Equation, ...], along: Axis, kept: tuple[Axis, ...], weight: Expr) -> Axis | None:
+def _find_rows(
+    scores: tuple[Equation, ...], along: Axis, kept: tuple[Axis, ...], weight: frozenset[Axis]
+) -> Axis | None:  # fmt: skip
     """The longest axis that one side of the first products has, and neither the other side nor the weights."""
     for s in scores[:1]:
         sides = product_factors(s.args[0])
         other = [f for f in sides if along in f.axes]
         own = [f for f in sides if along not in f.axes]
         if len(sides) == 2 and len(other) == len(own) == 1:
-            free = [a for a in kept if a in own[0].axes and a not in other[0].axes and a not in weight.axes]
+            free = [a for a in kept if a in own[0].axes and a not in other[0].axes and a not in weight]
             return max(free, key=lambda a: a.extent if isinstance(a.extent, int) else 0, default=None)
     return None
 
 
 def _fits(f: Linked) -> bool:
-    kept, whole = {*f.outer, f.rows}, {*f.outer, f.rows, f.columns}
-    everything = (*f.outer, f.rows, f.along, f.columns, *(a for s in f.scores for a in s.reduce))
-    if any(is_dynamic(a) or a.is_ragged or a.extent == 0 for a in everything) or extent_of(f.columns) > WIDEST:
+    columns = () if f.columns is None else (f.columns,)
+    kept = {*f.outer, f.rows}
+    whole = {*kept, *columns}
+    everything = (*f.outer, f.rows, f.along, *columns, *(a for s in f.scores for a in s.reduce))
+    if any(is_dynamic(a) or a.is_ragged or a.extent == 0 for a in everything):
         return False
-    if not all(_is_score(s, f) for s in f.scores) or f.value.dtype is not F32:
+    if f.columns is not None and extent_of(f.columns) > WIDEST:
+        return False
+    if not all(_is_score(s, f) for s in f.scores) or not all(_is_sum(w, f) for w in f.weighted):
         return False
     if f.total is not None and (
-        set(f.total.axes) != kept or f.total.args[0] is not f.value or f.total.reduce != (f.along,)
+        set(f.total.axes) != kept or f.total.args[0] not in f.values or f.total.reduce != (f.along,)
     ):
         return False
-    for s in f.weighted:
-        if set(s.axes) != whole or s.args[0] is not f.value or s.reduce != (f.along,) or not _is_weight(s.args[1], f):
-            return False
-    sums = {n for s in (*f.scores, *f.weighted, *((f.total,) if f.total else ())) for n in s.names}
+    scores = {n for s in f.scores for n in s.names}
+    latter = {*(n for w in f.weighted for n in w.equation.names), *(f.total.names if f.total else ())}
     if not all(set(s.axes) in (whole, kept) and s.mode == "set" and s.guard is None and s.injective for s in f.stores):
         return False
-    if any(
-        e.name in {n for s in f.scores for n in s.names} for s in f.stores for e in loads_in(*statement_expressions(s))
-    ):
+    if any(e.name in scores for s in f.stores for e in loads_in(*statement_expressions(s))):
+        return False
+    if any(e.name in latter for w in f.weighted for e in loads_in(w.value)):
         return False
     written = {s.buffer for s in f.stores}
     loads = [e for s in f.kernel.body for e in loads_in(*statement_expressions(s))]
+    sums = scores | latter
     return all(_reads_own(e, f) for e in loads if e.name in sums) and not any(e.name in written for e in loads)
+
+
+def _is_sum(w: Weighted, f: Linked) -> bool:
+    """A sum with weights as the builders know them: one value for all where they are exponentials."""
+    kept = {*f.outer, f.rows}
+    if w.value.dtype is not F32 or not w.value.axes <= {*kept, f.along} or w.equation.reduce != (f.along,):
+        return False
+    if f.running and w.value is not f.weighted[0].value:
+        return False
+    if w.weight is None:
+        return not f.running and set(w.equation.axes) == kept
+    return f.columns is not None and set(w.equation.axes) == {*kept, f.columns} and _is_weight(w.weight, f, f.columns)
 
 
 def _reads_own(e: Load, f: Linked) -> bool:
@@ -174,23 +277,24 @@ def _is_score(s: Equation, f: Linked) -> bool:
     return sum(f.rows in e.axes for e in sides) == sum(f.along in e.axes for e in sides) == 1
 
 
-def _is_weight(e: Expr, f: Linked) -> bool:
+def _is_weight(e: Expr, f: Linked, columns: Axis) -> bool:
     held = stored(e)
-    return held is not None and {f.along, f.columns} <= e.axes and f.rows not in e.axes
+    return held is not None and {f.along, columns} <= e.axes and f.rows not in e.axes
 
 
-def condition_of(value: Expr) -> Expr | None:
-    """Where an exponent is not -inf; None: nothing says where."""
+def condition_of(f: Linked) -> Expr | None:
+    """Where the values are not all 0, or exponents of -inf; None: nothing says where."""
+    found = [_condition_of(v, -math.inf if f.running else 0.0) for v in f.values]
+    return found[0] if found and all(c is found[0] for c in found) else None
+
+
+def _condition_of(value: Expr, other: float) -> Expr | None:
     if not (isinstance(value, Op) and value.name == "where"):
         return None
-    condition, this, other = value.args
-    if _is_lowest(other):
+    condition, this, that = value.args
+    if is_const(that, other):
         return condition
-    return op("not", condition) if _is_lowest(this) else None
-
-
-def _is_lowest(e: Expr) -> bool:
-    return isinstance(e, Const) and e.value == -math.inf
+    return op("not", condition) if is_const(this, other) else None
 
 
 def stored(e: Expr) -> Load | None:

@@ -1,7 +1,8 @@
-"""The loops of linked sums: see `linked`."""
+"""The loops of linked sums: see `linked`. What comes between the two kinds of sums is up to `linked_values`."""
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -10,17 +11,15 @@ from ...ir.index import ZERO, Axis, Index, of_atom
 from ...ir.loops import Equation
 from ...ir.scalar import cast, op
 from ...ir.spans import Span, Tile, find_span
-from ...ir.states import lowest
-from ...ir.tiles import Let, Loop, Put, Scratch, Stage, State, Statement, Update
+from ...ir.tiles import Loop, Put, Scratch, Stage, State, Statement, Update
 from ...ir.types import BF16, F32, DType
 from .find import extent_of
-from .linked import Linked, condition_of, is_paired, sides_of, stored
+from .linked import Linked, Weighted, condition_of, is_paired, sides_of, stored
 from .packs import add_up
 
 PACKS = 2  # of rows in a block
 BLOCK = 128  # points that the sums run along, in a block: their exponentials stay in the nearest cache; even
 RESULTS = {16: 8, 8: 4, 4: 4}  # columns of a tile, by the lanes of a pack
-AT_ONCE = 4  # exponents whose maximum is found before the running one is read
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,11 +30,11 @@ class Part:
     size: int
 
 
-class LinkedBuilder:
+class LinkedBuilder(ABC):
     """Builds the statements of a kernel of linked sums.
 
-    Scratch arrays of a block of rows: `rows` (their operands, turned), `scores`, `values` (exponents, then exponentials
-    where those are not narrow `powers`), `top`, `new`, `scale`, `shifts`, `total` (one value a row), `sums`, `results`.
+    Scratch arrays of a block of rows: `rows` (their operands, turned), `scores`, `values` (those that are not narrow
+    `powers`), `sums`, `results`, and others that have one value a row.
     """
 
     def __init__(self, found: Linked, lanes: int, pairs: bool) -> None:
@@ -45,15 +44,32 @@ class LinkedBuilder:
         self.packs = min(PACKS, -(-extent_of(found.rows) // lanes))
         self.height = self.packs * lanes
         self.width = RESULTS[lanes]
+        self.columns = 0 if found.columns is None else extent_of(found.columns)
         self.block = min(BLOCK, extent_of(found.along))
         self.local = Axis("lane", lanes)
         self.scratch: dict[str, Scratch] = {}
         self.blocks = Axis(f"{found.rows.name}_b", -(-extent_of(found.rows) // self.height))
         self.first = of_atom(self.blocks) * self.height  # row of the block
 
+    @abstractmethod
+    def clear(self) -> list[Put]:
+        """What a row starts with."""
+
+    @abstractmethod
+    def of_rows(self) -> dict[str, str]:
+        """The arrays, of one value a row, of the sums that have no weights."""
+
+    @abstractmethod
+    def values(self, part: Part) -> list[Statement]:
+        """The values of a block of what the sums run along, of its scores."""
+
+    @abstractmethod
+    def carried(self, old: Expr, lane: Index) -> Expr:
+        """A sum so far, as the next block's is added to it."""
+
     def build(self) -> list[Statement]:
         f = self.found
-        steps = self._cut(f"{f.along.name}_b", extent_of(f.along), self.block)
+        steps = self.cut(f"{f.along.name}_b", extent_of(f.along), self.block)
         blocks = [s for part, axis in steps for s in self._over_blocks(axis, part)]
         body = [*self._start(), *blocks, *self._end()]
         loops: list[Statement] = [
@@ -79,10 +95,10 @@ class LinkedBuilder:
     def _span(self) -> Span:
         """The points at which some row's exponent is not -inf."""
         f = self.found
-        condition = condition_of(f.value)
+        condition = condition_of(f)
         return Span() if condition is None else find_span(condition, f.along, {f.rows: Tile(self.first, self.height)})
 
-    def _cut(self, name: str, count: int, size: int) -> list[tuple[Part, Axis | None]]:
+    def cut(self, name: str, count: int, size: int) -> list[tuple[Part, Axis | None]]:
         """All points of an axis in parts of a size, which a loop runs over, and one of those that are left."""
         whole, left = divmod(count, size)
         found: list[tuple[Part, Axis | None]] = []
@@ -95,28 +111,32 @@ class LinkedBuilder:
             found.append((Part(Index((), whole * size), left), None))
         return found
 
-    def _looped(self, axis: Axis | None, body: Sequence[Statement]) -> list[Statement]:
+    def looped(self, axis: Axis | None, body: Sequence[Statement]) -> list[Statement]:
         return list(body) if axis is None else [Loop("serial", axis, tuple(body))]
 
-    def _array(self, name: str, dtype: DType, *shape: int, narrow: bool = False) -> str:
+    def array(self, name: str, dtype: DType, *shape: int, narrow: bool = False) -> str:
         self.scratch.setdefault(name, Scratch(name, dtype, shape, narrow))
         return name
 
+    def powers(self, k: int) -> str:
+        """The array of the narrow ones of a value."""
+        return self.array(f"powers{k}", BF16, -(-self.block // 2), 2 * self.height, narrow=True)
+
     # --- over rows -----------------------------------------------------------------------------------------------
 
-    def _over_rows(self, body: Sequence[Statement]) -> Loop:
+    def over_rows(self, body: Sequence[Statement]) -> Loop:
         """The rows of the block that are there, one by one."""
         return Loop("lanes", self.found.rows, tuple(body), self.pack, self.first, self.first + self.height)
 
     @property
-    def _row(self) -> Index:
+    def row(self) -> Index:
         return of_atom(self.found.rows) - self.first
 
-    def _read_row(self, name: str) -> Load:
-        return Load(self._array(name, F32, self.height), (self._row,), F32)
+    def read_row(self, name: str) -> Load:
+        return Load(self.array(name, F32, self.height), (self.row,), F32)
 
-    def _put_row(self, name: str, value: Expr) -> Put:
-        return Put(self._array(name, F32, self.height), (self._row,), value)
+    def put_row(self, name: str, value: Expr) -> Put:
+        return Put(self.array(name, F32, self.height), (self.row,), value)
 
     def _over_lanes(self, body: Sequence[Statement]) -> Loop:
         """What is done in registers, each of the lanes one of a pack of rows."""
@@ -126,15 +146,15 @@ class LinkedBuilder:
 
     def _start(self) -> list[Statement]:
         """Turns the rows' operands, and clears what runs."""
-        f = self.found
-        zero = const(0.0, F32)
-        cleared = [self._put_row("top", lowest(F32)), self._put_row("scale", zero)]
-        if f.total is not None:
-            cleared.append(self._put_row("total", zero))
-        column = Axis("column", extent_of(f.columns))
-        puts = [Put(self._sums_array(k), (of_atom(column), self._row), zero) for k in range(len(f.weighted))]
-        turned = [self._turn_rows(k, s) for k, s in enumerate(f.scores)]
-        return [*turned, self._over_rows(cleared), Loop("serial", column, (self._over_rows(puts),))]
+        f, zero = self.found, const(0.0, F32)
+        cleared = self.clear()
+        done: list[Statement] = [self._turn_rows(k, s) for k, s in enumerate(f.scores)]
+        if cleared:
+            done.append(self.over_rows(cleared))
+        column = Axis("column", self.columns)
+        names = [self._sums_array(k) for k, w in enumerate(f.weighted) if w.weight is not None]
+        puts = [Put(name, (of_atom(column), self.row), zero) for name in names]
+        return [*done, Loop("serial", column, (self.over_rows(puts),))] if puts else done
 
     def _turn_rows(self, k: int, s: Equation) -> Loop:
         """The rows' operand of a score, the rows of a point side by side."""
@@ -143,7 +163,7 @@ class LinkedBuilder:
         value = Rewriter({s.reduce[0]: of_atom(halves) * count})(source) if count > 1 else source
         assert isinstance(value, Load)
         shape = extent_of(chunks) * self.pack, self.height * count
-        name, at = self._array(f"rows{k}", source.dtype, *shape, narrow=count > 1), of_atom(chunks) * self.pack
+        name, at = self.array(f"rows{k}", source.dtype, *shape, narrow=count > 1), of_atom(chunks) * self.pack
         stages: list[Statement] = []
         for u in range(self.packs):
             place, lane = (at, Index((), count * self.pack * u)), self.first + self.pack * u
@@ -151,70 +171,78 @@ class LinkedBuilder:
         return Loop("serial", chunks, tuple(stages))
 
     def _sums_array(self, k: int) -> str:
-        return self._array(f"sums{k}", F32, extent_of(self.found.columns), self.height)
+        return self.array(f"sums{k}", F32, self.columns, self.height)
 
     def _end(self) -> list[Statement]:
         """Turns the sums, so that those of a row are together, and stores what is computed of them."""
         f, n = self.found, self.pack
-        stages: list[Statement] = []
-        along = Axis("column_w", -(-extent_of(f.columns) // n))
-        for k in range(len(f.weighted)):
-            name = self._array(f"results{k}", F32, self.height, extent_of(along) * n)
-            value = Load(self._sums_array(k), (of_atom(f.columns), self._row), F32)
-            for u in range(self.packs):
-                at = Index((), u * n), of_atom(along) * n
-                stages.append(Stage(name, at, value, f.rows, f.columns, self.first + u * n, of_atom(along) * n, n))
         puts = self._stores()
-        whole = [put for s, put in zip(f.stores, puts, strict=True) if f.columns in s.axes]
         of_rows = [put for s, put in zip(f.stores, puts, strict=True) if f.columns not in s.axes]
-        store = Loop("lanes", f.columns, tuple(whole), n)
-        rows = Loop("serial", f.rows, (store,), 1, self.first, self.first + self.height)
-        return [Loop("serial", along, tuple(stages)), rows, *([self._over_rows(of_rows)] if of_rows else [])]
+        done: list[Statement] = []
+        if f.columns is not None:
+            whole = [put for s, put in zip(f.stores, puts, strict=True) if f.columns in s.axes]
+            along = Axis("column_w", -(-self.columns // n))
+            stages = [s for k, w in enumerate(f.weighted) if w.weight is not None for s in self._turn_sums(k, along)]
+            rows = Loop("lanes", f.columns, tuple(whole), n)
+            done.append(Loop("serial", along, tuple(stages)))
+            done.append(Loop("serial", f.rows, (rows,), 1, self.first, self.first + self.height))
+        return [*done, self.over_rows(of_rows)] if of_rows else done
+
+    def _turn_sums(self, k: int, along: Axis) -> list[Statement]:
+        f, n = self.found, self.pack
+        assert f.columns is not None
+        name = self.array(f"results{k}", F32, self.height, extent_of(along) * n)
+        value = Load(self._sums_array(k), (of_atom(f.columns), self.row), F32)
+        first = of_atom(along) * n
+        return [
+            Stage(name, (Index((), u * n), first), value, f.rows, f.columns, self.first + u * n, first, n)
+            for u in range(self.packs)
+        ]
 
     def _stores(self) -> list[Put]:
         f = self.found
-        own = {s.names[1]: k for k, s in enumerate(f.weighted)}
-        per_row = {} if f.total is None else dict(zip(f.total.names, ("top", "total"), strict=True))
+        own = {w.name: k for k, w in enumerate(f.weighted) if w.weight is not None}
+        per_row = self.of_rows()
 
         def read(e: Load) -> Expr:
-            if e.name in own:
-                return Load(f"results{own[e.name]}", (self._row, of_atom(f.columns)), F32)
-            return self._read_row(per_row[e.name]) if e.name in per_row else e
+            if e.name in own and f.columns is not None:
+                return Load(f"results{own[e.name]}", (self.row, of_atom(f.columns)), F32)
+            return self.read_row(per_row[e.name]) if e.name in per_row else e
 
         rewrite = Rewriter(load=read)
         return [Put(s.buffer, tuple(map(rewrite.index, s.index)), rewrite(s.value)) for s in f.stores]
 
     # --- weights -------------------------------------------------------------------------------------------------
 
-    def _pairs_weights(self, k: int) -> bool:
-        s = self.found.weighted[k]
-        return self.pairs and is_paired(s, s.args[1])
+    def is_paired(self, w: Weighted) -> bool:
+        """True where an instruction takes two values and their weights at once."""
+        return self.pairs and w.weight is not None and is_paired(w.equation, w.weight)
 
     def _pack_weights(self) -> list[Statement]:
         """Puts the weights of two neighbours side by side, where an instruction takes two."""
         f, count = self.found, extent_of(self.found.along)
         done: list[Statement] = []
-        for k, s in enumerate(f.weighted):
-            value = stored(s.args[1])
-            if value is None or not self._pairs_weights(k):
+        for k, w in enumerate(f.weighted):
+            value = None if w.weight is None else stored(w.weight)
+            if value is None or f.columns is None or not self.is_paired(w):
                 continue
-            name = self._array(f"weights{k}", BF16, -(-count // 2), 2 * extent_of(f.columns), narrow=True)
-            for part, axis in self._cut(f"{f.along.name}_p", count, 2):
+            name = self.array(f"weights{k}", BF16, -(-count // 2), 2 * self.columns, narrow=True)
+            for part, axis in self.cut(f"{f.along.name}_p", count, 2):
                 puts: list[Statement] = []
                 for n in range(2):
                     held = Rewriter({f.along: part.first + n})(value) if n < part.size else const(0.0, BF16)
                     puts.append(Put(name, (part.first // 2, of_atom(f.columns) * 2 + n), held))
-                done += self._looped(axis, [Loop("lanes", f.columns, tuple(puts), self.pack)])
+                done += self.looped(axis, [Loop("lanes", f.columns, tuple(puts), self.pack)])
         return done
 
     # --- a block of what the sums run along ----------------------------------------------------------------------
 
     def _step(self, part: Part) -> list[Statement]:
         done: list[Statement] = []
-        for tile, axis in self._cut("score_t", part.size, self.width):
+        for tile, axis in self.cut("score_t", part.size, self.width):
             scores = [s for k in range(len(self.found.scores)) for s in self._scores(k, part, tile)]
-            done += self._looped(axis, scores)
-        return [*done, *self._exponents(part), *self._rescale(), *self._exponentials(part), *self._sums(part)]
+            done += self.looped(axis, scores)
+        return [*done, *self.values(part), *self._sums(part)]
 
     def _count(self, s: Equation) -> int:
         """Products of a score that are added at once."""
@@ -236,7 +264,7 @@ class LinkedBuilder:
         s = f.scores[k]
         count, halves, source = self._count(s), self._halves(s), self._rows_operand(s)
         others = sides_of(s, f)[1]
-        array = self._array(f"scores{k}", F32, self.block, self.height)
+        array = self.array(f"scores{k}", F32, self.block, self.height)
         states: list[Statement] = []
         updates: list[Statement] = []
         puts: list[Statement] = []
@@ -255,80 +283,25 @@ class LinkedBuilder:
                 puts.append(Put(array, (tile.first + j, of_atom(self.local) + self.pack * u), own))
         return [*states, Loop("serial", halves, (self._over_lanes(updates),)), self._over_lanes(puts)]
 
-    def _exponents(self, part: Part) -> list[Statement]:
-        """The exponents of the block, and the new maximum of each row."""
-        done: list[Statement] = [self._over_rows([self._put_row("new", self._read_row("top"))])]
-        values = self._array("values", F32, self.block, self.height)
-        for tile, axis in self._cut("value_t", part.size, AT_ONCE):
-            body: list[Statement] = []
-            largest: Expr = self._read_row("new")
-            for j in range(tile.size):
-                place = tile.first + j
-                own = Load(f"value{j}", (), F32)
-                body += [Let(own.name, self._value(part.first + place, place)), Put(values, (place, self._row), own)]
-                largest = op("max", largest, own)
-            done += self._looped(axis, [self._over_rows([*body, self._put_row("new", largest)])])
-        return done
-
-    def _value(self, along: Index, place: Index) -> Expr:
-        """The exponent of a row at a point, which has a place in the block."""
+    def value(self, k: int, along: Index, place: Index) -> Expr:
+        """A value of a row at a point, which has a place in the block."""
         f = self.found
         scores = {s.names[0]: f"scores{k}" for k, s in enumerate(f.scores)}
-        held = Rewriter(load=lambda e: Load(scores[e.name], (), F32) if e.name in scores else e)(f.value)
+        held = Rewriter(load=lambda e: Load(scores[e.name], (), F32) if e.name in scores else e)(f.values[k])
         moved = Rewriter({f.along: along})(held)
-        read = {name: Load(name, (place, self._row), F32) for name in scores.values()}
+        read = {name: Load(name, (place, self.row), F32) for name in scores.values()}
         return Rewriter(load=lambda e: read.get(e.name, e))(moved)
-
-    def _rescale(self) -> list[Statement]:
-        """What the rows' sums so far are multiplied by: the shift is 0 while the maximum is -inf."""
-        top, new = self._read_row("top"), self._read_row("new")
-        shift = op("where", op("eq", new, lowest(F32)), const(0.0, F32), new)
-        body: list[Statement] = [
-            Let("shift", shift),
-            self._put_row("shifts", Load("shift", (), F32)),
-            self._put_row("scale", op("exp", op("sub", top, Load("shift", (), F32)))),
-        ]
-        if self.found.total is not None:
-            body.append(self._put_row("total", op("mul", self._read_row("total"), self._read_row("scale"))))
-        return [self._over_rows([*body, self._put_row("top", new)])]
-
-    def _exponentials(self, part: Part) -> list[Statement]:
-        """The exponentials: narrow ones in pairs, beside each other, others in the place of the exponents."""
-        f = self.found
-        paired = [self._pairs_weights(k) for k in range(len(f.weighted))]
-        done: list[Statement] = []
-        for tile, axis in self._cut("power_t", part.size, 2):
-            body: list[Statement] = []
-            total: Expr = self._read_row("total") if f.total is not None else const(0.0, F32)
-            for j in range(2 if any(paired) else tile.size):
-                place = tile.first + j, self._row
-                power: Expr = const(0.0, F32)  # at the point after the last one, where they are odd in number
-                if j < tile.size:
-                    power = op("exp", op("sub", Load("values", place, F32), self._read_row("shifts")))
-                own = Load(f"power{j}", (), F32)
-                body.append(Let(own.name, power))
-                total = op("add", total, own)
-                if any(paired):
-                    powers = self._array("powers", BF16, -(-self.block // 2), 2 * self.height, narrow=True)
-                    body.append(Put(powers, (tile.first // 2, self._row * 2 + j), cast(own, BF16)))
-                if not all(paired) and j < tile.size:
-                    body.append(Put("values", place, own))
-            done += self._looped(axis, [self._over_rows([*body, *self._put_total(total)])])
-        return done
-
-    def _put_total(self, total: Expr) -> list[Statement]:
-        return [] if self.found.total is None else [self._put_row("total", total)]
 
     def _sums(self, part: Part) -> list[Statement]:
         done: list[Statement] = []
-        for k in range(len(self.found.weighted)):
-            for tile, axis in self._cut("sum_t", extent_of(self.found.columns), self.width):
-                done += self._looped(axis, self._sum(k, part, tile))
+        for k, w in enumerate(self.found.weighted):
+            for tile, axis in self.cut("sum_t", self.columns, self.width) if w.weight is not None else ():
+                done += self.looped(axis, self._sum(k, part, tile))
         return done
 
     def _sum(self, k: int, part: Part, tile: Part) -> list[Statement]:
         """A tile of the sums with weights: some columns, all rows."""
-        points = Axis("point", -(-part.size // (2 if self._pairs_weights(k) else 1)))
+        points = Axis("point", -(-part.size // (2 if self.is_paired(self.found.weighted[k]) else 1)))
         states: list[Statement] = []
         starts: list[Statement] = []
         updates: list[Statement] = []
@@ -337,25 +310,26 @@ class LinkedBuilder:
             for u in range(self.packs):
                 lane = of_atom(self.local) + self.pack * u
                 own, place = Load(f"sum{k}_{j}_{u}", (), F32), (tile.first + j, lane)
-                old = op("mul", Load(self._sums_array(k), place, F32), Load("scale", (lane,), F32))
+                old = self.carried(Load(self._sums_array(k), place, F32), lane)
+                more = self._products(k, part, points, tile.first + j, lane)
                 states.append(State(own.name, F32, const(0.0, F32), self.local, self.pack))
                 starts.append(Update((own.name,), (old,)))
-                updates.append(
-                    Update((own.name,), (op("add", own, self._products(k, part, points, tile.first + j, lane)),))
-                )
+                updates.append(Update((own.name,), (op("add", own, more),)))
                 puts.append(Put(self._sums_array(k), place, own))
         over = Loop("serial", points, (self._over_lanes(updates),))
         return [*states, self._over_lanes(starts), over, self._over_lanes(puts)]
 
     def _products(self, k: int, part: Part, points: Axis, column: Index, lane: Index) -> Expr:
-        """The exponentials of a pack of rows with the weights of a column, at a point or two."""
+        """The values of a pack of rows with the weights of a column, at a point or two."""
         f, point = self.found, of_atom(points)
-        if not self._pairs_weights(k):
+        w, v = f.weighted[k], f.values.index(f.weighted[k].value)
+        assert f.columns is not None and w.weight is not None
+        if not self.is_paired(w):
             at = {f.along: part.first + point, f.columns: column}
-            return op("mul", Load("values", (point, lane), F32), Rewriter(at)(f.weighted[k].args[1]))
+            return op("mul", Load(f"values{v}", (point, lane), F32), Rewriter(at)(w.weight))
         terms: list[Expr] = []
         for n in range(2):
-            power = Load("powers", (point, lane * 2 + n), BF16)
+            power = Load(f"powers{v}", (point, lane * 2 + n), BF16)
             weight = Load(f"weights{k}", (part.first // 2 + point, column * 2 + n), BF16)
             terms.append(op("mul", cast(power, F32), cast(weight, F32)))
         return add_up(terms)

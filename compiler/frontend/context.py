@@ -57,7 +57,9 @@ class Context:
     """One import under way, and the type of the node at hand.
 
     judge  why a library is to compute a product of matrices; "" where it becomes equations
-    linked  the node is a contraction that another one sums over, or the other one (`links`)
+    linked  the node is a contraction that another one sums over, or the other one (`links`); None: it is not, else the
+            operand that is computed of others, where there is one: 1 for the right one
+    apart   contractions of the node are kernels of their own
     rng   where random numbers come from: "eager", ATen's generator, or "philox"
     seed  the key of this graph's numbers, once something was drawn; `drawn` counts the draws
     """
@@ -67,7 +69,8 @@ class Context:
     metas: tuple[Meta | None, ...] = ()
     strides: Callable[[int], Shape | None] = field(default=lambda argument: None)  # of a tensor argument, as traced
     judge: Callable[[Any], str] = field(default=lambda product: "a contraction")
-    linked: bool = False
+    linked: int | None = None
+    apart: bool = False
     rng: str = "eager"
     seed: Value | None = None
     drawn: int = 0

@@ -68,7 +68,7 @@ def contract(
 
     Raises Unsupported where a library is to do it.
     """
-    reason = cx.judge(replace(describe(cx, left, right, labels, at), linked=cx.linked, **known))
+    reason = cx.judge(replace(describe(cx, left, right, labels, at), linked=cx.linked is not None, **known))
     if reason:
         raise Unsupported(reason)
     return cx.g.contract(left, right, labels)
@@ -130,9 +130,20 @@ def _with_bias(cx: Context, sums: Value, bias: Value | None, beta: Any, alpha: A
     return cx.round(sums + _scaled(cx, cx.operand(bias, sums.dtype), beta))
 
 
+def _rows_first(cx: Context, left: Value, right: Value, labels: Labels) -> Value:
+    """A product of which the points of an operand that is computed of others come before those of the other one, so
+    that several such have their results alike: a^T b as (b^T a)^T, where b is that operand.
+    """
+    if cx.linked != 1:
+        return cx.round(contract(cx, left, right, labels))
+    of_left, of_right, (*batch, row, column) = labels
+    turned = cx.round(contract(cx, left, right, (of_left, of_right, (*batch, column, row))))
+    return cx.g.permute(turned, (*range(len(batch)), len(batch) + 1, len(batch)))
+
+
 @lowers("mm.default")
 def _mm(cx: Context, a: Value, b: Value) -> Value:
-    return cx.round(contract(cx, a, b, ((0, 1), (1, 2), (0, 2))))
+    return _rows_first(cx, a, b, ((0, 1), (1, 2), (0, 2)))
 
 
 @lowers("_int_mm.default")
@@ -142,7 +153,7 @@ def _int_mm(cx: Context, a: Value, b: Value) -> Value:
 
 @lowers("bmm.default")
 def _bmm(cx: Context, a: Value, b: Value) -> Value:
-    return cx.round(contract(cx, a, b, ((0, 1, 2), (0, 2, 3), (0, 1, 3))))
+    return _rows_first(cx, a, b, ((0, 1, 2), (0, 2, 3), (0, 1, 3)))
 
 
 @lowers("mv.default")

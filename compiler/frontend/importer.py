@@ -54,6 +54,7 @@ class Imported:
     objects    Python objects that calls name ("@name" as target, ("object", name) as argument)
     constants  tensors of the fx module, in order: they are the last inputs of the graph
     native     the number of fx nodes that were lowered to IR and compute something (views and sizes not counted)
+    made_by    the fx nodes, by name, that contractions were lowered from
     """
 
     graph: Graph
@@ -61,18 +62,21 @@ class Imported:
     constants: tuple[torch.Tensor, ...]
     calls: tuple[CallRecord, ...]
     native: int
+    made_by: dict[str, str] = field(default_factory=dict)
 
 
 def import_graph(
-    gm: fx.GraphModule, name: str, device: str = "cpu", rng: str = "eager", judge: Judge | None = None
-) -> Imported:
+    gm: fx.GraphModule, name: str, device: str = "cpu", rng: str = "eager", judge: Judge | None = None,
+    apart: frozenset[str] = frozenset(),
+) -> Imported:  # fmt: skip
     """The IR graph of an aten fx module whose nodes carry fake tensors in `meta["val"]`; nodes on other devices are
     left to ATen.
 
     rng    where random numbers come from: see the setting
     judge  why a library is to compute a product of matrices, "" where it becomes equations; None: they are left to it
+    apart  nodes, by name, of which no kernel is to compute linked contractions
     """
-    importer = _Importer(gm, name, device)
+    importer = _Importer(gm, name, device, apart)
     importer.cx.rng = rng
     if judge is not None:
         importer.cx.judge = judge
@@ -86,6 +90,7 @@ class _Importer:
     gm: fx.GraphModule
     name: str
     device: str
+    apart: frozenset[str]
     env: dict[fx.Node, Any] = field(default_factory=dict)
     objects: dict[str, Any] = field(default_factory=dict)
     constants: list[torch.Tensor] = field(default_factory=list)
@@ -96,11 +101,12 @@ class _Importer:
     dims: Dims = field(init=False)
     g: GraphBuilder = field(init=False)
     cx: Context = field(init=False)
-    linked: frozenset[fx.Node] = field(init=False)
+    linked: dict[fx.Node, int] = field(init=False)
+    made_by: dict[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.dims = Dims(self.device)
-        self.linked = find_links(self.gm)
+        self.linked = find_links(self.gm, self.apart)
         self.g = GraphBuilder(self.name)
         self.cx = Context(self.g, self.dims)
 
@@ -119,7 +125,7 @@ class _Importer:
 
     def finish(self) -> Imported:
         graph = self.g.finish(self.outputs, self.mutations)
-        return Imported(graph, self.objects, tuple(self.constants), tuple(self.calls), self.native)
+        return Imported(graph, self.objects, tuple(self.constants), tuple(self.calls), self.native, self.made_by)
 
     # --- inputs --------------------------------------------------------------------------------------------------
 
@@ -192,12 +198,14 @@ class _Importer:
             if any(isinstance(v, Value) and v.node.dtype is None for v in _flatten((args, kwargs))):
                 return self._foreign_call(node, "an operand that treadle does not hold")
         self.cx.metas = metas
-        self.cx.linked = node in self.linked
+        self.cx.linked, self.cx.apart = self.linked.get(node), node.name in self.apart
         given: Any = node.args
         self.cx.strides = lambda k: self.dims.strides(given[k].meta["val"])
+        before = len(self.g)
         try:
             result = lowering(self.cx, *args, **kwargs)
             _check(result, metas)
+            self.made_by.update((n.name, node.name) for n in self.g.since(before) if n.op == "contract")
         except UnsupportedOp as e:
             return self._foreign_call(node, e.reason)
         except (TreadleError, TypeError) as e:
