@@ -134,10 +134,11 @@ def plan_graph(gm: fx.GraphModule, watch: Watch, tools: Toolchain, gpu: GpuTools
             graph = with_output_strides(imported.graph)
         with watch.phase("fuse"):
             fused = fuse_graph(graph, lambda kernel: seconds_of(kernel, row), settings.numerics)
-        lost = {imported.made_by[n] for n in fused.apart if n in imported.made_by} - apart
+        inside = {n for link in fused.links for n in link.members}
+        lost = {node for n, node in imported.made_by.items() if n not in inside}
         if not lost:
             break
-        apart |= lost  # libraries may be quicker, now that they are kernels of their own
+        apart |= lost  # no link was found that pays: a library may be quicker
     watch.show(5, "graph", lambda: print_graph(graph))
     if settings.verify:
         _stand_ins().verify_levels(graph, fused)

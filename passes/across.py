@@ -54,14 +54,15 @@ def match_sums(narrow: Kernel, wide: Kernel) -> Match | None:
     """
     sums = [s for s in narrow.body if isinstance(s, Equation) and s.state]
     first = next((s for s in sums if not any(e.name in narrow.equations for e in loads_in(*s.args))), None)
-    if first is None or any(s.scan for s in sums) or not all(isinstance(i, Axis) for i in _places(narrow)):
+    places = {d: i.single_axis for d, i in enumerate(narrow.stores[-1].index) if not i.is_constant}
+    if first is None or any(s.scan for s in sums) or None in places.values():
         return None
     for other in (s for s in wide.body if isinstance(s, Equation) and s.state == first.state):
         renamed = _renaming(first, other)
         if renamed is not None and _same_sums(narrow, wide, renamed):
             at = {a: d for d, a in enumerate(_places(wide)) if a is not None}
-            found = {d: at[renamed[a]] for d, a in enumerate(_places(narrow)) if a in renamed and renamed[a] in at}
-            return found if len(found) == len(_places(narrow)) else None
+            found = {d: at[renamed[a]] for d, a in places.items() if a in renamed and renamed[a] in at}
+            return found if len(found) == len(places) else None
     return None
 
 

@@ -369,7 +369,10 @@ def _shares_nothing(merged: Kernel, a: Kernel, b: Kernel) -> bool:
 
 
 def _reduces_made(kernel: Kernel) -> bool:
-    return any(isinstance(s, Equation) and s.state and is_made(kernel, s.args, s.reduce) for s in kernel.body)
+    """True where a kernel reduces what it sums up, and some of its sums read each of their operands several times."""
+    sums = [s for s in kernel.body if isinstance(s, Equation) and s.state]
+    again = any(all(e.axes != set(s.domain) for a in s.args for e in loads_in(a)) for s in sums if s.state == "sum")
+    return again and any(is_made(kernel, s.args, s.reduce) for s in sums)
 
 
 def _count_sums(kernel: Kernel) -> int:

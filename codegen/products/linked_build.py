@@ -300,10 +300,9 @@ class LinkedBuilder(ABC):
         return done
 
     def _sum(self, k: int, part: Part, tile: Part) -> list[Statement]:
-        """A tile of the sums with weights: some columns, all rows."""
+        """A tile of the sums with weights: some columns, all rows. Those of a block are added up apart: more exactly."""
         points = Axis("point", -(-part.size // (2 if self.is_paired(self.found.weighted[k]) else 1)))
         states: list[Statement] = []
-        starts: list[Statement] = []
         updates: list[Statement] = []
         puts: list[Statement] = []
         for j in range(tile.size):
@@ -313,11 +312,10 @@ class LinkedBuilder(ABC):
                 old = self.carried(Load(self._sums_array(k), place, F32), lane)
                 more = self._products(k, part, points, tile.first + j, lane)
                 states.append(State(own.name, F32, const(0.0, F32), self.local, self.pack))
-                starts.append(Update((own.name,), (old,)))
                 updates.append(Update((own.name,), (op("add", own, more),)))
-                puts.append(Put(self._sums_array(k), place, own))
+                puts.append(Put(self._sums_array(k), place, op("add", old, own)))
         over = Loop("serial", points, (self._over_lanes(updates),))
-        return [*states, self._over_lanes(starts), over, self._over_lanes(puts)]
+        return [*states, over, self._over_lanes(puts)]
 
     def _products(self, k: int, part: Part, points: Axis, column: Index, lane: Index) -> Expr:
         """The values of a pack of rows with the weights of a column, at a point or two."""

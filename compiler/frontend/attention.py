@@ -102,6 +102,7 @@ def _leave_to_library(cx: Context, s: _Sizes, q: Value, k: Value) -> None:
         raise Unsupported("attention of few queries" if s.queries < FEWEST else "attention of wide heads")
     if cx.apart:
         raise Unsupported("attention that no one kernel of ours computes")
+    cx.linked = 0
     types = q.dtype, k.dtype
     reason = cx.judge(Product(s.batch * s.groups, s.queries, s.keys, s.depth, types, (True, True), linked=True))
     if reason:

@@ -54,7 +54,7 @@ class Imported:
     objects    Python objects that calls name ("@name" as target, ("object", name) as argument)
     constants  tensors of the fx module, in order: they are the last inputs of the graph
     native     the number of fx nodes that were lowered to IR and compute something (views and sizes not counted)
-    made_by    the fx nodes, by name, that contractions were lowered from
+    made_by    the fx nodes, by name, that contractions were lowered from of which some link is expected
     """
 
     graph: Graph
@@ -205,7 +205,8 @@ class _Importer:
         try:
             result = lowering(self.cx, *args, **kwargs)
             _check(result, metas)
-            self.made_by.update((n.name, node.name) for n in self.g.since(before) if n.op == "contract")
+            if self.cx.linked is not None:
+                self.made_by.update((n.name, node.name) for n in self.g.since(before) if n.op == "contract")
         except UnsupportedOp as e:
             return self._foreign_call(node, e.reason)
         except (TreadleError, TypeError) as e:

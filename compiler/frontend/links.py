@@ -31,12 +31,12 @@ class FxLink:
 
 
 def find_links(gm: fx.GraphModule, apart: Container[str] = ()) -> dict[fx.Node, int]:
-    """The contractions of a graph that are linked with another one, but for those that would be so by way of the last
-    ones `apart`, by name. With each the operand that is computed of others: 1 where that is the right one.
+    """The contractions of a graph that are linked with another one, but for those `apart`, by name. With each the operand
+    that is computed of others: 1 where that is the right one.
     """
     found: dict[fx.Node, int] = {}
     for link in iterate_links(gm.graph.nodes):
-        if link.last.name not in apart:
+        if not any(n.name in apart for n in (*link.first, link.last)):
             found.update(dict.fromkeys((n for n in link.first if n not in found), 0))
             found[link.last] = link.made
     return found
