@@ -105,7 +105,7 @@ def plan_kernel(
 def build_program(planned: Planned, choices: Choices) -> Program:
     """The tile program of a planned kernel."""
     k = planned.kernel
-    linked = find_linked(k)
+    linked = find_linked(k) if choices.tiles and choices.lanes > 1 else None
     if linked is not None:
         maker = make_linked(linked, choices.lanes, choices.pairs)
         body = tuple(maker.build())

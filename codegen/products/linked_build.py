@@ -69,8 +69,7 @@ class LinkedBuilder(ABC):
 
     def build(self) -> list[Statement]:
         f = self.found
-        steps = self.cut(f"{f.along.name}_b", extent_of(f.along), self.block)
-        blocks = [s for part, axis in steps for s in self._over_blocks(axis, part)]
+        blocks = self._over_blocks(extent_of(f.along), self._span())
         body = [*self._start(), *blocks, *self._end()]
         loops: list[Statement] = [
             *self._pack_weights(),
@@ -82,15 +81,19 @@ class LinkedBuilder(ABC):
 
     # --- parts of axes -------------------------------------------------------------------------------------------
 
-    def _over_blocks(self, axis: Axis | None, part: Part) -> list[Statement]:
-        """The blocks in which some row has a weight that is not zero."""
-        body = self._step(part)
-        if axis is None:
-            return body
-        span = self._span()
-        first = None if span.first is None else span.first // part.size
-        end = None if span.end is None else (span.end + (part.size - 1)) // part.size
-        return [Loop("serial", axis, tuple(body), 1, first, end)]
+    def _over_blocks(self, count: int, span: Span) -> list[Statement]:
+        """The blocks, whole ones and what is left, in which some row has a value that is not zero."""
+        done: list[Statement] = []
+        whole = count - count % self.block
+        for begin, size, blocks in ((0, self.block, whole // self.block), (whole, count % self.block, 1)):
+            if not size or not blocks:
+                continue
+            axis = Axis(f"{self.found.along.name}_b{size}", blocks)
+            body = self._step(Part(of_atom(axis) * size + begin, size))
+            first = None if span.first is None else (span.first + -begin) // size
+            end = None if span.end is None else (span.end + (size - 1 - begin)) // size
+            done.append(Loop("serial", axis, tuple(body), 1, first, end))
+        return done
 
     def _span(self) -> Span:
         """The points at which some row's exponent is not -inf."""
@@ -270,7 +273,7 @@ class LinkedBuilder(ABC):
         puts: list[Statement] = []
         for j in range(tile.size):
             for u in range(self.packs):
-                name = f"score{k}_{j}_{u}"
+                name = f"score{k}_{tile.size}_{j}_{u}"
                 terms: list[Expr] = []
                 for n in range(count):
                     lane = of_atom(self.local) * count + (count * self.pack * u + n)
@@ -300,7 +303,7 @@ class LinkedBuilder(ABC):
         return done
 
     def _sum(self, k: int, part: Part, tile: Part) -> list[Statement]:
-        """A tile of the sums with weights: some columns, all rows. Those of a block are added up apart: more exactly."""
+        """A tile of the sums with weights: some columns, all rows. A block is added up apart: more exactly."""
         points = Axis("point", -(-part.size // (2 if self.is_paired(self.found.weighted[k]) else 1)))
         states: list[Statement] = []
         updates: list[Statement] = []
@@ -308,7 +311,7 @@ class LinkedBuilder(ABC):
         for j in range(tile.size):
             for u in range(self.packs):
                 lane = of_atom(self.local) + self.pack * u
-                own, place = Load(f"sum{k}_{j}_{u}", (), F32), (tile.first + j, lane)
+                own, place = Load(f"sum{k}_{tile.size}_{j}_{u}", (), F32), (tile.first + j, lane)
                 old = self.carried(Load(self._sums_array(k), place, F32), lane)
                 more = self._products(k, part, points, tile.first + j, lane)
                 states.append(State(own.name, F32, const(0.0, F32), self.local, self.pack))
