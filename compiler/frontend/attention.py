@@ -98,13 +98,15 @@ def _sizes(q: Value, v: Value) -> _Sizes:
 
 
 def _leave_to_library(cx: Context, s: _Sizes, q: Value, k: Value) -> None:
-    if s.queries < FEWEST or max(s.width, s.depth) > WIDEST:
-        raise Unsupported("attention of few queries" if s.queries < FEWEST else "attention of wide heads")
+    if max(s.width, s.depth) > WIDEST:
+        raise Unsupported("attention of wide heads")
     if cx.apart:
         raise Unsupported("attention that no one kernel of ours computes")
-    cx.linked = 0
+    rows = s.queries * (s.heads // s.groups)
+    linked = rows >= FEWEST  # few of them read keys and values once, in kernels of their own
+    cx.linked = 0 if linked else None
     types = q.dtype, k.dtype
-    reason = cx.judge(Product(s.batch * s.groups, s.queries, s.keys, s.depth, types, (True, True), linked=True))
+    reason = cx.judge(Product(s.batch * s.groups, rows, s.keys, s.depth, types, (True, True), linked=linked))
     if reason:
         raise Unsupported(reason)
 
