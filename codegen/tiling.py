@@ -15,7 +15,7 @@ from ..ir.loops import Equation, Kernel, Store, statement_expressions
 from ..ir.scalar import op
 from ..ir.tiles import Loop, Program, Put, Scratch, Statement
 from ..ir.types import Dim, DType, plus, product
-from .products import find_products, join_bits, join_groups, make_builders
+from .products import find_products, join_bits, join_groups, make_builders, store_rest
 from .tiling_jam import JamBuilder, find_jam
 from .tiling_keep import KEPT_BYTES, WORTH_KEEPING, may_move, recompute
 from .tiling_nest import NestBuilder, map_statement, quotient
@@ -92,7 +92,7 @@ def build_program(planned: Planned, choices: Choices) -> Program:
     products = None if products is None else join_groups(join_bits(products), choices.lanes)
     made = [] if products is None else make_builders(products, choices.lanes, choices.pairs, choices.quads)
     if made:
-        tiled = tuple(s for b in made for s in b.build())
+        tiled = (*store_rest(made[0].found, choices.lanes), *(s for b in made for s in b.build()))
         arrays = tuple(a for b in made for a in b.scratch.values())
         ahead = 0 if all(b.fetches for b in made) else choices.prefetch
         return Program(k.name, k.inputs, k.outputs, arrays, tiled, planned.maths, ahead)

@@ -34,14 +34,23 @@ def judge_product(product: Product, isa: Isa) -> str:
     whole = left in INTEGERS and right in INTEGERS
     if not whole and not (left in FLOATS and right in FLOATS):
         return "a contraction of other types than floats and integers of up to 32 bits"
-    rows = product.hints[1 - product.large] if product.has_dynamic_rows else min(*_points(product))
+    rows = _count_rows(product)
+    if product.groups != 0 and product.batch != 1:
+        return "a contraction over the points of groups"
     few = rows <= FEW_ROWS
     if not few and not (whole or _is_quick(left, right, isa)):
         return f"a contraction of more than {FEW_ROWS} rows"
-    across = product.across[product.large] and product.is_static and (few or left is F32 or product.reordered)
+    across = product.across[product.large] and product.is_static and not product.groups and (few or left is F32 or product.reordered)
     if not product.dense[product.large] and not across:
         return "a contraction whose larger operand is not dense along what is summed over"
     return ""
+
+
+def _count_rows(product: Product) -> int:
+    """Rows that share the larger operand: of one group, where there are several."""
+    if isinstance(product.groups, int) and product.groups:
+        return product.hints[0] // product.groups
+    return product.hints[1 - product.large] if product.has_dynamic_rows else min(*_points(product))
 
 
 def _points(product: Product) -> tuple[int, int]:

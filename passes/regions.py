@@ -251,7 +251,7 @@ class Regions:
             if OPS[node.op].kind != "contract":
                 continue
             sizes = dict(zip(node.attr("out"), node.shape, strict=True))
-            for labels, operand in zip((node.attr("left"), node.attr("right")), node.inputs, strict=True):
+            for labels, operand in zip((node.attr("left"), node.attr("right")), node.inputs, strict=False):
                 again = product(n for label, n in sizes.items() if label not in labels)
                 own = product(n for label, n in sizes.items() if label in labels)
                 if self._leads_to(name, operand) and not _is_cheap_again(again, own):

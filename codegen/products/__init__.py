@@ -13,8 +13,9 @@ from .bits import join_bits
 from .find import Products, delay_scales, find_products, find_sums, has_products, sum_of
 from .groups import join_groups
 from .panel import make_builders
+from .ragged import store_rest
 
 __all__ = [
     "Products", "delay_scales", "find_products", "find_sums", "has_products", "join_bits", "join_groups",
-    "make_builders", "sum_of",
+    "make_builders", "store_rest", "sum_of",
 ]  # fmt: skip

@@ -27,7 +27,7 @@ from ...ir.tiles import Fetch, Fold, Loop, Put, Scratch, State, Statement, Updat
 from ...ir.types import F32, I32
 from .blocks import Rows, RowTile
 from .dynamic import panel_rows
-from .find import Products, delay_scales, extent_of
+from .find import Products, delay_scales, extent_of, is_dynamic
 from .narrow import Operand, stored_part
 from .packs import add_up, split_sides
 from .panel_results import PanelResults
@@ -52,8 +52,7 @@ def fits_panels(found: Products, lanes: int) -> bool:
     rows, columns = found.rows, found.columns
     if rows is None or found.inner or lanes < 4 or len(found.sums) > 2:
         return False
-    count = rows.extent
-    if isinstance(count, int) and -(-count // lanes) * lanes > WASTE * count:
+    if not is_dynamic(rows) and -(-extent_of(rows) // lanes) * lanes > WASTE * extent_of(rows):
         return False
     for s in found.sums:
         if s.dtype not in (F32, I32) or not {rows, columns} <= set(s.axes):
@@ -109,8 +108,7 @@ class PanelBuilder(PanelResults):
         return bool(self.found.summed) and any(s.scale is not None for s in self.found.sums)
 
     def _dynamic_rows(self, size: int) -> Rows:
-        assert self.found.rows is not None
-        return panel_rows(self.found.rows, size, self.pack, self.height // self.pack, few_for(self.pack))
+        return panel_rows(self._span(), size, self.pack, self.height // self.pack, few_for(self.pack))
 
     def _find_blocks(self) -> tuple[Axis, Axis, int] | None:
         f = self.found
@@ -316,6 +314,8 @@ def make_builders(found: Products, lanes: int, pairs: bool = False, quads: bool 
     """
     if not fits_panels(found, lanes):
         return [] if found.across else [ProductBuilder(found, lanes, pairs, quads)]
+    if found.ragged is not None and isinstance(found.ragged.rows.extent, int) and found.ragged.rows.extent <= few_for(lanes):
+        return [ProductBuilder(found, lanes, pairs, quads, after_panels=True)]
     panels = PanelBuilder(found, lanes, pairs, quads)
     if not panels.rows.dynamic:
         return [panels]

@@ -25,6 +25,8 @@ class Product:
     unpacked whether each is computed on the way from much fewer bytes than it has
     reordered  whether libraries copy an operand into another order first: images whose channels come first
     hints    rows and columns in the examples, where they are known at run time only
+    groups   how many groups the rows are in, each with a right operand of its own; 0: they all share one. With a batch
+             of as many it is the points summed over that are in groups
     """
 
     batch: Dim
@@ -37,10 +39,15 @@ class Product:
     across: tuple[bool, bool] = (False, False)
     reordered: bool = False
     hints: tuple[int, int] = (0, 0)
+    groups: Dim = 0
 
     @property
     def large(self) -> int:
-        """Which operand is the larger one: 0 the left, 1 the right; by the weights, where rows are dynamic."""
+        """Which operand is the larger one: 0 the left, 1 the right; by the weights, where rows are dynamic or in
+        groups.
+        """
+        if self.groups != 0:
+            return 1
         if isinstance(self.rows, int) and isinstance(self.columns, int):
             return 1 if self.columns >= self.rows else 0
         return 1 if isinstance(self.columns, int) else 0

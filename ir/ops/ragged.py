@@ -1,19 +1,19 @@
 """Contractions in groups: one of their labels is cut into groups by offsets, which are data.
 
-    y[t, n] = sum(k) a[t, k] * b[g(t), k, n]        the ragged label t is kept: each point is of one group
-    y[g, m, n] = sum(t in group g) a[m, t] * b[t, n]      t is summed over: the group is a label of the result
+    y[t, n] = sum(g, k) where(t in group g, a[t, k] * b[g, k, n], 0)     the ragged label t is kept: one term is not 0
+    y[g, m, n] = sum(t in group g) a[m, t] * b[t, n]                     t is summed over, the group is kept
 
 Group g is the points from offsets[g - 1] (from 0, where g is 0) to offsets[g]. Offsets do not decrease. Points of no
-group, behind the last offset, give 0; what is read nowhere may be anything.
+group, behind the last offset, give 0.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
-from ..expr import Expr, Load, const
+from ..expr import Expr, const
 from ..graph import Node
-from ..index import ZERO, Axis, Index, of_atom, read_index
+from ..index import ZERO, Axis, Index, of_atom
 from ..loops import Equation, Statement
 from ..scalar import iota
 from ..simplify import make, make_cast
@@ -59,49 +59,52 @@ def _lower(node: Node, inputs: Inputs, axes: tuple[Axis, ...]) -> tuple[Statemen
     left, right, offsets = inputs
     group, ragged = node.attr("group"), node.attr("ragged")
     at = {label: of_atom(a) for label, a in zip(node.attr("out"), axes, strict=True)}
-    before: tuple[Statement, ...] = ()
-    guard: Expr | None = None
     reduce: list[Axis] = []
     if group in at:
         reduce.append(_members(node, inputs, at[group]))
         at[ragged] = of_atom(reduce[0])
     else:
-        number = _number_of(node, offsets, axes[node.attr("out").index(ragged)])
-        before = (number,)
-        found = Load(number.names[0], (at[ragged],), I64)
-        at[group] = read_index(found, offsets.shape[0], wrap=False)
-        guard = make("lt", found, iota(Index((), offsets.shape[0])))
+        reduce.append(Axis(f"{node.name}_g", offsets.shape[0]))
+        at[group] = of_atom(reduce[0])
     for label, size in zip(node.attr("left"), left.shape, strict=True):
         if label not in at:
             reduce.append(Axis(f"{node.name}_k{label}", size))
             at[label] = of_atom(reduce[-1])
     factors = [
-        make_cast(read(n, tuple(at[label] for label in node.attr(name)), guard), node.element)
+        make_cast(read(n, tuple(at[label] for label in node.attr(name))), node.element)
         for n, name in ((left, "left"), (right, "right"))
     ]
+    value = make("mul", *factors)
+    if group not in node.attr("out"):
+        value = make("where", _is_member(offsets, at[group], at[ragged]), value, const(0, node.element))
     narrow = operand_dtype(left.element, right.element)
-    total = Equation(
-        (node.name,), axes, (make("mul", *factors),), (node.element,), "sum", tuple(reduce), operand_dtype=narrow,
-        source=node.source,
+    return (
+        Equation(
+            (node.name,), axes, (value,), (node.element,), "sum", tuple(reduce), operand_dtype=narrow,
+            source=node.source,
+        ),
     )  # fmt: skip
-    return (*before, total)
 
 
-def _number_of(node: Node, offsets: Node, axis: Axis) -> Equation:
-    """The group of each point: how many groups end before it."""
-    ends = Axis(f"{node.name}_e", offsets.shape[0])
-    over = make_cast(read(offsets, (of_atom(ends),)), I64)
-    passed = make_cast(make("le", over, iota(of_atom(axis))), I64)
-    return Equation((f"{node.name}_group",), (axis,), (passed,), (I64,), "sum", (ends,), source=node.source)
+def _is_member(offsets: Node, group: Index, point: Index) -> Expr:
+    begin, end = _bounds(offsets, group)
+    inside = make("lt", iota(point), end)
+    return inside if begin is None else make("and", make("le", begin, iota(point)), inside)
+
+
+def _bounds(offsets: Node, group: Index) -> tuple[Expr | None, Expr]:
+    """Where a group starts (None: at 0), and where it ends."""
+    first = None
+    if group != ZERO:
+        first = make_cast(read(offsets, (group - 1,), make("ge", iota(group), const(1, I64))), I64)
+    return first, make_cast(read(offsets, (group,)), I64)
 
 
 def _members(node: Node, inputs: Inputs, group: Index) -> Axis:
     """The points of a group."""
     left, right, offsets = inputs
     sizes = dict(zip((*node.attr("left"), *node.attr("right")), (*left.shape, *right.shape), strict=True))
-    first = read(offsets, (group - 1,), make("ge", iota(group), const(1, I64))) if group != ZERO else None
-    begin, end = (None if e is None else make_cast(e, I64) for e in (first, read(offsets, (group,))))
-    return Axis(f"{node.name}_k{node.attr('ragged')}", sizes[node.attr("ragged")], begin, end)
+    return Axis(f"{node.name}_k{node.attr('ragged')}", sizes[node.attr("ragged")], *_bounds(offsets, group))
 
 
 def _reference(t: Any, inputs: list[Any], node: Node) -> Any:
