@@ -15,7 +15,19 @@ from ..ir.loops import Equation, Kernel, Store, statement_expressions
 from ..ir.scalar import op
 from ..ir.tiles import Loop, Program, Put, Scratch, Statement
 from ..ir.types import Dim, DType, plus, product
-from .products import find_products, join_bits, join_groups, make_builders, store_rest
+from .products import (
+    LinkedBuilder,
+    MatrixUnit,
+    ProductBuilder,
+    Products,
+    find_linked,
+    find_products,
+    join_bits,
+    join_groups,
+    make_builders,
+    may_link,
+    store_rest,
+)
 from .tiling_jam import JamBuilder, find_jam
 from .tiling_keep import KEPT_BYTES, WORTH_KEEPING, may_move, recompute
 from .tiling_nest import NestBuilder, map_statement, quotient
@@ -40,6 +52,7 @@ class Choices:
     jam     points whose windows overlap are computed several at once
     tiles   sums of products run as register tiles
     pairs   the target adds two products of bf16 at once; quads: four of bytes
+    matrix  the tile registers that sums of products run on; None: on vectors
     """
 
     lanes: int
@@ -55,6 +68,7 @@ class Choices:
     tiles: bool = False
     pairs: bool = False
     quads: bool = False
+    matrix: MatrixUnit | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,13 +82,17 @@ class Planned:
 
 def plan_kernel(
     kernel: Kernel, keep: str = "auto", shares_lanes: bool = True, resident: int | None = None,
-    apart: frozenset[str] = frozenset(),
+    apart: frozenset[str] = frozenset(), *, links: bool = False,
 ) -> Planned:  # fmt: skip
     """`keep` is "all", "none", or "auto": which pointwise values are kept for other passes, not computed again.
 
-    `shares_lanes` and `apart` as for `make_plan`, `resident` as for `prepare`.
+    `shares_lanes` and `apart` as for `make_plan`, `resident` as for `prepare`. `links`: sums that are linked run in
+    one pass.
     """
     prepared = prepare(kernel, resident)
+    if links and may_link(kernel):
+        whole = prepare(kernel, 0)
+        prepared = prepared if find_linked(whole) is None else whole
     parts = make_plan(prepared, shares_lanes, apart)
     if keep != "all" and any(isinstance(s, Equation) and s.is_pointwise for s in prepared.body):
         builder = Builder(prepared, parts, Choices(1))
@@ -88,9 +106,14 @@ def plan_kernel(
 def build_program(planned: Planned, choices: Choices) -> Program:
     """The tile program of a planned kernel."""
     k = planned.kernel
-    products = find_products(k) if choices.tiles else None
-    products = None if products is None else join_groups(join_bits(products), choices.lanes)
-    made = [] if products is None else make_builders(products, choices.lanes, choices.pairs, choices.quads)
+    linked = find_linked(k)
+    if linked is not None:
+        maker = LinkedBuilder(linked, choices.lanes, choices.pairs)
+        body = tuple(maker.build())
+        return Program(
+            k.name, k.inputs, k.outputs, tuple(maker.scratch.values()), body, planned.maths, choices.prefetch
+        )
+    made = _make_builders(find_products(k, choices.lanes) if choices.tiles else None, choices)
     if made:
         tiled = (*store_rest(made[0].found, choices.lanes), *(s for b in made for s in b.build()))
         arrays = tuple(a for b in made for a in b.scratch.values())
@@ -101,6 +124,13 @@ def build_program(planned: Planned, choices: Choices) -> Program:
     return Program(
         k.name, k.inputs, k.outputs, tuple(builder.scratch.values()), tuple(body), planned.maths, choices.prefetch
     )
+
+
+def _make_builders(found: Products | None, choices: Choices) -> list[ProductBuilder]:
+    if found is None:
+        return []
+    found = join_groups(join_bits(found), choices.lanes)
+    return make_builders(found, choices.lanes, choices.pairs, choices.quads, choices.matrix)
 
 
 def describe(s: Equation | Store) -> str:

@@ -10,13 +10,14 @@ import itertools
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 
-from ..ir.expr import Expr, Iota, Load, Op, Rewriter, const, indices, walk
+from ..ir.expr import Expr, Iota, Load, Op, Rewriter, const, indices, product_factors, walk
 from ..ir.index import ZERO, Axis, Index, add, as_index, axes_of, axis_coefficient, linearize, of_atom
 from ..ir.loops import Buffer, Equation, Kernel, Statement, Store, reads_of, statement_expressions
 from ..ir.scalar import cast, is_const, op
 from ..ir.simplify import exact
 from ..ir.states import STATES, Values, lowest
 from ..ir.types import BF16, BOOL, F16, I16, Dim, multiply, plus, product
+from ..ir.weighted import split_weighted
 from .tiling_reroll import reroll
 
 UNROLLED_POINTS = 8  # a reduction of so few points is written out ..
@@ -175,6 +176,7 @@ def split_states(kernel: Kernel, resident: int | None = None) -> Kernel:
     """
     splitters: dict[str, Callable[[Equation], list[Statement]]] = {
         "max_sum_exp": _split_max_sum_exp,
+        "max_weighted_sum": split_weighted,
         "moments": _split_moments,
     }
     body: list[Statement] = []
@@ -260,8 +262,8 @@ def move_bits(kernel: Kernel) -> Kernel:
 
 
 def unroll_reductions(kernel: Kernel) -> Kernel:
-    """s[c] = sum(k:3) x[k, c]  ->  s[c] = (x[0, c] + x[1, c]) + x[2, c]; axes along which memory is dense stay, unless
-    they choose between values (the digits of a cat or a stack).
+    """s[c] = sum(k:3) x[k, c]  ->  s[c] = (x[0, c] + x[1, c]) + x[2, c]; axes along which memory is dense stay, and
+    those of sums of products over others too, unless they choose between values (the digits of a cat or a stack).
 
     Pointwise values along such an axis are computed where they are read.
     """
@@ -291,11 +293,17 @@ def _written_out(e: Equation, axis: Axis, kernel: Kernel) -> Values | None:
         return None
     args = _inlined(e, axis, kernel)
     dense = any(axis_coefficient(i, axis) == 1 for n in walk(*args) if isinstance(n, Load) for i in n.index[-1:])
-    if dense and not any(_is_decided(n, axis) for n in walk(*args)):
+    if (dense or _is_contraction(e)) and not any(_is_decided(n, axis) for n in walk(*args)):
         return None
     rows = [Rewriter({axis: as_index(k)}, rebuild=exact) for k in range(extent)]
     total = combine_tree(e.state, [STATES[e.state].lift(tuple(row(a) for a in args)) for row in rows])
     return total if sum(1 for _ in walk(*total)) <= UNROLLED_NODES else None
+
+
+def _is_contraction(e: Equation) -> bool:
+    """True for sums of products over several axes, none of whose operands are all of its own."""
+    factors = product_factors(e.args[0]) if e.state == "sum" else []
+    return len(e.reduce) > 1 and len(factors) > 1 and not any(frozenset(e.axes) <= f.axes for f in factors)
 
 
 def _is_decided(e: Expr, axis: Axis) -> bool:
@@ -334,7 +342,7 @@ def collapse_axes(kernel: Kernel) -> Kernel:
         done = True
         for outer, inner in _neighbours(kernel):
             if _move_together(kernel, outer, inner):
-                kernel = _join(kernel, outer, inner)
+                kernel = join_axes(kernel, outer, inner)
                 done = False
                 break
     return kernel
@@ -363,18 +371,18 @@ def _move_together(kernel: Kernel, outer: Axis, inner: Axis) -> bool:
     if any({outer, inner} & _bounding(a) for a in kernel.axes):
         return False
     for s in kernel.body:
-        if isinstance(s, Store) and not all(_takes_as_one(i, outer, inner) for i in s.index):
+        if isinstance(s, Store) and not all(takes_as_one(i, outer, inner) for i in s.index):
             return False
         for e in walk(*statement_expressions(s)):
             if isinstance(e, Load) and e.name in local:
                 if not _loads_as_one(e, local[e.name], outer, inner):
                     return False
-            elif not all(_takes_as_one(i, outer, inner) for i in indices(e)):
+            elif not all(takes_as_one(i, outer, inner) for i in indices(e)):
                 return False
     return True
 
 
-def _takes_as_one(i: Index, outer: Axis, inner: Axis) -> bool:
+def takes_as_one(i: Index, outer: Axis, inner: Axis) -> bool:
     a, b = axis_coefficient(i, outer), axis_coefficient(i, inner)
     return a is not None and b is not None and a == multiply(b, inner.extent)
 
@@ -391,17 +399,23 @@ def _loads_as_one(e: Load, equation: Equation, outer: Axis, inner: Axis) -> bool
     return outer in equation.axes or not any(axes_of(i) & {outer, inner} for i in e.index)
 
 
-def _join(kernel: Kernel, outer: Axis, inner: Axis) -> Kernel:
+def join_axes(kernel: Kernel, outer: Axis, inner: Axis, digits: bool = False) -> Kernel:
+    """The kernel over the points of both axes as one; local values are read at their points.
+
+    digits  some index takes the two apart, as digits of the one
+    """
     joined = Axis(f"{outer.name}{inner.name}", multiply(outer.extent, inner.extent))
-    local = kernel.equations
+    point, local = of_atom(joined), kernel.equations
 
     def load(e: Load) -> Expr:
         equation = local.get(e.name)
         if equation is None or outer not in equation.axes:
             return e
-        return Load(e.name, _without(equation.axes, e.index, outer), e.dtype, e.guard)
+        at = tuple(point if a is inner else i for a, i in zip(equation.axes, e.index, strict=True) if a is not outer)
+        return Load(e.name, at, e.dtype, e.guard)
 
-    rewrite = Rewriter({outer: ZERO, inner: of_atom(joined)}, load)
+    places = (point // inner.extent, point % inner.extent) if digits else (ZERO, point)
+    rewrite = Rewriter(dict(zip((outer, inner), places, strict=True)), load)
 
     def rename(axes: Iterable[Axis]) -> tuple[Axis, ...]:
         return tuple(joined if a is inner else a for a in axes if a is not outer)
@@ -411,7 +425,3 @@ def _join(kernel: Kernel, outer: Axis, inner: Axis) -> Kernel:
         new = replace(rewrite_statement(s, rewrite), axes=rename(s.axes))
         body.append(replace(new, reduce=rename(new.reduce)) if isinstance(new, Equation) else new)
     return replace(kernel, body=tuple(body))
-
-
-def _without(axes: tuple[Axis, ...], index: tuple[Index, ...], dropped: Axis) -> tuple[Index, ...]:
-    return tuple(i for a, i in zip(axes, index, strict=True) if a is not dropped)

@@ -9,13 +9,13 @@ from pathlib import Path
 
 import torch
 
-from ..codegen.cpp.emit import KernelSource, default_schedule
+from ..codegen.cpp.emit import KernelSource
 from ..codegen.cpp.space import KNOBS
 from ..ir.errors import CompileError, ScheduleError
 from ..ir.loops import Kernel
 from ..ir.schedule import Knob, Schedule
 from .autotune import Candidate
-from .kernels import Toolchain, compile_sources, describe, print_kernel_source
+from .kernels import Toolchain, choose_default, compile_sources, describe, print_kernel_source
 from .runtime.build import load_library
 from .runtime.cpu import identify_machine
 from .settings import settings
@@ -39,7 +39,7 @@ class CpuBench:
         return t.isa.name, t.isa.features, t.flags, t.compiler, t.key, self.last(), identify_machine()
 
     def default(self, kernel: Kernel) -> Schedule:
-        return default_schedule(kernel, self.tools.isa)
+        return choose_default(kernel, self.tools.isa)
 
     def knobs(self, kernel: Kernel) -> Sequence[Knob]:
         return KNOBS

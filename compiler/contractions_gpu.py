@@ -28,6 +28,8 @@ def judge_gpu_product(product: Product, gemm: str) -> str:
         return "a contraction of other types than bf16, f16, f32 and bytes"
     if gemm == "own":
         return ""
+    if product.windows:
+        return "a convolution over windows of several channels, which a library keeps"
     rows, columns = product.rows, product.columns
     assert isinstance(rows, int) and isinstance(columns, int)
     if left not in HALVES or not product.unpacked[1 if columns >= rows else 0]:

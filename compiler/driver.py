@@ -15,6 +15,7 @@ import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from dataclasses import replace
 from functools import cache
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
@@ -23,10 +24,11 @@ import torch
 from torch import fx
 from torch._dynamo.utils import counters
 
-from ..codegen.cpp.isa import ISAS, Isa, detect_isa
+from ..codegen.cpp.isa import ISAS, TILES_PERMITTED, Isa, detect_isa
 from ..ir.errors import CompileError, LoweringError, TreadleError
 from .collection import pause_collection
 from .graph_key import digest_sources, make_graph_key
+from .runtime.amx import allow_tiles
 from .runtime.cpu import identify_machine
 from .runtime.executable import Executable, bind_stored
 from .runtime.plan import Plan, plan_from_json, plan_to_json
@@ -196,5 +198,9 @@ def _open_store(root: str, limit: int) -> Store:
 
 
 def choose_isa() -> Isa:
-    """The instruction set to print C++ for."""
-    return detect_isa() if settings.target == "auto" else ISAS[settings.target]
+    """The instruction set to print C++ for; with tile registers where they may be used, and the system permits it."""
+    isa = detect_isa() if settings.target == "auto" else ISAS[settings.target]
+    wanted = settings.amx == "always" or (settings.amx == "tuned" and settings.autotune)
+    if not (wanted and any(isa.tiles) and allow_tiles()):
+        return isa
+    return replace(isa, features=(*isa.features, TILES_PERMITTED))

@@ -128,13 +128,20 @@ def print_kernel_source(
 ) -> tuple[Schedule | None, KernelSource | None, str]:  # fmt: skip
     """The schedule (the default where none is given) and the source of a kernel, or the reason why there is none."""
     try:
-        schedule = schedule or default_schedule(kernel, isa)
+        schedule = schedule or choose_default(kernel, isa)
         check = import_module("..ir.verify", __package__).verify_program if settings.verify else None
         strict = settings.numerics == "strict"
         cut, apart = cut_reductions(kernel, cuts_under(kernel, schedule))
         return schedule, emit_kernel(cut, schedule, isa, f"k{digest[:16]}", check, strict=strict, apart=apart), ""
     except Exception as error:  # noqa: BLE001 - whatever goes wrong here, ATen computes the region instead
         return None, None, describe(error)
+
+
+def choose_default(kernel: Kernel, isa: Isa) -> Schedule:
+    """The schedule of a kernel that was not measured: tile registers only where the settings ask for them."""
+    schedule = default_schedule(kernel, isa)
+    wanted = settings.amx == "always" and isa.permits_tiles and schedule.strategy == "reduce"
+    return schedule.choose(matrix="in_place") if wanted else schedule
 
 
 def describe(error: BaseException) -> str:

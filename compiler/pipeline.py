@@ -21,7 +21,7 @@ from torch import fx
 
 from ..codegen.cpp.isa import Isa
 from ..codegen.cpp.space import cuts_under
-from ..costmodel.roofline import GENERIC_CPU, estimate, find_device
+from ..costmodel.roofline import GENERIC_CPU, find_device
 from ..ir.errors import LoweringError, StoreError
 from ..ir.graph import Graph
 from ..ir.loops import Kernel
@@ -30,6 +30,7 @@ from ..passes.fuse import Call, Fused, Launch, fuse_graph
 from ..passes.memory import MemoryPlan
 from .capture import find_capture_problem
 from .contractions import judge_product
+from .costs import seconds_of
 from .cutting import describe_cuts
 from .frontend.calls import find_target
 from .frontend.importer import Imported, import_graph
@@ -122,14 +123,16 @@ def plan_graph(gm: fx.GraphModule, watch: Watch, tools: Toolchain, gpu: GpuTools
     Raises LoweringError for a graph that cannot be taken, CompileError where there is no compiler.
     """
     device = "cpu" if gpu is None else gpu.device
-    judge = partial(judge_product, isa=tools.isa) if gpu is None else _gpu().judge
+    tiles, links = settings.amx == "always", settings.numerics == "fast"
+    own = partial(judge_product, isa=tools.isa, gemm=settings.gemm, tiles=tiles, links=links)
+    judge = own if gpu is None else _gpu().judge
     with watch.phase("import"):
         imported = import_graph(gm, watch.name, device, settings.rng, judge)
         graph = with_output_strides(imported.graph)
     watch.show(5, "graph", lambda: print_graph(graph))
     with watch.phase("fuse"):
         row = GENERIC_CPU if gpu is None else find_device(gpu.target.name)
-        fused = fuse_graph(graph, lambda kernel: estimate(kernel, row).seconds, settings.numerics)
+        fused = fuse_graph(graph, lambda kernel: seconds_of(kernel, row), settings.numerics)
     if settings.verify:
         _stand_ins().verify_levels(graph, fused)
     with watch.phase("kernels"):

@@ -29,6 +29,7 @@ from ..passes.fuse import Call, Fused, Launch
 from ..passes.memory import MemoryPlan
 from ..passes.partition import Partition
 from ..passes.refusals import Refusals, find_refusals
+from .costs import seconds_of
 from .frontend.importer import Imported
 from .fusion_report import (
     EdgeReport,
@@ -148,7 +149,7 @@ def report_graph(
     hoisted: tuple[str, ...] = (),
 ) -> GraphReport:  # fmt: skip
     """Gather what is known of a graph just compiled; `show` prints the kernels again, which may be from the store."""
-    refusals = find_refusals(fused, lambda kernel: estimate(kernel, device).seconds)
+    refusals = find_refusals(fused, lambda kernel: seconds_of(kernel, device))
     return GraphReport(
         name=watch.name,
         counts=counts,

@@ -242,8 +242,17 @@ class Settings:
     gemm = Option(
         one_of("auto", "library", "own"),
         "auto",
-        "products of matrices on a GPU: auto leaves them to libraries but for those of few rows whose weights are"
-        " unpacked on the way; library leaves all to them; own takes all that kernels can compute",
+        "products of matrices, and convolutions as such: auto leaves to libraries what those do as quickly (on a GPU"
+        " all but products of few rows whose weights are unpacked on the way); library leaves all to them; own takes"
+        " all that kernels can compute",
+        changes_code=True,
+    )
+    amx = Option(
+        one_of("never", "tuned", "always"),
+        "tuned",
+        "tile registers (AMX) for products of bf16 and of bytes on a CPU that has them; the kernels are tested by"
+        " emulation and have so far run on no such processor: never; tuned: as candidates of autotune, for products"
+        " that kernels compute anyway; always: in place of libraries and of vectors, wherever products fit them",
         changes_code=True,
     )
     hoist = Option(

@@ -276,6 +276,12 @@ class GraphBuilder:
     def unsqueeze(self, x: Value, dim: int) -> Value:
         return self.reshape(x, (*x.shape[:dim], 1, *x.shape[dim:]))
 
+    def windows(
+        self, x: Value, count: Sequence[int], size: Sequence[int], step: Sequence[int], stride: Sequence[int]
+    ) -> Value:
+        """`count` windows of `size` positions over the last dimensions: y[..., i, t] = x[..., step*i + stride*t]."""
+        return self.emit("windows", [x], count=tuple(count), size=tuple(size), step=tuple(step), stride=tuple(stride))
+
     def pad(self, x: Value, low: Sequence[Dim], high: Sequence[Dim], value: Number) -> Value:
         return self.emit("pad", [x], low=tuple(low), high=tuple(high), value=value)
 

@@ -29,6 +29,7 @@ from .interp_sample import Sample, sample_boxes
 from .interp_store import mark_stored, run_store
 from .loops import Buffer, Equation, Kernel, Store, reads_of
 from .types import Dim
+from .weighted import without_weighted
 
 Tensors = Mapping[str, Tensor]
 SizesByName = Mapping[str, int]
@@ -99,7 +100,7 @@ class _Run:
     def __init__(
         self, kernel: Kernel, buffers: Tensors, sizes: SizesByName, numbers: Numbers, sample: Sample | None = None
     ) -> None:
-        self.kernel = kernel
+        self.kernel = kernel = without_weighted(kernel)
         self.numbers = numbers
         self.sample = sample
         self.computed: dict[str, Tensor] = {}

@@ -24,7 +24,7 @@ class State:
 
     `identity(dtypes)` the neutral component values; `dtypes(args)` the components' types from the lifted arguments'
     types; `linear` marks a plain sum (the laws of sums apply); `idempotent` that combining twice with the same does no
-    harm. `needs_axis` says that lift takes the index on the reduced axis as a last argument (argmax).
+    harm. `positional`: the second argument is the element's position, an i64 expression of the reduced axes (argmax).
     """
 
     name: str
@@ -36,6 +36,7 @@ class State:
     project: Callable[[Values], Values] = lambda state: state
     linear: bool = False
     idempotent: bool = False
+    positional: bool = False
 
 
 def lowest(dtype: DType) -> Expr:
@@ -89,7 +90,7 @@ def _later(compare: str) -> Callable[[Values, Values], Values]:
 
 
 def _combine_max_sum_exp(a: Values, b: Values) -> Values:
-    """(m, l) with l = sum exp(x - m). The shift is 0 while m is -inf, in both factors, so no inf - inf arises."""
+    """(m, l) with l = sum exp(x - m) * w. The shift is 0 while m is -inf, in both factors, so no inf - inf arises."""
     m = op("max", a[0], b[0])
     shift = op("where", op("eq", m, lowest(m.dtype)), const(0.0, m.dtype), m)
     left = op("mul", a[1], op("exp", op("sub", a[0], shift)))
@@ -121,12 +122,43 @@ STATES: dict[str, State] = {
         State("min", 1, _same, lambda d: (highest(d[0]),), _fold2("min"), idempotent=True),
         State("any", 1, _same, lambda d: (FALSE,), _fold2("or"), idempotent=True),
         State("all", 1, _same, lambda d: (TRUE,), _fold2("and"), idempotent=True),
-        # The second argument is the element's position (an i64 expression of the reduced axes).
-        State("argmax", 2, _same, lambda d: (lowest(d[0]), const(2**63 - 1, I64)), _better("gt"), idempotent=True),
-        State("argmin", 2, _same, lambda d: (highest(d[0]), const(2**63 - 1, I64)), _better("lt"), idempotent=True),
+        State(
+            "argmax",
+            2,
+            _same,
+            lambda d: (lowest(d[0]), const(2**63 - 1, I64)),
+            _better("gt"),
+            idempotent=True,
+            positional=True,
+        ),
+        State(
+            "argmin",
+            2,
+            _same,
+            lambda d: (highest(d[0]), const(2**63 - 1, I64)),
+            _better("lt"),
+            idempotent=True,
+            positional=True,
+        ),
         # A position of -1 marks the identity, which never replaces a value.
-        State("argmax_last", 2, _same, lambda d: (lowest(d[0]), const(-1, I64)), _later("ge"), idempotent=True),
-        State("argmin_last", 2, _same, lambda d: (highest(d[0]), const(-1, I64)), _later("le"), idempotent=True),
+        State(
+            "argmax_last",
+            2,
+            _same,
+            lambda d: (lowest(d[0]), const(-1, I64)),
+            _later("ge"),
+            idempotent=True,
+            positional=True,
+        ),
+        State(
+            "argmin_last",
+            2,
+            _same,
+            lambda d: (highest(d[0]), const(-1, I64)),
+            _later("le"),
+            idempotent=True,
+            positional=True,
+        ),
         State(
             "max_sum_exp",
             1,
@@ -134,6 +166,14 @@ STATES: dict[str, State] = {
             lambda d: (lowest(d[0]), const(0.0, d[0])),
             _combine_max_sum_exp,
             lift=lambda a: (a[0], const(1.0, a[0].dtype)),
+        ),
+        # The second argument is a weight: (m, o) with o = sum exp(x - m) * w.
+        State(
+            "max_weighted_sum",
+            2,
+            _same,
+            lambda d: (lowest(d[0]), const(0.0, d[1])),
+            _combine_max_sum_exp,
         ),
         State(
             "moments",

@@ -25,10 +25,13 @@ from dataclasses import dataclass, field
 from .expr import Expr, Load
 from .index import Axis, Index
 from .loops import Buffer
-from .types import BF16, F16, F32, F64, I8, I32, Dim, DType
+from .types import BF16, F16, F32, F64, I8, I32, U8, Dim, DType
 
-KINDS = ("grid", "serial", "lanes")
-ACCUMULATORS = {BF16: F32, F16: F32, F32: F32, F64: F64, I8: I32, I32: I32}  # of dots, by the type of their operands
+KINDS = ("grid", "serial", "lanes", "tiles")
+ACCUMULATORS = {
+    BF16: F32, F16: F32, F32: F32, F64: F64, I8: I32, U8: I32, I32: I32,
+}  # of dots, by the type of their operands  # fmt: skip
+BYTES = (I8, U8)
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,8 +53,9 @@ class Loop:
     """`body` for each point of `axis`.
 
     kind  "grid": points are independent and may run on any worker, `tile` of them together on one (which changes
-          nothing of what they compute); "serial": in order; "lanes": `tile` points at once
-    begin, end  the part of the axis that is run (None: from its start, to its end); `end` is cut at the axis' extent
+          nothing of what they compute); "serial": in order; "lanes": `tile` points at once; "tiles": points are
+          independent, and their dots are added up `tile` at once, as rows or columns of products of tiles
+    begin, end  the part of the axis that is run (None: from its start, to its end); both are cut at the axis' ends
     reverse  from the last point to the first (serial only)
     """
 
@@ -104,7 +108,8 @@ class Dot:
     """`name := name + left * right`, summed over the points of the lanes loop around it.
 
     `name` is a scalar state, in the type that operands of this type are added up in (`ACCUMULATORS`): products are
-    exact there. Targets compute the dots of many points of a grid as one product of two tiles.
+    exact there. Both operands are of one type, or bytes. Targets compute the dots of many points of a grid, or of two
+    loops over tiles, as one product of two tiles.
     """
 
     name: str

@@ -73,8 +73,17 @@ def _loops_nest(program: Program) -> Iterator[Problem]:
         outer = scope.loops[-1].kind if scope.loops else "grid"
         if outer == "lanes" and not isinstance(s, Let | Update | Dot | Scan | Put):
             yield Problem(where(s), "lanes run at once", "values, updates, dots, scans and stores", type(s).__name__)
+        if outer == "tiles" and not _is_of_tiles(s):
+            yield Problem(where(s), "tiles hold sums", "states, loops of dots, and stores", type(s).__name__)
         if isinstance(s, Loop) and s.kind == "grid" and outer != "grid":
             yield Problem(where(s), "a grid loop is inside another kind of loop", "grid loops outermost", outer)
+
+
+def _is_of_tiles(s: Statement) -> bool:
+    """True for what may stand in a loop over tiles: loops there have no other statements than dots."""
+    if isinstance(s, Loop):
+        return s.kind == "tiles" or all(isinstance(x, Loop | Dot) for x in walk_statements(s.body))
+    return isinstance(s, State | Put)
 
 
 def _loops_are_loops(program: Program) -> Iterator[Problem]:

@@ -45,6 +45,14 @@ def _lanes_write_apart(program: Program) -> Iterator[Problem]:
             yield Problem(where(s), "lanes write unlike values to one element", repr(scope.lanes.axis), s.target)
 
 
+def _tiles_write_apart(program: Program) -> Iterator[Problem]:
+    """Points of tiles are independent: each has elements of its own."""
+    for s, scope in scopes_of(program):
+        axes = {x.axis for x in scope.loops if x.kind == "tiles" and x.axis.extent != 1}
+        if isinstance(s, Put) and axes - {a for i in s.index for a in axes_of(i)}:
+            yield Problem(where(s), "points of tiles write one element", names_of(axes), s.target)
+
+
 def _stages_fit(program: Program) -> Iterator[Problem]:
     arrays = {a.name: a for a in program.scratch}
     buffers = {b.name for b in (*program.inputs, *program.outputs)}
@@ -161,6 +169,7 @@ STORE_RULES: list[Rule[Program]] = [
     Rule("stages fit", _stages_fit),
     Rule("hints are of buffers", _hints_are_of_buffers),
     Rule("lanes write apart", _lanes_write_apart),
+    Rule("tiles write apart", _tiles_write_apart),
     Rule("scratch is written first", _scratch_is_written_first),
     Rule("outputs are written", _outputs_are_written),
     Rule("indices are in range", _indices_are_in_range),

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from .expr import Expr, Load, Op, children, data_in, indices, loads_in, walk
 from .states import STATES
-from .tiles import ACCUMULATORS, Dot, Fold, Loop, Program, Put, Scan, Stage, State, Update
+from .tiles import ACCUMULATORS, BYTES, Dot, Fold, Loop, Program, Put, Scan, Stage, State, Update
 from .types import BF16, BOOL, F16, F32, F64, I16, I64
 from .verify_loops import operation_fits
 from .verify_rules import Problem, Rule
@@ -188,7 +188,8 @@ def _dots_fit(program: Program) -> Iterator[Problem]:
         if not isinstance(s, Dot):
             continue
         state, held = scope.states.get(s.name), ACCUMULATORS.get(s.left.dtype)
-        if s.left.dtype is not s.right.dtype or held is None:
+        alike = s.left.dtype is s.right.dtype or (s.left.dtype in BYTES and s.right.dtype in BYTES)
+        if not alike or held is None:
             found = f"{s.left.dtype} and {s.right.dtype}"
             yield Problem(where(s), "operands of one type that is added up", ", ".join(map(str, ACCUMULATORS)), found)
         if scope.lanes is None:

@@ -25,6 +25,23 @@ def is_long(axes: tuple[Axis, ...], resident: int) -> bool:
     return is_nonnegative(plus(extent, -resident - 1))
 
 
+def is_made(kernel: Kernel, values: Iterable[Expr], over: tuple[Axis, ...]) -> bool:
+    """True where values read what the kernel sums up for each point of the axes `over`: a second pass over those would
+    sum it again.
+    """
+    front, seen = [n for v in values for n in sorted(names_in(v))], set[str]()
+    while front:
+        name = front.pop()
+        equation = kernel.equations.get(name)
+        if name in seen or equation is None or not set(equation.axes) & set(over):
+            continue
+        if equation.state:
+            return True
+        seen.add(name)
+        front += sorted(frozenset().union(*(names_in(a) for a in equation.args)))
+    return False
+
+
 def reductions_before(kernel: Kernel, values: Iterable[Expr], over: tuple[Axis, ...]) -> list[Equation]:
     """The reductions over some of the axes `over` that the values wait for, through pointwise equations too."""
     found: dict[Equation, None] = {}

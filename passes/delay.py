@@ -19,13 +19,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from ..ir.expr import Const, Expr, Load, Op, product_factors
+from ..ir.expr import Const, Expr, Load, Op, loads_in, product_factors
 from ..ir.index import Axis
 from ..ir.loops import Equation, Kernel
 from ..ir.simplify import make
 from ..ir.states import STATES
 from ..ir.types import DType
-from .chains import RESIDENT, fresh_name, is_long, read_own, reductions_before, replaced
+from .chains import RESIDENT, fresh_name, is_long, is_made, read_own, reductions_before, replaced
 from .ranges import find_range, is_positive
 from .reasons import Reason, Tried
 
@@ -73,11 +73,11 @@ def _candidate(kernel: Kernel, second: object) -> tuple[Equation, Delayed] | Non
 
 def _delayed(kernel: Kernel, second: Equation, part: Delayed, strict: bool, resident: int) -> Kernel | Reason:
     """The kernel in which the factors are applied at the end, or why it is not."""
-    if not is_long(second.reduce, resident):
+    if not is_long(second.reduce, resident) and not is_made(kernel, second.args, second.reduce):
         return Reason.SHORT
     if strict:
         return Reason.STRICT
-    if not may_delay(second, part):
+    if not may_delay(second, part, kernel):
         return Reason.OPERANDS
     if not reductions_before(kernel, (v for _, v in part.outside if v is not None), second.reduce):
         return Reason.KNOWN
@@ -89,7 +89,7 @@ def _delayed(kernel: Kernel, second: Equation, part: Delayed, strict: bool, resi
     return replace(kernel, body=body, notes=(*kernel.notes, note))
 
 
-def may_delay(second: Equation, part: Delayed) -> bool:
+def may_delay(second: Equation, part: Delayed, kernel: Kernel) -> bool:
     """True where the sum is wide, and its operands are rounded no worse for the want of the factor."""
     if second.state != "sum" or second.dtypes[0].is_integer:  # of integers only a select is taken out
         return True
@@ -98,12 +98,22 @@ def may_delay(second: Equation, part: Delayed) -> bool:
     narrow = second.operand_dtype
     if narrow is None or narrow.name in ("f32", "f64"):
         return True
-    return narrow.name == "bf16" and all(_fits(f, narrow) for f in product_factors(part.inside))
+    return all(_fits(f, narrow) or _is_share(f, kernel) for f in product_factors(part.inside)) and (
+        narrow.name == "bf16" or any(_is_share(f, kernel) for f in product_factors(part.inside))
+    )
 
 
 def _fits(e: Expr, narrow: DType) -> bool:
     """A stored element of that type, widened."""
     return isinstance(e, Op) and e.name == "cast" and isinstance(e.args[0], Load) and e.args[0].dtype is narrow
+
+
+def _is_share(e: Expr, kernel: Kernel) -> bool:
+    """An exponential of what is less by a maximum: at most 1, and 1 somewhere, so rounded no worse than its shares."""
+    if not (isinstance(e, Op) and e.name == "exp" and isinstance(e.args[0], Op) and e.args[0].name == "sub"):
+        return False
+    shifts = [kernel.equations.get(x.name) for x in loads_in(e.args[0].args[1])]
+    return any(s is not None and s.state in ("max", "max_sum_exp") and s.args[0] is e.args[0].args[0] for s in shifts)
 
 
 # --- what leaves -------------------------------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -12,6 +13,7 @@ from ..ir.simplify import simplifier
 from ..ir.types import Dim
 from .canonical import Canonical, canonicalize
 from .inline import Lowered
+from .linked import Link
 from .merge import Merger
 from .order import CircularOrder, topological
 from .partition import Partition, partition_region
@@ -60,8 +62,9 @@ class Fused:
 
     `views` bind values that are strided views of others; `layouts` give the strides of every stored value;
     `partitions` (one per distinct region) say what the search found. `in_place` maps values to the inputs in whose
-    memory they are stored: these mutations are done when the kernel is. `numerics` and `asked_in_place` (what could
-    have been in place) are what it was made with.
+    memory they are stored: these mutations are done when the kernel is. `links` are contractions that may share a
+    kernel. `numerics`, `asked_in_place` (what could have been in place) and `apart` (contractions that are not linked)
+    are what it was made with.
     """
 
     graph: Graph
@@ -72,14 +75,40 @@ class Fused:
     in_place: dict[str, str] = field(default_factory=dict)
     numerics: str = "fast"
     asked_in_place: dict[str, str] = field(default_factory=dict)
+    links: tuple[Link, ...] = ()
+    apart: frozenset[str] = frozenset()
 
 
 def fuse_graph(graph: Graph, cost: Cost, numerics: str = "fast") -> Fused:
     """Kernels and calls that compute `graph`; `cost` estimates the seconds of one kernel."""
-    try:
-        return _fuse(graph, cost, numerics, find_in_place(graph))
-    except CircularOrder:  # writing in place would make two kernels wait for each other
-        return _fuse(graph, cost, numerics, {})
+    apart: frozenset[str] = frozenset()
+    while True:
+        try:
+            fused = _fuse(graph, cost, numerics, find_in_place(graph), apart)
+        except CircularOrder:  # writing in place would make two kernels wait for each other
+            fused = _fuse(graph, cost, numerics, {}, apart)
+        more = _unlinked(fused, cost)
+        if not more:
+            return fused
+        apart = apart | more
+
+
+def _unlinked(fused: Fused, cost: Cost) -> frozenset[str]:
+    """The links whose kernels nobody can compute well: their contractions are then kernels of their own."""
+    if not fused.links:
+        return frozenset()
+    dear = {s.digest for s in fused.steps if isinstance(s, Launch) and cost(s.kernel) == math.inf}
+    front = [n for s in fused.steps if isinstance(s, Launch) and s.digest in dear for n in s.nodes]
+    lost, seen = set[str](), set[str]()
+    first = {n: link.last for link in fused.links for n in link.first}
+    while front:
+        name = front.pop()
+        if name in first:
+            lost.add(first[name])
+        elif name not in seen:
+            seen.add(name)
+            front += fused.graph.by_name[name].inputs
+    return frozenset(lost)
 
 
 def _rounds(node: Node) -> bool:
@@ -87,26 +116,29 @@ def _rounds(node: Node) -> bool:
     return node.op == "round" or (node.op == "call" and "float8" in repr(node.attr("args")))
 
 
-def _fuse(graph: Graph, cost: Cost, numerics: str, in_place: dict[str, str]) -> Fused:
-    fuser = Fuser(graph, cost, numerics, in_place)
+def _fuse(graph: Graph, cost: Cost, numerics: str, in_place: dict[str, str], apart: frozenset[str]) -> Fused:
+    fuser = Fuser(graph, cost, numerics, in_place, apart)
     launches = [launch for region in fuser.regions.regions for launch in fuser.solve(region)]
     calls = [Call(n.name) for n in graph.nodes if n.op == "call" and n.name in fuser.regions.live]
     steps = _schedule(graph, launches, calls, fuser.regions.views, fuser.done_in_place)
     found = tuple(fuser.partitions), fuser.done_in_place
-    return Fused(graph, steps, fuser.regions.views, fuser.layouts, *found, numerics, in_place)
+    links = tuple(fuser.regions.links.values())
+    return Fused(graph, steps, fuser.regions.views, fuser.layouts, *found, numerics, in_place, links, apart)
 
 
 class Fuser:
     """The regions of one graph, and the launches of each."""
 
-    def __init__(self, graph: Graph, cost: Cost, numerics: str, in_place: dict[str, str]) -> None:
+    def __init__(
+        self, graph: Graph, cost: Cost, numerics: str, in_place: dict[str, str], apart: frozenset[str] = frozenset()
+    ) -> None:  # fmt: skip
         self.graph = graph
         self.in_place = in_place
         self.done_in_place: dict[str, str] = {}
         self.cost = cost
         self.simplify = simplifier(numerics, rounds=any(_rounds(n) for n in graph.nodes))
         self.lowered = Lowered(graph)
-        self.regions = Regions(graph, self.lowered, self.simplify)
+        self.regions = Regions(graph, self.lowered, self.simplify, apart)
         self.layouts = self._find_layouts()
         self.partitions: list[Partition] = []
         self._solved: dict[object, list[tuple[Canonical, Kernel, tuple[str, ...], dict[int, str]]]] = {}

@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from ..ir.loops import Equation, Kernel
 from ..ir.simplify import Simplifier
 from . import delay, exchange, point, skip, stream
-from .chains import RESIDENT, is_long, reductions_before
+from .chains import RESIDENT, is_long, is_made, reductions_before
 from .reasons import Tried
 
 Law = Callable[[Kernel, bool, list[Tried] | None], Kernel]
@@ -54,7 +54,9 @@ def may_change(kernel: Kernel, resident: int = RESIDENT) -> bool:
         or point.may_point(kernel)
         or skip.may_skip(kernel)
         or any(
-            isinstance(s, Equation) and is_long(s.reduce, resident) and reductions_before(kernel, s.args, s.reduce)
+            isinstance(s, Equation)
+            and (is_long(s.reduce, resident) or is_made(kernel, s.args, s.reduce))
+            and reductions_before(kernel, s.args, s.reduce)
             for s in kernel.body
         )
     )

@@ -4,13 +4,8 @@ from __future__ import annotations
 
 from ..ir.expr import Expr, Op, Rewriter
 from ..ir.index import Axis, Index, axes_of, bounds
+from ..ir.spans import conjuncts
 from ..ir.types import Dim, is_nonnegative, multiply, plus
-
-
-def conjuncts(e: Expr) -> list[Expr]:
-    if isinstance(e, Op) and e.name == "and":
-        return [c for a in e.args for c in conjuncts(a)]
-    return [e]
 
 
 def find_limits(axis: Axis, guard: Expr) -> tuple[Dim, Dim] | None:

@@ -19,7 +19,7 @@ from ..ir.loops import Buffer, Equation, Kernel, Statement, Store, reads_of, sta
 from ..ir.ops import OPS
 from ..ir.simplify import Simplifier
 from ..ir.types import Dim
-from .across import match_rows
+from .across import match_rows, match_sums
 from .inline import Assembly, Lowered, Shared, covers
 from .order import topological
 from .reasons import CannotPull, Reason, Tried
@@ -297,7 +297,7 @@ class Merger:
         narrow, wide = (self._make((n,), (), stored) for n in (name, widest))
         if isinstance(narrow, Reason) or isinstance(wide, Reason):
             return Reason.DOMAIN
-        match = match_rows(narrow.kernel, wide.kernel)
+        match = match_sums(narrow.kernel, wide.kernel) or match_rows(narrow.kernel, wide.kernel)
         if match is None:
             return Reason.DOMAIN
         return tuple(axes[match[d]] if d in match else Axis(f"u{d}", 1) for d in range(len(shape)))

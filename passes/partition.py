@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from functools import reduce
 from itertools import combinations
 
 from ..ir.errors import LoweringError
@@ -20,12 +21,13 @@ from .inline import Lowered
 from .laws import may_change
 from .merge import Group, Merger
 from .reasons import Reason, Refusal
-from .regions import Region, Regions
+from .regions import Place, Region, Regions
 
 EXACT_LIMIT = 4  # candidates that are searched in all combinations
 SEARCH_LIMIT = 80  # nodes of a region whose alternatives are tried; larger ones take the first guess
 CHAIN_LIMIT = 64  # nested values that one expression may pull in
 SIZE_LIMIT = 300  # operations of one stored value: beyond, a compiler needs longer than a pass over memory saves
+TEXT_LIMIT = 3000  # the same, where what is read twice is written twice: that is how kernels are printed
 REDUCING = ("reduce", "scan", "contract")  # kinds of nodes whose every element is much work
 LIGHT = 10.0  # cycles an element that are cheaper to spend again in a second reader than to store and load
 
@@ -113,27 +115,48 @@ class Search:
         return replace(found[0], second=second)
 
 
+@dataclass(frozen=True, slots=True)
+class Extent:
+    """How large the expression of a value is: its values (what is read at the same place is one), how long it is
+    written out, how deep it is nested.
+    """
+
+    values: frozenset[tuple[str, Place]] = frozenset()
+    length: int = 0
+    depth: int = 0
+
+    def through(self, views: Place) -> Extent:
+        return replace(self, values=frozenset((v, views + at) for v, at in self.values)) if views else self
+
+    def beside(self, other: Extent) -> Extent:
+        return Extent(self.values | other.values, self.length + other.length, max(self.depth, other.depth))
+
+    def read_by(self, name: str) -> Extent:
+        return Extent(self.values | {(name, ())}, self.length + 1, self.depth + 1)
+
+    @property
+    def refusal(self) -> Refusal | None:
+        """The limit that it passes."""
+        if len(self.values) > SIZE_LIMIT or self.length > TEXT_LIMIT:
+            return Refusal(Reason.SIZE, str(SIZE_LIMIT))
+        return Refusal(Reason.CHAIN) if self.depth > CHAIN_LIMIT else None
+
+
 def _too_large(region: Region, regions: Regions, stored: frozenset[str]) -> dict[str, Refusal]:
     """The largest operands of expressions that would grow beyond the limits."""
     cut: dict[str, Refusal] = {}
-    size: dict[str, int] = {}
-    depth: dict[str, int] = {}
+    extents: dict[str, Extent] = {}
     inside = set(region.nodes) - stored
     for name in region.nodes:
-        grown = {s: ways * size[s] for s, ways in regions.sources(name).items() if s in inside and s not in cut}
-        pulled = sorted(grown, key=grown.__getitem__)
-        while pulled and (refusal := _exceeds([grown[s] for s in pulled], [depth[s] for s in pulled])):
+        grown: dict[str, Extent] = {}
+        for views, source in regions.reads(name):
+            if source in inside and source not in cut:
+                grown[source] = grown.get(source, Extent()).beside(extents[source].through(views))
+        pulled = sorted(grown, key=lambda s: grown[s].length)
+        while refusal := (together := reduce(Extent.beside, (grown[s] for s in pulled), Extent())).refusal:
             cut[pulled.pop()] = refusal
-        size[name] = 1 + sum(grown[s] for s in pulled)
-        depth[name] = 1 + max((depth[s] for s in pulled), default=0)
+        extents[name] = together.read_by(name)
     return cut
-
-
-def _exceeds(sizes: list[int], depths: list[int]) -> Refusal | None:
-    """The limit that a value with operands of these sizes and depths would pass."""
-    if sum(sizes) > SIZE_LIMIT:
-        return Refusal(Reason.SIZE, str(SIZE_LIMIT))
-    return Refusal(Reason.CHAIN) if max(depths) > CHAIN_LIMIT else None
 
 
 def _read_twice(region: Region, regions: Regions, stored: frozenset[str]) -> frozenset[str]:

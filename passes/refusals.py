@@ -74,7 +74,7 @@ class _Judge:
         self.fused = fused
         self.graph = fused.graph
         self.cost = cost
-        self.fuser = Fuser(fused.graph, cost, fused.numerics, fused.asked_in_place)
+        self.fuser = Fuser(fused.graph, cost, fused.numerics, fused.asked_in_place, fused.apart)
         self.regions = self.fuser.regions
         self.kept: dict[str, Kept] = {}
         self.region_of: dict[str, int] = {}

@@ -10,6 +10,7 @@ stored. Its operands are stored too, unless few of its results read each element
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
@@ -22,10 +23,11 @@ from ..ir.ops import OPS
 from ..ir.simplify import Simplifier
 from ..ir.types import Dim, contiguous_strides, is_nonnegative, multiply, plus, product
 from .inline import Lowered
+from .linked import Link, find_links
 from .order import connected_parts
 from .reasons import Reason, Refusal
 
-PURE_VIEWS = ("reshape", "permute", "expand", "slice")
+PURE_VIEWS = ("reshape", "permute", "expand", "slice", "windows")
 CALLS = {"library": Reason.LIBRARY, "effect": Reason.EFFECT}  # kinds of calls; what is not here is opaque
 LIGHT = 24  # nodes of an index-only value (a mask of positions) that is cheaper to recompute than to load
 FEW = 16  # times that an operand of a contraction may be computed again, rather than stored
@@ -35,6 +37,8 @@ MANY_PLACES = 3  # in which the elements of a window stand
 TABLE = 256  # entries: looking one up costs no more than computing a value
 FEW_BLOCKS = 4  # of so many results, for each of which the larger operand may be computed again
 POINT_BY_POINT = ("pointwise", "view", "create")  # kinds of nodes that need no more of a value than its own element
+
+Place = tuple[str, ...]  # what stands between a value and who reads it, views for one; equal: the same element
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,9 +60,13 @@ class Region:
 
 
 class Regions:
-    """The analysis of one graph. `views` binds names that need no kernel; `regions` are in dependency order."""
+    """The analysis of one graph. `views` binds names that need no kernel; `regions` are in dependency order. `apart`
+    are contractions that are linked with none before them.
+    """
 
-    def __init__(self, graph: Graph, lowered: Lowered, simplify: Simplifier) -> None:
+    def __init__(
+        self, graph: Graph, lowered: Lowered, simplify: Simplifier, apart: frozenset[str] = frozenset()
+    ) -> None:  # fmt: skip
         self.graph = graph
         self.lowered = lowered
         self.simplify = simplify
@@ -69,8 +77,9 @@ class Regions:
         self.layouts = _find_layouts(graph)
         self._index_only = self._find_index_only()
         self._bind_uses()
-        self._sources: dict[str, dict[str, int]] = {}  # of nodes that were asked for, once all that is forced is known
+        self._reads: dict[str, tuple[tuple[Place, str], ...]] = {}  # once all that is forced is known
         self._places: dict[frozenset[str], int] = {}
+        self.links = find_links(graph, self.live, apart) if simplify.is_fast else {}
         self.depth = self._find_depths()
         self._require_crossing()
 
@@ -182,7 +191,8 @@ class Regions:
 
     def _find_depths(self) -> dict[str, int]:
         depth: dict[str, int] = {n.name: 0 for n in self.graph.inputs}
-        windows = self._find_windows()
+        pads, sources = self._find_padded()
+        windows = self._find_windows() | sources
         fresh: set[str] = set()  # what is computed of a contraction of the same depth
         for node in self.graph.nodes:
             level = max((depth[i] for i in node.inputs), default=0)
@@ -192,13 +202,22 @@ class Regions:
             depth[node.name] = level + 1 if deeper else level
             if kind == "contract" or (waits and not deeper):
                 fresh.add(node.name)
+            if node.name in self.links:
+                self._join_depths(self.links[node.name], depth)
         for node in reversed(self.graph.nodes):
             if node.name not in windows and self._may_sink(node):
                 readers = self._readers_through_views(node.name)
                 levels = {depth[r] for r in readers}
-                if len(levels) == 1 and min(levels) > depth[node.name] and self._is_read_seldom(node.name, readers):
+                seldom = node.name in pads or self._is_read_seldom(node.name, readers)
+                if len(levels) == 1 and min(levels) > depth[node.name] and seldom:
                     depth[node.name] = levels.pop()
         return depth
+
+    def _join_depths(self, link: Link, depth: dict[str, int]) -> None:
+        """What is linked is computed at one depth: behind all that any of it reads."""
+        inside = set(link.members)
+        read = (i for n in inside for i in self.graph.by_name[n].inputs if i not in inside)
+        depth.update(dict.fromkeys(inside, 1 + max(depth[i] for i in read)))
 
     def _find_windows(self) -> set[str]:
         """What is computed, one by one, of values that are read in several places: much work for an operand."""
@@ -215,6 +234,23 @@ class Regions:
             if found:
                 places[node.name] = found
         return {n for n, found in places.items() if any(self.count_places(c) >= MANY_PLACES for c in found.values())}
+
+    def _find_padded(self) -> tuple[set[str], set[str]]:
+        """(the zeros around and within images of which windows are read, which are conditions of what reads them; what
+        is computed of such images, which is done once for all windows).
+        """
+        pads: set[str] = set()
+        sources: set[str] = set()
+        waiting = [i for n in self.graph.nodes if n.op == "windows" and set(n.attr("size")) != {1} for i in n.inputs]
+        while waiting:
+            name = waiting.pop()
+            node = self.graph.by_name[name]
+            if node.op in ("pad", "slice_scatter") or self.is_transparent(name):
+                pads.add(name)
+                waiting += node.inputs
+            else:
+                sources.add(name)
+        return pads, sources
 
     def count_places(self, slices: frozenset[str]) -> int:
         """In how many places slices read a value: in one where they are not many and have no element in common."""
@@ -275,18 +311,26 @@ class Regions:
                 found.add(reader.name)
         return found
 
-    def sources(self, name: str) -> dict[str, int]:
-        """The computed or stored values that a node reads, through transparent ones, and along how many ways.
+    def reads(self, name: str) -> tuple[tuple[Place, str], ...]:
+        """The computed or stored values that a node reads, each with the place where it does."""
+        found = self._reads.get(name)
+        if found is None:
+            node = self.graph.by_name[name]
+            of_own = OPS[node.op].kind != "pointwise"  # of each operand other elements than of the next one
+            ways: list[tuple[Place, str]] = []
+            for k, i in enumerate(dict.fromkeys(node.inputs)):
+                at = (f"{name}[{k}]",) if of_own else ()
+                through = self.reads(i) if self.is_transparent(i) else None
+                ways += [(at, i)] if through is None else [((*at, i, *views), source) for views, source in through]
+            found = self._reads[name] = tuple(ways)
+        return found
+
+    def sources(self, name: str) -> Counter[str]:
+        """The computed or stored values that a node reads, and along how many ways.
 
         Each way is an index map of its own, mostly: along it the value is computed anew where it is pulled.
         """
-        found = self._sources.get(name)
-        if found is None:
-            found = self._sources[name] = {}
-            for i in dict.fromkeys(self.graph.by_name[name].inputs):
-                for source, ways in self.sources(i).items() if self.is_transparent(i) else ((i, 1),):
-                    found[source] = found.get(source, 0) + ways
-        return found
+        return Counter(source for _, source in self.reads(name))
 
     def slices(self, name: str) -> dict[str, frozenset[str]]:
         """The sources of which a node reads slices, with the nodes that cut them."""

@@ -23,13 +23,14 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from functools import reduce
 
-from ..ir.expr import Const, Expr, Load, Op, const
+from ..ir.expr import Const, Expr, Load, Op, const, product_factors
 from ..ir.loops import Equation, Kernel
 from ..ir.scalar import is_const
 from ..ir.simplify import make
 from ..ir.types import Dim, product
-from .chains import RESIDENT, fresh_name, is_long, read_own, reductions_before, replaced
+from .chains import RESIDENT, fresh_name, is_long, is_made, read_own, reductions_before, replaced
 from .delay import applied, may_delay, take_out
 from .pick import pick
 from .reasons import Reason, Tried
@@ -61,7 +62,7 @@ def _told(kernel: Kernel, second: Equation, streamed: Kernel | Reason) -> list[T
 
 def _streamed(kernel: Kernel, second: Equation, strict: bool, resident: int) -> Kernel | Reason:
     """The kernel in which `second` has joined an earlier reduction, or why it has not."""
-    if not is_long(second.reduce, resident):
+    if not is_long(second.reduce, resident) and not is_made(kernel, second.args, second.reduce):
         return Reason.SHORT
     if strict:
         return Reason.STRICT
@@ -69,7 +70,7 @@ def _streamed(kernel: Kernel, second: Equation, strict: bool, resident: int) -> 
     if joined is not None:
         return joined
     part = take_out(second)
-    if part is None or not may_delay(second, part):
+    if part is None or not may_delay(second, part, kernel):
         return Reason.FORM
     raw = replace(second, names=(fresh_name(kernel, f"{second.names[0]}_inner"),), args=(part.inside,))
     result = Equation(second.names, second.axes, (applied(part, raw),), second.dtypes, source=second.source)
@@ -78,7 +79,7 @@ def _streamed(kernel: Kernel, second: Equation, strict: bool, resident: int) -> 
 
 
 def _join(kernel: Kernel, second: Equation) -> Kernel | None:
-    return _stream_exponential(kernel, second) or _stream_square(kernel, second)
+    return _stream_exponential(kernel, second) or _stream_square(kernel, second) or _stream_weighted(kernel, second)
 
 
 def _read_first(e: Expr, kernel: Kernel, states: tuple[str, ...], like: Equation) -> Equation | None:
@@ -89,7 +90,7 @@ def _read_first(e: Expr, kernel: Kernel, states: tuple[str, ...], like: Equation
     if first is None or first.state not in states or first.scan or first.names[0] != e.name:
         return None
     own = all(i.single_axis is a for i, a in zip(e.index, first.axes, strict=True))
-    same = set(first.reduce) == set(like.reduce) and first.axes == like.axes
+    same = set(first.reduce) == set(like.reduce) and set(first.axes) <= set(like.axes)
     return first if own and same else None
 
 
@@ -97,23 +98,60 @@ def _read_first(e: Expr, kernel: Kernel, states: tuple[str, ...], like: Equation
 
 
 def _stream_exponential(kernel: Kernel, second: Equation) -> Kernel | None:
-    value = second.args[0]
-    if not (isinstance(value, Op) and value.name == "exp" and isinstance(value.args[0], Op)):
+    found = _read_exponential(second.args[0], kernel, second)
+    if found is None or found[0].axes != second.axes:
         return None
-    shifted = value.args[0]
-    if shifted.name != "sub":
-        return None
-    safe, top = _read_shift(shifted.args[1])
-    first = _read_first(top, kernel, ("max", "max_sum_exp"), second)
-    if first is None or first.args[0] is not shifted.args[0] or first.dtypes[0] is not second.dtypes[0]:
-        return None
+    first, safe = found
     known = first.state == "max_sum_exp" and first.names[1] != "_"
     name = first.names[1] if known else fresh_name(kernel, f"{second.names[0]}_state")
     both = replace(first, names=(first.names[0], name), dtypes=first.dtypes[:1] * 2, state="max_sum_exp")
-    result = Equation(second.names, second.axes, (_resolve(both, safe),), second.dtypes, source=second.source)
+    result = Equation(
+        second.names,
+        second.axes,
+        (_resolve(read_own(both), read_own(both, 1), safe),),
+        second.dtypes,
+        source=second.source,
+    )
     note = f"stream: {second.names[0]} joins {first.names[0]} (exponential of a running maximum)"
     body = replaced(kernel.body, {first: (both,), second: (result,)})
     return replace(kernel, body=body, notes=(*kernel.notes, note))
+
+
+def _read_exponential(e: Expr, kernel: Kernel, second: Equation) -> tuple[Equation, str] | None:
+    """(the maximum m of u, how its infinities are made safe) of exp(u - m), for a sum over what m is the maximum of."""
+    if not (isinstance(e, Op) and e.name == "exp" and isinstance(e.args[0], Op) and e.args[0].name == "sub"):
+        return None
+    value, shift = e.args[0].args
+    safe, top = _read_shift(shift)
+    first = _read_first(top, kernel, ("max", "max_sum_exp"), second)
+    if first is None or first.args[0] is not value or first.dtypes[0] is not second.dtypes[0]:
+        return None
+    return first, safe
+
+
+def _stream_weighted(kernel: Kernel, second: Equation) -> Kernel | None:
+    """sum(c) exp(u[t, c] - m[t]) * w[t, c, e], which may keep axes that m has not; where u is much work."""
+    if not is_made(kernel, second.args, second.reduce):
+        return None
+    factors = product_factors(second.args[0])
+    for k, e in enumerate(factors):
+        found = _read_exponential(e, kernel, second)
+        if found is None or len(factors) < 2:
+            continue
+        first, safe = found
+        others = factors[:k] + factors[k + 1 :]
+        if not all(f.axes & set(second.reduce) for f in others):
+            return None  # what is free of the axes leaves the sum first
+        weight = reduce(lambda a, b: make("mul", a, b), others)
+        name = fresh_name(kernel, f"{second.names[0]}_state")
+        both = replace(
+            second, names=("_", name), args=(first.args[0], weight), dtypes=second.dtypes * 2, state="max_weighted_sum"
+        )  # fmt: skip
+        total = _resolve(read_own(first), read_own(both, 1), safe)
+        result = Equation(second.names, second.axes, (total,), second.dtypes, source=second.source)
+        note = f"stream: {second.names[0]} joins {first.names[0]} (weights of a running maximum)"
+        return replace(kernel, body=replaced(kernel.body, {second: (both, result)}), notes=(*kernel.notes, note))
+    return None
 
 
 def _read_shift(shift: Expr) -> tuple[str, Expr]:
@@ -134,12 +172,11 @@ def _read_shift(shift: Expr) -> tuple[str, Expr]:
     return ("both", top) if whole and condition.args[1].value == math.inf else ("", shift)
 
 
-def _resolve(both: Equation, safe: str) -> Expr:
+def _resolve(top: Expr, total: Expr, safe: str) -> Expr:
     """The sum as the user's own shift makes it of rows whose maximum is infinite.
 
     The state has 0 for a row of -inf, and NaN where the maximum is inf: as a form with the shift 0 for -inf has it.
     """
-    top, total = read_own(both, 0), read_own(both, 1)
     if safe == "low":
         return total
     edge = math.inf if safe == "both" else -math.inf

@@ -69,7 +69,25 @@ kernel batched(x: {d}[3, {k}, {m}], w: {d}[3, {k}, {n}]) -> (y: f32[3, {m}, {n}]
   s[h, m, n]: f32 = sum(k) (f32(x[h, k, m]) * exp(f32(w[h, k, n])))
   y[h, m, n] <- s[h, m, n]
 """
-STATIC = PRODUCTS | {"across": ACROSS, "batched": BATCHED}  # those that take no dynamic rows too
+WINDOWS = """
+kernel windows(x: {d}[{m}, 3, {k}], w: {d}[{n}, 2, 3, {k}], b: f32[{n}]) -> (y: f32[{m}, 3, {n}])
+  axes i:{m}, j:3, n:{n}, t:2, u:3, k:{k}
+  s[i, j, n]: f32 = sum(t, u, k) operands {d} (
+    where(((#(i + t) < {m}:i64) & ((#(j + u) >= 1:i64) & (#(j + u) < 4:i64))),
+      f32(x[i + t, j + u - 1, k if ((#(i + t) < {m}:i64) & ((#(j + u) >= 1:i64) & (#(j + u) < 4:i64)))]),
+      0.0) * f32(w[n, t, u, k]))
+  y[i, j, n] <- max((s[i, j, n] + b[n]), 0.0)
+"""
+IMAGES = """
+kernel images(x: {d}[{k}, 5, {m}], w: {d}[{n}, {k}, 3, 2]) -> (y: f32[{n}, 3, {m}])
+  axes n:{n}, i:3, j:{m}, k:{k}, t:3, u:2
+  s[n, i, j]: f32 = sum(k, t, u) operands {d} (where((#(j + u) < {m}:i64), f32(x[k, i + t, j + u if
+    (#(j + u) < {m}:i64)]), 0.0) * f32(w[n, k, t, u]))
+  y[n, i, j] <- s[n, i, j]
+"""
+STATIC = PRODUCTS | {  # those that take no dynamic rows too
+    "across": ACROSS, "batched": BATCHED, "windows": WINDOWS, "images": IMAGES,
+}  # fmt: skip
 IN_GROUP = "((i64(o[g - 1 if (#(g) >= 1:i64)]) <= #(m)) & (#(m) < i64(o[g])))"
 GROUPS = {
     "plain": """

@@ -172,6 +172,14 @@ def _slice(draw: Draw, g: GraphBuilder, operand: Operand) -> Value:
     )  # fmt: skip
 
 
+def _windows(draw: Draw, g: GraphBuilder, operand: Operand) -> Value:
+    lead, rank = draw(shapes(1, 0)), draw(st.integers(1, 2))
+    count, size, step, stride = (tuple(draw(st.integers(low, 3)) for _ in range(rank)) for low in (0, 0, 1, 1))
+    reach = [max((n - 1) * s + (k - 1) * d + 1, 0) for n, k, s, d in zip(count, size, step, stride, strict=True)]
+    image = tuple(n + draw(st.integers(0, 2)) for n in reach)
+    return g.windows(operand((*lead, *image), _any_dtype(draw)), count, size, step, stride)
+
+
 def _pad(draw: Draw, g: GraphBuilder, operand: Operand) -> Value:
     shape = draw(shapes(3, 1))
     low = tuple(draw(st.integers(-min(n, 1), 3)) for n in shape)
@@ -301,7 +309,8 @@ EMITTERS: dict[str, Callable[[Draw, GraphBuilder, Operand], Value]] = {
     "cast": _cast, "copy": _copy, "full": _full, "reshape": _reshape, "permute": _permute, "expand": _expand,
     "slice": _slice,
     "iota": lambda draw, g, operand: g.iota(draw(sizes)), "dim": lambda draw, g, operand: g.dim(draw(sizes)),
-    "pad": _pad, "cat": _cat, "slice_scatter": _slice_scatter, "scan": _scan, "gather": _gather, "take": _take,
+    "windows": _windows, "pad": _pad, "cat": _cat, "slice_scatter": _slice_scatter, "scan": _scan,
+    "gather": _gather, "take": _take,
     "put": _put, "scatter": _scatter, "contract": _contract,
     "contract_groups": _contract_groups,
     **{name: _reduce(name) for name in ("sum", "prod", "max", "min", "any", "all", "argmax", "argmin")},

@@ -190,10 +190,12 @@ def _equation(draw: Draw, name: str, axes: tuple[Axis, ...], values: dict[str, A
     scans = bool(kept) and draw(st.integers(0, 3)) == 0
     reduce = (draw(st.sampled_from(kept)),) if scans else _some(draw, tuple(a for a in axes if a not in kept))
     scope = Scope(kept if scans else kept + reduce, values, ("d",))
-    floating = state in ("max_sum_exp", "moments")
+    floating = state in ("max_sum_exp", "max_weighted_sum", "moments")
     dtype = BOOL if state in ("any", "all") else draw(st.sampled_from((F32, F64) if floating else (F32, F64, I32, I64)))
     args = [exprs(draw, scope, dtype, 2)]
-    if row.arity == 2:
+    if row.arity == 2 and not row.positional:
+        args.append(exprs(draw, scope, dtype, 2))
+    if row.positional:
         position = as_index(0)
         for a in reduce:
             position = position * (a.extent if isinstance(a.extent, int) else 1) + of_atom(a)

@@ -46,6 +46,7 @@ UNPACKED = replace(PLAIN, unpacked=(False, True))
 
 @pytest.mark.parametrize(("product", "reason"), [
     (PLAIN, "as they are"),
+    (replace(PLAIN, windows=True), "windows of several channels"),
     (UNPACKED, ""),
     (replace(UNPACKED, dtypes=(F16, F16)), ""),
     (replace(UNPACKED, dtypes=(F32, F32)), "as they are"),
@@ -107,6 +108,10 @@ def heads(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     return torch.softmax(torch.bmm(q, k.transpose(1, 2)) * 0.25, -1) @ v
 
 
+def image(x: Tensor, w: Tensor, b: Tensor) -> Tensor:
+    return F.relu(F.conv2d(x, w, b, (1, 2), 1, (1, 2), 2)) + 1
+
+
 CASES: dict[str, tuple[Callable[..., Tensor], tuple[Tensor, ...], str, bool]] = {
     "w8a16": (w8a16, (random(3, 64), bytes_of(40, 64), random(40) / 64), "auto", True),
     "w4a16": (w4a16, (random(17, 64), bytes_of(40, 32, dtype=torch.uint8), random(40, 2)), "auto", True),
@@ -115,6 +120,19 @@ CASES: dict[str, tuple[Callable[..., Tensor], tuple[Tensor, ...], str, bool]] = 
     "layer": (layer, (random(33, 70), random(70, 40), random(40)), "own", True),
     "layer of f32": (layer, tuple(random(*s, dtype=torch.float32) for s in ((3, 70), (70, 40), (40,))), "own", True),
     "bytes": (whole, (bytes_of(20, 64), bytes_of(40, 64)), "own", True),
+    "image": (image, (random(2, 8, 9, 7), random(20, 4, 3, 2), random(20)), "own", True),
+    "image of channels last": (
+        image,
+        (random(2, 9, 7, 8).permute(0, 3, 1, 2), random(20, 4, 3, 2), random(20)),
+        "own",
+        True,
+    ),
+    "image of f32": (
+        image,
+        tuple(random(*s, dtype=torch.float32) for s in ((2, 8, 9, 7), (20, 4, 3, 2), (20,))),
+        "own",
+        True,
+    ),
     "heads": (heads, (random(3, 20, 16), random(3, 37, 16, seed=1), random(3, 37, 16, seed=2)), "own", True),
 }
 
@@ -170,7 +188,16 @@ kernel whole(x: i8[{m}, 4096], w: i8[4096, 4096], s: f32[4096], t: f32[{m}]) -> 
   a[m, n]: i32 = sum(k) (i32(x[m, k]) * i32(w[n, k]))
   y[m, n] <- {d}(((f32(a[m, n]) * t[m]) * s[n]))
 """
-TEXTS = {"linear": LINEAR, "gated": GATED, "w4a16": W4A16, "w8a8": W8A8}
+IMAGE = """
+kernel image(x: {d}[{m}, 14, 128], w: {d}[256, 3, 3, 128]) -> (y: {d}[{m}, 14, 256])
+  axes i:{m}, j:14, n:256, t:3, u:3, k:128
+  s[i, j, n]: f32 = sum(t, u, k) operands {d} (f32({d}(
+    where(((#(i + t) < {m}:i64) & ((#(j + u) >= 1:i64) & (#(j + u) < 15:i64))),
+      f32(x[i + t, j + u - 1, k if ((#(i + t) < {m}:i64) & ((#(j + u) >= 1:i64) & (#(j + u) < 15:i64)))]),
+      0.0))) * f32(w[n, t, u, k]))
+  y[i, j, n] <- {d}(s[i, j, n])
+"""
+TEXTS = {"image": IMAGE, "linear": LINEAR, "gated": GATED, "w4a16": W4A16, "w8a8": W8A8}
 
 
 def problems_of(kernels: dict[str, Kernel]) -> list[str]:
@@ -192,7 +219,7 @@ def kernels_of(*rows: int) -> dict[str, Kernel]:
 
 
 def test_small_products_compile_for_every_target():
-    assert problems_of({n: k for n, k in kernels_of(16).items() if n in ("linear", "w4a16")}) == []
+    assert problems_of({n: k for n, k in kernels_of(16).items() if n in ("image 16", "linear 16", "w4a16 16")}) == []
 
 
 @pytest.mark.slow

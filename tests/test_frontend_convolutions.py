@@ -2,27 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from copy import deepcopy
 from itertools import product
 from typing import Any
 
+import convolution_checks
 import pytest
 import torch
+from convolution_checks import LAYOUTS, Function, follow
 from torch import Tensor, nn
 from torch._dynamo.utils import counters
 from torch.nn import functional
 from torch.nn.functional import conv1d, conv2d, conv3d
 
 from treadle.codegen.cpp.isa import detect_isa
-from treadle.compiler.check import compare
 from treadle.compiler.contractions import VECTORS
 from treadle.compiler.driver import collect
-from treadle.compiler.reference import in_float64, widen
 
 OURS = 0 if detect_isa().vector_bytes >= VECTORS else 1  # calls of a library that a convolution of ours costs
-LAYOUTS = (torch.contiguous_format, torch.channels_last)
-Function = Callable[..., Any]
 
 
 @pytest.fixture(autouse=True)
@@ -33,30 +29,13 @@ def fresh() -> None:
 
 
 def check(function: Function, *inputs: Tensor | None, library: int | None = OURS) -> None:
-    """Compiled results have eager's strides and are within its error of float64; so many calls are the library's."""
-    fast = torch.compile(function, backend="treadle", fullgraph=True, dynamic=False, options={"fallback": "error"})
-    with torch.no_grad():
-        got, eager = fast(*inputs), function(*inputs)
-        with in_float64():
-            wide = deepcopy(function).double() if isinstance(function, nn.Module) else function
-            exact = wide(*widen(inputs))
-    report = compare(got, eager, exact)
-    assert report.ok, str(report)
-    strides = zip(got.shape, got.stride(), eager.stride(), strict=True)
-    assert all(n == 1 or a == b for n, a, b in strides) or not eager.numel()
-    assert library is None or counters["treadle"]["library"] == library, dict(counters["treadle"])
-    assert not counters["treadle"]["opaque"]
+    convolution_checks.check(function, *inputs, library=library)
 
 
 def depthwise(x: Tensor, window: tuple[int, ...], bias: bool = True) -> tuple[Tensor, Tensor, Tensor | None]:
     channels = x.shape[1]
     weight = torch.randn(channels, 1, *window).to(x.dtype)
     return x, weight, torch.randn(channels).to(x.dtype) if bias else None
-
-
-def follow(y: Tensor) -> Tensor:
-    """Something after a convolution, without which libraries keep some of 16 bits."""
-    return functional.hardswish(y * 0.5 + 1)
 
 
 # --- depthwise -------------------------------------------------------------------------------------------------------

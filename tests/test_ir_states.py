@@ -42,7 +42,10 @@ def inputs_of(row: State, draw, position: int) -> tuple[tuple[DType, ...], Value
     special = pool[torch.randint(0, len(pool), (COUNT,), generator=generator)]
     plain = torch.randint(-4, 5, (COUNT,), generator=generator) * 0.75
     value = torch.where(torch.rand(COUNT, generator=generator) < 0.5, special, plain).to(torch_dtype(dtype))
-    return ((F64,), [value]) if row.arity == 1 else ((F64, I64), [value, torch.full((COUNT,), position)])
+    if row.positional:
+        return (F64, I64), [value, torch.full((COUNT,), position)]
+    weights = torch.randint(-4, 5, (COUNT,), generator=generator) * 0.75
+    return ((F64,), [value]) if row.arity == 1 else ((F64, F64), [value, weights.to(torch_dtype(F64))])
 
 
 def lifted(row: State, draw, position: int) -> tuple[tuple[DType, ...], Values]:
@@ -55,7 +58,10 @@ def combine(row: State, dtypes: tuple[DType, ...], a: Values, b: Values) -> Valu
 
 
 def assert_equal(row: State, got: Values, expected: Values) -> None:
-    if row.name == "max_sum_exp":  # beside a maximum of -inf or NaN, any sum leads to the same results
+    if row.name in (
+        "max_sum_exp",
+        "max_weighted_sum",
+    ):  # beside a maximum of -inf or NaN, any sum leads to the same results
         live = expected[0].isfinite()
         got, expected = [got[0], torch.where(live, got[1], 0)], [expected[0], torch.where(live, expected[1], 0)]
     tolerance = 0.0 if row.name in EXACT else 1e-9
@@ -93,7 +99,7 @@ def test_combining_is_associative(row: State):
 
 @pytest.mark.parametrize("row", STATES.values(), ids=STATES)
 def test_types_are_kept(row: State):
-    dtypes = row.dtypes((BOOL,) if row.name in ("any", "all") else (F64, I64)[: row.arity])
+    dtypes = row.dtypes((BOOL,) if row.name in ("any", "all") else (F64, I64 if row.positional else F64)[: row.arity])
     left, right = placeholders("a", dtypes), placeholders("b", dtypes)
     assert tuple(e.dtype for e in row.combine(left, right)) == dtypes
     assert tuple(e.dtype for e in row.identity(dtypes)) == dtypes

@@ -220,6 +220,13 @@ BROKEN = {
         "state s: f32 = 0.0\ngrid j in 4:\n  lanes i in 4:\n    dot s of x[i], x[i]\ny[0] <- s[]",
         "outside of the grid",
     ),
+    # tiles
+    "tiles that hold values": ("tiles i in 4 by 4:\n  let v: f32 = x[i]\n  y[i] <- v[]", "tiles hold sums"),
+    "tiles of other loops": ("tiles i in 4 by 4:\n  serial j in 4:\n    y[4*i + j] <- 1.0", "tiles hold sums"),
+    "tiles that write one element": (
+        "tiles i in 4 by 4:\n  tiles j in 4 by 4:\n    y[j] <- 1.0",
+        "points of tiles write one element",
+    ),
     # stages
     "staged into a buffer": (f"stage y[0, 0] {BLOCK} <- x[4*c + r]", "two dimensions"),
     "staged into one dimension": (f"stage a[0, 0] {BLOCK} <- x[4*c + r]", "two dimensions"),

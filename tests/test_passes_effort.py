@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
+from functools import reduce
+from operator import add
 
 import pytest
 from fused import assert_same, fuse
@@ -11,6 +13,7 @@ from treadle.ir.builder import GraphBuilder
 from treadle.ir.graph import Graph, Node
 from treadle.ir.types import F32, contiguous_strides
 from treadle.passes import regions
+from treadle.passes.fuse import Launch
 from treadle.passes.inline import Assembly
 from treadle.passes.merge import Merger
 from treadle.passes.regions import are_disjoint
@@ -104,3 +107,15 @@ def test_a_long_recurrence_is_fused():
 @pytest.mark.parametrize("graph", [recurrence(40), tree(9)], ids=["recurrence", "tree"])
 def test_what_is_cut_keeps_its_values(graph: Graph, seed: int):
     assert_same(graph, seed)
+
+
+def test_what_is_read_twice_at_one_place_counts_once():
+    """Three readers of a long sum do not make it three times as long."""
+    g = GraphBuilder("gate")
+    terms = [g.sin(g.input(f"x{k}", (64, 64), F32)) for k in range(100)]
+    while len(terms) > 1:
+        terms = [reduce(add, terms[k : k + 2]) for k in range(0, len(terms), 2)]
+    total = terms[0]
+    y = total * g.tanh(total) * g.exp(total)
+    (step,) = fuse(g.finish([y], (), [contiguous_strides(y.shape)])).steps
+    assert isinstance(step, Launch) and len(step.kernel.outputs) == 1

@@ -119,9 +119,9 @@ def a_long_chain(g: GraphBuilder) -> Case:
 @gives(Reason.SIZE)
 def an_expression_that_doubles(g: GraphBuilder) -> Case:
     values = [g.sin(vector(g)), g.cos(vector(g, "y"))]
-    for _ in range(13):
+    for _ in range(20):
         values.append(values[-1] + values[-2])
-    return finish(g, values[-1]), "store", values[11]
+    return finish(g, values[-1]), "store", values[15]
 
 
 @gives(Reason.GUARDED)

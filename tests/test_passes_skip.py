@@ -18,8 +18,9 @@ from treadle.ir.index import Axis, Div, Index, Mod, as_index, of_atom, substitut
 from treadle.ir.interp import run_kernel
 from treadle.ir.scalar import iota, op
 from treadle.ir.simplify import exact
+from treadle.ir.spans import Holds, Span, Tile, classify, find_span, limits_in
 from treadle.ir.types import BOOL
-from treadle.passes.skip import Holds, Span, Tile, classify, find_span, limits_in, skip
+from treadle.passes.skip import skip
 
 ROW, COL = Axis("i", 40), Axis("j", 40)
 A, B = Axis("a", 5), Axis("b", 5)

@@ -28,6 +28,7 @@ FORMS = {
     "argmax_last": ("(v[t]: f32, e[t]: i64) = argmax_last({over}) {x}, {at}", "i64"),
     "argmin_last": ("(v[t]: f32, e[t]: i64) = argmin_last({over}) {x}, {at}", "i64"),
     "max_sum_exp": ("(m[t]: f32, e[t]: f32) = max_sum_exp({over}) {x}", "f32"),
+    "max_weighted_sum": ("(m[t]: f32, e[t]: f32) = max_weighted_sum({over}) {x}, ({x} + 2.0)", "f32"),
     "moments": ("(n[t]: f32, a[t]: f32, e[t]: f32) = moments({over}) {x}", "f32"),
 }
 
@@ -38,7 +39,9 @@ def kernel_of(state: str, length: int = 7, others: int = 0) -> Kernel:
     shape, over, x, at = f"3, {length}", "c", "x[t, c]", "#(c)"
     if others:
         shape, over, x, at = f"3, {length}, {others}", "c, b", "x[t, c, b]", f"#({others}*c + b)"
-    first = {"max_sum_exp": "m", "moments": "a"}.get(state, "v" if state.startswith("arg") else "e")
+    first = {"max_sum_exp": "m", "max_weighted_sum": "m", "moments": "a"}.get(
+        state, "v" if state.startswith("arg") else "e"
+    )
     axes = f"t:3, c:{length}" + (f", b:{others}" if others else "")
     return read(f"""
 kernel k(x: f32[{shape}]) -> (y: {dtype}[3], z: {dtype if first == "e" else "f32"}[3])

@@ -30,7 +30,8 @@ from .isa import Isa
 from .prelude import prelude
 from .printer import Printer
 from .printer_memory import BYTES, storage_of
-from .space import AHEAD, KEEP, STREAM_BYTES, candidates, choices_of, default_schedule, stored_bytes
+from .printer_tiles import NAME
+from .space import AHEAD, KEEP, STREAM_BYTES, TILES, candidates, choices_of, default_schedule, stored_bytes
 from .threads import TEAM, count_threads, share_phases
 from .width import choose_lanes
 
@@ -78,7 +79,8 @@ def tile_kernel(kernel: Kernel, schedule: Schedule, isa: Isa, apart: frozenset[s
 
     Raises ScheduleError where the schedule does not apply.
     """
-    planned, lanes = choose_lanes(plan_kernel(kernel, str(schedule.get(KEEP)), apart=apart), isa)
+    links = bool(schedule.get(TILES)) and isa.lanes(4) > 1
+    planned, lanes = choose_lanes(plan_kernel(kernel, str(schedule.get(KEEP)), apart=apart, links=links), isa)
     choices = choices_of(schedule, lanes, isa)
     return Tiled(planned, build_program(planned, choices), choices)
 
@@ -227,6 +229,7 @@ class _Emitter:
         lines: list[str] = []
         if self.printer.values.needs:
             lines.append(f"  using namespace w{self.lanes};")
+        lines += [f"  Tiles {NAME};"] if self.printer.has_tiles and _mentions(text, NAME) else []
         size = print_dim(stored_bytes(self.kernel)) if _mentions(text, "large") else ""
         offsets = {**self.offsets, **self.shared}
         lines += self._symbols(used_in=[text, size, *(print_dim(o) for o in offsets.values())])

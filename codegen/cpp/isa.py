@@ -39,6 +39,9 @@ FEATURES: tuple[str, ...] = (
 )
 """CPU flags that kernels may use by choice; an `Isa` lists those present."""
 
+TILES_PERMITTED = "amx_permitted"
+"""Joins the features where the system has given this process the right to tile registers; no flag of a CPU."""
+
 
 @dataclass(frozen=True, slots=True)
 class Isa:
@@ -67,6 +70,17 @@ class Isa:
     def adds_quads(self) -> bool:
         """Whether an instruction adds four products of bytes."""
         return {"avx512": "avx512_vnni", "avx2": "avx_vnni"}.get(self.name, "") in self.features
+
+    @property
+    def tiles(self) -> tuple[bool, bool]:
+        """Whether tile registers multiply bf16, and bytes: what the processor has, permitted or not."""
+        has = self.name == "avx512" and "amx_tile" in self.features
+        return has and "amx_bf16" in self.features, has and "amx_int8" in self.features
+
+    @property
+    def permits_tiles(self) -> bool:
+        """Whether there are tile registers that kernels may use."""
+        return TILES_PERMITTED in self.features and any(self.tiles)
 
     def lanes(self, element_bytes: int) -> int:
         """Lanes of a kernel whose widest pack element has `element_bytes` (4 or 8)."""

@@ -19,6 +19,8 @@ f16, bf16, f32 in F; f64 in D. D and L need N * 8 <= the register width. With N 
   `transpose_A(A r[N])`, also of the raw kinds H (16 bits; `get_H`, `put_H`) and B (8 bits, N = 16).
 - Words of 32 bits: `pair_F pair_exact_F` (two bf16) and `quad_I` (four bytes) make them, `dot_pairs_F dot_quads_I` add
   the products of their elements, where the processor does.
+- `Tiles`: the tile registers of a processor that has them, with `shape zero load store dot_bf16 dot_ss dot_su dot_us
+  dot_uu`.
 - `philox_L(key, step, at)`: random bits by their number.
 - Functions of F and D: `exp exp2 expm1 log log2 log10 log1p sigmoid tanh sinh cosh asinh acosh atanh erf erfc erfinv
   lgamma digamma sin cos tan asin acos atan atan2 pow hypot nextafter`, each with the suffix of its pack. `MAX_ULP` says
@@ -47,6 +49,7 @@ from .prelude_memory import memory_text
 from .prelude_reduce import reduce_text
 from .prelude_scalar import scalar_text
 from .prelude_simd import simd_text
+from .prelude_tiles import tiles_text
 from .prelude_trig import ULP as TRIG_ULP
 from .prelude_trig import trig_text
 from .prelude_wide import ULP as WIDE_ULP
@@ -68,7 +71,7 @@ sigmoid is 0 below -88.7, as eager is.
 """
 
 _PRIMITIVES = {
-    "avx512": (simd_text, avx512_text, memory_text, dots_text),
+    "avx512": (simd_text, avx512_text, memory_text, dots_text, tiles_text),
     "avx2": (simd_text, avx2_text, memory_text, dots_text),
 }
 _SHARED = (common_text, math_text, trig_text, wide_text, double_text, lanes_text, reduce_text)
@@ -136,7 +139,7 @@ def _finish(text: str) -> str:
     """Mark functions, below their comments, to be inlined."""
     lines = text.split("\n")
     first = next(i for i, line in enumerate(lines) if not line.startswith("//"))
-    if not lines[first].startswith(("COLD", "typedef")):
+    if not lines[first].startswith(("COLD", "typedef", "struct")):
         lines[first] = "FN " + lines[first]
     return "\n".join(lines)
 

@@ -8,11 +8,11 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from ...ir.expr import Expr, Load, Op
-from ...ir.index import Axis, axis_coefficient, linearize, substitute
+from ...ir.index import Axis, axis_coefficient, bounds, linearize, substitute
 from ...ir.scalar import cast
 from ...ir.states import STATES
 from ...ir.tiles import Fetch, Fold, Let, Loop, Program, Put, Scan, Stage, State, Statement, Update, walk_statements
-from ...ir.types import BF16, I16
+from ...ir.types import BF16, I16, is_nonnegative
 from ..dims import print_dim
 from ..parts import count_uses, expressions_of, may_be_empty, writes_of
 from ..products.find import is_exact, is_small_integer
@@ -22,6 +22,7 @@ from .printer_dots import Dots
 from .printer_lanes import LanesPrinter, divides_axis, is_fixed
 from .printer_memory import Memory
 from .printer_scope import Lanes, Stack, Val
+from .printer_tiles import NAME, TilePrinter
 from .printer_values import Values
 from .width import PACKS
 
@@ -41,6 +42,8 @@ class Printer:
         self.lanes = lanes
         self.stack = Stack()
         self.stack.taken.update(symbols)
+        self.has_tiles = any(isinstance(s, Loop) and s.kind == "tiles" for s in walk_statements(program.body))
+        self.stack.taken.update({NAME} if self.has_tiles else ())
         self.values = Values(self.stack, lanes, strict=strict)
         self.memory = self.values.memory = Memory(program, self.stack, self.values)
         self.dots = Dots(self.values, self.memory, pairs, quads)
@@ -52,6 +55,7 @@ class Printer:
         self.lane_loops = LanesPrinter(
             self.stack, self.values, self.memory, self.statements, self._limits, self.slots, streaming, asks
         )
+        self.tiles = TilePrinter(self.values, self.memory, self._limits)
         self.values.uses = count_uses(e for s in walk_statements(program.body) for e in expressions_of(s))
 
     def print_body(self, body: Sequence[Statement], axes: dict[Axis, str]) -> list[str]:
@@ -300,6 +304,8 @@ class Printer:
             return
         if s.kind == "lanes":
             self.lane_loops.loop(s)
+        elif s.kind == "tiles":
+            self.tiles.loop(s)
         else:
             self._serial_loop(s)
 
@@ -330,6 +336,8 @@ class Printer:
     def _limits(self, s: Loop) -> tuple[str, str]:
         """The first point and the one after the last."""
         begin = "0" if s.begin is None else self.values.index_text(s.begin)
+        if s.begin is not None and not is_nonnegative(bounds(s.begin)[0]):
+            begin = f"{begin} > 0 ? {begin} : 0"
         end = print_dim(s.axis.extent)
         if s.end is not None:
             limit = self.values.index_text(s.end)

@@ -195,7 +195,8 @@ def divides_axis(s: Loop) -> bool:
     """True where the blocks of a loop divide its axis."""
     if s.begin is None or s.end is None:
         return False
-    size = (s.end - s.begin).const
+    length = s.end - s.begin
+    size = length.const if length.is_constant else None
     return isinstance(size, int) and isinstance(s.axis.extent, int) and s.axis.extent % size == 0
 
 

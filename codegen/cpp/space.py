@@ -8,6 +8,7 @@ from ...ir.loops import Equation, Kernel
 from ...ir.schedule import Knob, Schedule, Value
 from ...ir.types import Dim, is_static, multiply, plus, product
 from ..cuts import Cuts, blocks_of
+from ..products import MatrixUnit
 from ..tiling import Choices
 from .isa import Isa
 from .threads import find_cuts
@@ -27,7 +28,11 @@ BLOCKS = Knob("blocks", True, (False, True), "what keeps rows and what reduces t
 TILES = Knob("tiles", True, (False, True), "sums of products run as tiles of registers")
 DOTS = Knob("dots", True, (False, True), "narrow products are added by instructions for several of them")
 JAM = Knob("jam", True, (False, True), "points whose windows overlap are computed several at once")
-KNOBS = (UNROLL, ROWS, CHUNK, STREAM, PREFETCH, AHEAD, STAGE, JAM, KEEP, PARTS, BLOCKS, TILES, DOTS)
+MATRIX = Knob(
+    "matrix", "none", ("none", "in_place", "packed"),
+    "products run on tile registers: the larger operand as it lies, or in packs (so far on no hardware, but emulated)",
+)  # fmt: skip
+KNOBS = (UNROLL, ROWS, CHUNK, STREAM, PREFETCH, AHEAD, STAGE, JAM, KEEP, PARTS, BLOCKS, TILES, DOTS, MATRIX)
 
 
 def choices_of(schedule: Schedule, lanes: int, isa: Isa) -> Choices:
@@ -46,7 +51,14 @@ def choices_of(schedule: Schedule, lanes: int, isa: Isa) -> Choices:
         tiles=bool(schedule.get(TILES)),
         pairs=dots and isa.adds_pairs,
         quads=dots and isa.adds_quads,
+        matrix=matrix_of(schedule, isa),
     )
+
+
+def matrix_of(schedule: Schedule, isa: Isa) -> MatrixUnit | None:
+    """The tile registers that a schedule makes use of; none where there are none to use."""
+    matrix = str(schedule.get(MATRIX))
+    return MatrixUnit(*isa.tiles, matrix == "packed") if matrix != "none" and isa.permits_tiles else None
 
 
 def cuts_under(kernel: Kernel, schedule: Schedule) -> Cuts:

@@ -6,16 +6,24 @@ groups  short groups of a sum
 narrow  products that one instruction adds up in groups
 blocks, packs, rest, body, tiles   tiles whose lanes run along the sum
 panel, panel_rows, panel_results   tiles whose lanes are rows
+matrix  panels whose products are those of tile registers
 dynamic rows whose count is known at run time only
+builders  which of these a kernel gets
+linked, linked_build   sums weighted by exponentials of other sums of products
 """
 
 from .bits import join_bits
+from .builders import make_builders
 from .find import Products, delay_scales, find_products, find_sums, has_products, sum_of
 from .groups import join_groups
-from .panel import make_builders
+from .linked import find_linked, may_link, runs_apart
+from .linked_build import LinkedBuilder
+from .matrix import MatrixUnit
 from .ragged import store_rest
+from .tiles import ProductBuilder
 
 __all__ = [
-    "Products", "delay_scales", "find_products", "find_sums", "has_products", "join_bits", "join_groups",
-    "make_builders", "store_rest", "sum_of",
+    "LinkedBuilder", "MatrixUnit", "ProductBuilder", "Products", "delay_scales", "find_linked", "find_products",
+    "find_sums", "has_products", "join_bits", "join_groups", "make_builders", "may_link", "runs_apart", "store_rest",
+    "sum_of",
 ]  # fmt: skip

@@ -20,9 +20,12 @@ from ...ir.scalar import op
 from ...ir.types import DType
 from ..ranges import fits_32, is_power_of_two, whole_range
 from ..tiling_keep import recompute
+from ..tiling_prepare import join_axes
 from .fields import find_lookup
+from .join import find_joint
 from .ragged import Ragged, find_ragged
 
+WASTE = (5, 4)  # room in packs of rows, to rows, beyond which those of several points of another axis are put together
 EXACT = 256  # integers up to it are bf16
 
 
@@ -86,21 +89,39 @@ class Products:
     ragged: Ragged | None = None
 
 
-def find_products(kernel: Kernel) -> Products | None:
-    """The sums of products of a prepared kernel that is nothing else; None for all other kernels. How many rows there
-    are may be known at run time only.
+def find_products(kernel: Kernel, lanes: int = 16) -> Products | None:
+    """The sums of products of a prepared kernel that is nothing else, for packs of `lanes`; None for all other
+    kernels. How many rows there are may be known at run time only.
     """
-    kernel, ragged = find_ragged(kernel) or (kernel, None)
-    found = find_sums(kernel, dynamic=1)
-    products = None if found is None else _with_axes(*found)
-    if products is None or ragged is None:
-        return products if products is None or not _has_ragged(products) else None
-    fits = products.rows is ragged.rows and not products.inner
-    return replace(products, ragged=ragged) if fits else None
+    one, ragged = find_ragged(kernel) or (kernel, None)
+    sums = find_sums(one, dynamic=1)
+    found = None if sums is None else _with_axes(*sums, lanes)
+    if found is None:
+        return None
+    if ragged is not None:
+        return replace(found, ragged=ragged) if found.rows is ragged.rows and not found.inner else None
+    if any(a.is_ragged for s in found.sums for a in s.axes):
+        return None
+    joint = _find_joint(found, lanes)
+    return found if joint is None else find_products(join_axes(found.kernel, *joint, digits=True), lanes)
 
 
-def _has_ragged(found: Products) -> bool:
-    return any(a.is_ragged for s in found.sums for a in s.axes)
+def _find_joint(found: Products, lanes: int) -> tuple[Axis, Axis] | None:
+    """The axes of rows or columns that are better one, since tiles of them leave a rest at each point of the other."""
+    main = next(s.equation for s in found.sums if has_products(s.equation))
+    if any(map(is_dynamic, main.axes)):
+        return None
+    tiled = [(found.columns, found.outer), (found.rows, found.inner)]
+    if found.across:
+        assert found.rows is not None
+        tiled[1] = found.rows, found.outer if _wastes(extent_of(found.rows), lanes) else ()
+    pairs = (find_joint(found.kernel, main, a, others) for a, others in tiled if a is not None and others)
+    return next((p for p in pairs if p is not None), None)
+
+
+def _wastes(rows: int, lanes: int) -> bool:
+    """True where packs of rows are few, or have much room left."""
+    return rows <= lanes or -(-rows // lanes) * lanes * WASTE[1] > rows * WASTE[0]
 
 
 def find_sums(
@@ -163,7 +184,7 @@ def _feeds_itself(sums: Iterable[Equation], stores: Iterable[Store]) -> bool:
 
 
 def _with_axes(
-    kernel: Kernel, sums: tuple[Equation, ...], stores: tuple[Store, ...], main: Equation
+    kernel: Kernel, sums: tuple[Equation, ...], stores: tuple[Store, ...], main: Equation, pack: int
 ) -> Products | None:  # fmt: skip
     """The roles of the axes; None where the larger operand is not dense along one that is summed over."""
     summed = frozenset(main.reduce)
@@ -181,8 +202,10 @@ def _with_axes(
         key=lambda e: (math.prod(extent_of(a) for a in e.axes), _dense_along(e, main.reduce) is not None),
     )
     lanes = _dense_along(large, main.reduce)
-    if lanes is None:
+    if lanes is None or (_is_short(lanes, pack) and _dense_along(large, main.axes)):
         return _across(kernel, sums, stores, main, large)
+    if _is_short(lanes, pack):
+        large, lanes = _longer(static, main, pack) or (large, lanes)
     if lanes.extent == 1 or any(_is_wide(e, lanes) for e in loads):
         return None
     like = [e for e in loads if e.axes == large.axes and not any(data_in(e.index[-1]))]
@@ -224,6 +247,17 @@ def _across(
 def _dense_along(e: Load, axes: Iterable[Axis]) -> Axis | None:
     """The axis along which neighbours lie side by side."""
     return next((a for a in axes if axis_coefficient(e.index[-1], a) == 1), None)
+
+
+def _longer(loads: Iterable[Load], main: Equation, pack: int) -> tuple[Load, Axis] | None:
+    """An operand of all points of the sum that is dense along an axis which fills packs."""
+    found = [(e, _dense_along(e, main.reduce)) for e in loads if set(main.reduce) <= e.axes]
+    return next(((e, a) for e, a in found if a is not None and not _is_short(a, pack)), None)
+
+
+def _is_short(a: Axis, pack: int) -> bool:
+    """True for an axis that fills no pack."""
+    return extent_of(a) < pack
 
 
 def _is_wide(e: Load, lanes: Axis) -> bool:

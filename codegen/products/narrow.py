@@ -43,15 +43,17 @@ class Narrow:
     whole: Mapping[Operand, Expr] = field(default_factory=dict)
 
 
-def take_together(found: Products, lanes: int, pairs: bool, quads: bool, shared: bool) -> Narrow:
+def take_together(
+    found: Products, lanes: int, pairs: bool, quads: bool, shared: bool, any_signs: bool = False
+) -> Narrow:  # fmt: skip
     """The products in groups for instructions that add pairs of bf16, or quads of bytes; as they are where none does.
 
     `shared`: operands that are computed are kept for several tiles. Others are computed where they are used, which is
-    slow for points apart.
+    slow for points apart. `any_signs`: bytes are multiplied whatever their signs; else signed ones are shifted.
     """
     kinds = {s.dtype for s in found.sums}
     count = 2 if pairs and kinds == {F32} else 4 if quads and kinds == {I32} else 1
-    sums = [_narrow_sum(s, found.columns) for s in found.sums] if count > 1 else []
+    sums = [_narrow_sum(s, found.columns, any_signs) for s in found.sums] if count > 1 else []
     known = [s for s in sums if s is not None]
     if count == 1 or len(known) < len(sums):
         return Narrow(found)
@@ -65,7 +67,7 @@ def take_together(found: Products, lanes: int, pairs: bool, quads: bool, shared:
     plain = all(is_stored_narrow(f) or find_byte(f) or find_planes(f) for f in operands if found.columns in f.axes)
     extent = extent_of(found.lanes)
     left = extent % count
-    if not (plain or shared) or extent < count or (left and found.summed):
+    if not (plain or shared) or extent < 2 * count or (left and found.summed):
         return Narrow(found)
     halves = Axis(f"{found.lanes.name}_{count}", extent // count)
     dense = Axis(f"{found.lanes.name}_whole", extent - left) if left else found.lanes
@@ -155,7 +157,7 @@ def _by_terms(s: Sum, count: int) -> Sum:
     return replace(s, groups=tuple(tuple(terms[k : k + count]) for k in range(0, len(terms), count)))
 
 
-def _narrow_sum(s: Sum, columns: Axis) -> Sum | None:
+def _narrow_sum(s: Sum, columns: Axis, any_signs: bool) -> Sum | None:
     """The sum with operands that are narrow values; None where that is not what it is."""
     sides = [_sides(t, columns) for (t,) in s.groups]
     if any(p is None for p in sides):
@@ -168,7 +170,7 @@ def _narrow_sum(s: Sum, columns: Axis) -> Sum | None:
         return replace(s, groups=tuple((op("mul", _in_bf16(a), _in_bf16(b)),) for a, b in pairs))
     if not all(_fits(f, U8) or _fits(f, I8) for p in pairs for f in p):
         return None
-    if all(_fits(a, U8) != _fits(b, U8) for a, b in pairs):
+    if any_signs or all(_fits(a, U8) != _fits(b, U8) for a, b in pairs):
         return replace(s, groups=tuple((op("mul", a, b),) for a, b in pairs))
     if not all(_fits(f, I8) for p in pairs for f in p):
         return None

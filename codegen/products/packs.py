@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ...ir.expr import Const, Expr, Load, Op, Rewriter, loads_in
-from ...ir.index import Axis, Index, axis_coefficient, of_atom
+from ...ir.index import Axis, Index, as_index, axis_coefficient, of_atom
 from ...ir.scalar import cast, op
 from ...ir.tiles import Let, Loop, Put, Scratch, Statement
 from ...ir.types import Dim, DType
@@ -120,16 +120,16 @@ class OperandPacks(Blocks):
             return [Rewriter(at)(e) for e in side]
         return [cast(self._read_packed(packed, at, j, k), side[k].dtype) for k in range(len(side))]
 
-    def _read_packed(self, packed: Packed, at: dict[Axis, Index], j: int, k: int = 0) -> Load:
+    def _read_packed(self, packed: Packed, at: dict[Axis, Index], j: int | Index, k: int = 0) -> Load:
         index = (*self._own_place(packed, at, j), *self._summed_place(packed.count, k))
         return Load(self._array_name(packed), index, packed.dtype)
 
-    def _own_place(self, packed: Packed, at: dict[Axis, Index], j: int) -> tuple[Index, ...]:
+    def _own_place(self, packed: Packed, at: dict[Axis, Index], j: int | Index) -> tuple[Index, ...]:
         if packed.columns:
-            return (Index((), j),)
+            return (as_index(j),)
         return tuple(self._local(a, at.get(a, of_atom(a))) for a in packed.axes)
 
-    def _pack(self, wanted: Sequence[tuple[Operand, Packed, dict[Axis, Index], int]]) -> list[Statement]:
+    def _pack(self, wanted: Sequence[tuple[Operand, Packed, dict[Axis, Index], int | Index]]) -> list[Statement]:
         """Computes operands into their arrays: those of dense lanes in one loop, the others in another."""
         dense: list[Statement] = []
         grouped: list[Statement] = []
@@ -156,8 +156,12 @@ class OperandPacks(Blocks):
         ]
         last = summed[-1]
         assert isinstance(last, int)
-        shape = (*own, *summed[:-1], last * packed.count)
+        shape = (*own, *summed[:-1], last * packed.count + self._gap_of(packed))
         self.scratch[name] = Scratch(name, packed.dtype, shape, packed.count > 1)
+
+    def _gap_of(self, packed: Packed) -> int:
+        """Elements that are left free behind each row of an array."""
+        return 0
 
     def scale(self, s: Sum, at: dict[Axis, Index], j: int) -> Expr:
         """What a sum over the lanes is multiplied by."""
@@ -211,7 +215,7 @@ class OperandPacks(Blocks):
 
     def _pack_rows(self) -> list[Statement]:
         """The operands of all rows, those of the same axes together."""
-        by_axes: dict[tuple[Axis, ...], list[tuple[Operand, Packed, dict[Axis, Index], int]]] = {}
+        by_axes: dict[tuple[Axis, ...], list[tuple[Operand, Packed, dict[Axis, Index], int | Index]]] = {}
         for e, packed in self.packed.items():
             if not packed.columns:
                 by_axes.setdefault(packed.axes, []).append((e, packed, {}, 0))

@@ -18,6 +18,7 @@ matrix multiplication, TOMS 2008, with the two operands' parts exchanged).
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 from ...ir.expr import Expr, Load, Rewriter, const, data_in, loads_in
@@ -31,12 +32,15 @@ from .find import Products, delay_scales, extent_of, is_dynamic
 from .narrow import Operand, stored_part
 from .packs import add_up, split_sides
 from .panel_results import PanelResults
-from .tiles import ProductBuilder, few_for
+from .tiles import few_for
 
 MANY_ROWS = 128  # of a block
 MORE_ROWS = 1024  # of a block whose rows few columns share: pages of memory are read as a whole
 FEW_COLUMNS = 64
 COLUMNS = 512  # of a block: so many share one rearrangement of the rows
+POINTS = 4  # blocks of long work at least: there may be so many workers
+LONG = 1 << 23  # products of a kernel that several workers share
+LEAST_ROWS, LEAST_COLUMNS = 64, 128  # of blocks that are smaller than they might be, so that there are several
 STREAMS = 8  # columns of a tile: rows that are a power of two apart share their places in the nearest cache
 PANEL_BYTES = 1 << 19  # of a block's rearranged rows, which stay in the second-level cache
 RESULTS = {16: 16, 8: 8, 4: 8}  # running packs of a tile, by the lanes of a pack: registers, and chains of additions
@@ -47,17 +51,17 @@ LONGEST_CHAIN = 512  # additions of f32 to one running value
 WASTE = 2  # rows that packs have room for, to those there are
 
 
-def fits_panels(found: Products, lanes: int) -> bool:
+def fits_panels(found: Products, lanes: int, waste: int = WASTE) -> bool:
     """True where there are rows enough for the lanes, and nothing else than products of a row's and a column's side."""
     rows, columns = found.rows, found.columns
     if rows is None or found.inner or lanes < 4 or len(found.sums) > 2:
         return False
-    if not is_dynamic(rows) and -(-extent_of(rows) // lanes) * lanes > WASTE * extent_of(rows):
+    if not is_dynamic(rows) and -(-extent_of(rows) // lanes) * lanes > waste * extent_of(rows):
         return False
     for s in found.sums:
         if s.dtype not in (F32, I32) or not {rows, columns} <= set(s.axes):
             return False
-        for (term,) in s.groups:
+        for term in (t for group in s.groups for t in group):
             sides = split_sides(found, term)
             if len(sides) != 2 or any((rows in e.axes) == (columns in e.axes) for e in sides):
                 return False
@@ -66,16 +70,35 @@ def fits_panels(found: Products, lanes: int) -> bool:
     return True
 
 
+def _is_long(found: Products) -> bool:
+    """True where the work is worth several workers."""
+    axes = (*found.outer, found.rows, found.columns, *found.summed, found.lanes)
+    known = [a.extent for a in axes if a is not None and isinstance(a.extent, int)]
+    return math.prod(known) >= LONG
+
+
 class PanelBuilder(PanelResults):
     """Builds the statements of a kernel of sums of products of many rows."""
 
     many = MANY_ROWS
     block = COLUMNS
     fetches = True
+    least_delayed = LEAST_DELAYED
 
     def _most_rows(self, found: Products) -> int:
         few = found.across and extent_of(found.columns) <= FEW_COLUMNS
-        return MORE_ROWS * self.many // MANY_ROWS if few else self.many
+        many = MORE_ROWS * self.many // MANY_ROWS if few else self.many
+        if not found.across or not _is_long(found):
+            return many
+        assert found.rows is not None
+        return min(many, max(LEAST_ROWS, extent_of(found.rows) * math.prod(map(extent_of, found.outer)) // POINTS))
+
+    def _columns_of(self, rows: Rows) -> int:
+        if rows.dynamic or not _is_long(self.found):
+            return COLUMNS
+        blocks = extent_of(rows.blocks) * math.prod(map(extent_of, self.found.outer))
+        columns = -(-extent_of(self.found.columns) * blocks // (POINTS * self.width)) * self.width
+        return min(COLUMNS, max(LEAST_COLUMNS, columns))
 
     def _choose_tile(self, found: Products, size: int) -> Products:
         results = RESULTS[self.pack] // len(found.sums)
@@ -93,10 +116,19 @@ class PanelBuilder(PanelResults):
         room = RESULTS[self.pack] // (packs * len(found.sums) * self.width)
         self.chains = 2 if room > 1 else 1
         self.local = Axis("lane", self.pack)
-        is_long = not found.summed or extent_of(found.lanes) >= LEAST_DELAYED
+        return self._delay(found)
+
+    def _delay(self, found: Products) -> Products:
+        """The sums with what multiplies their results apart, where that is worth it."""
+        is_long = not found.summed or extent_of(found.lanes) >= self.least_delayed
         delayed = delay_scales(found) if is_long else found
         fits = all(s.scale is None or found.rows not in s.scale.axes for s in delayed.sums)
         return delayed if fits else found
+
+    @property
+    def _most_packed(self) -> int:
+        """Words of a column of a tile that are packed at once."""
+        return PACKED
 
     @property
     def _adds(self) -> bool:
@@ -120,7 +152,7 @@ class PanelBuilder(PanelResults):
         if self.narrow.count == 1:  # others are rounded to less than what such sums lose
             size = min(size, LONGEST_CHAIN * (self.chains if extent_of(f.lanes) % 2 == 0 else 1))
         if any(p.columns for p in self.packed.values()):
-            size = min(size, PACKED)
+            size = min(size, self._most_packed)
         size //= points
         size = max(1, size if f.summed else size // self.pack * self.pack)
         size = size if f.summed else max(self.pack, size)
@@ -136,6 +168,9 @@ class PanelBuilder(PanelResults):
         loads = [e for e in parts if isinstance(e, Load) and e.guard is None]
         if len(loads) < len(side) or any(list(data_in(e.index[-1])) for e in loads):
             return False
+        rows = self.found.rows
+        if rows is not None and any(axis_coefficient(e.index[-1], rows) is None for e in loads):
+            return False  # rows are digits of a place, and not so far apart as each other
         if self.found.columns in side[0].axes:
             return (len(side) > 1 and super()._is_plain(side)) or (len(side) == 1 and isinstance(side[0], Load))
         return axis_coefficient(loads[0].index[-1], self.found.lanes) == len(side) and (
@@ -306,17 +341,3 @@ class PanelBuilder(PanelResults):
         if packed is not None and len(side) == 1:
             return [self._read_packed(packed, at, j)]
         return super().side(side, at, j)
-
-
-def make_builders(found: Products, lanes: int, pairs: bool = False, quads: bool = False) -> list[ProductBuilder]:
-    """Those that build the statements of a kernel, one after the other: panels leave the last few rows to tiles where
-    their count is known at run time only. None: it is better computed as any other sum.
-    """
-    if not fits_panels(found, lanes):
-        return [] if found.across else [ProductBuilder(found, lanes, pairs, quads)]
-    if found.ragged is not None and isinstance(found.ragged.rows.extent, int) and found.ragged.rows.extent <= few_for(lanes):
-        return [ProductBuilder(found, lanes, pairs, quads, after_panels=True)]
-    panels = PanelBuilder(found, lanes, pairs, quads)
-    if not panels.rows.dynamic:
-        return [panels]
-    return [panels, ProductBuilder(found, lanes, pairs, quads, after_panels=True)]

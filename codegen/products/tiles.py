@@ -18,6 +18,7 @@ scratch rows of the nearest caches; long sums then go block by block, so that th
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 
 from ...ir.expr import Expr, Load, Rewriter, const, product_factors
 from ...ir.index import Axis, Index, of_atom
@@ -67,6 +68,7 @@ class ProductBuilder(RestOfSums):
     many = MANY
     block = BLOCK
     fetches = False  # asks for what is read next by itself
+    any_signs = False  # bytes are multiplied whatever their signs
 
     def __init__(
         self, found: Products, lanes: int, pairs: bool = False, quads: bool = False, after_panels: bool = False
@@ -81,11 +83,12 @@ class ProductBuilder(RestOfSums):
         size = self._block_size(found, count)
         self.height, self.width, self.is_shared = 1, 1, True
         found = self._choose_tile(found, size)
-        self.narrow = take_together(found, lanes, pairs, quads, self.is_shared)
+        self.narrow = take_together(found, lanes, pairs, quads, self.is_shared, self.any_signs)
         self.found = self.narrow.found
         whole = -(-size // self.height) * self.height
         self.row_parts = [self._dynamic_rows(whole)] if count is None else self._row_parts(count, whole)
         self.rows = self.row_parts[0]
+        self.block = self._columns_of(self.rows)
         self.packed = self._find_packed()
         self.deep = self._find_blocks()
         self.hoists = self._can_hoist()
@@ -111,25 +114,36 @@ class ProductBuilder(RestOfSums):
 
     def build(self) -> list[Statement]:
         """Whole blocks of columns, the rest of whole tiles, and the columns that are left."""
-        count = extent_of(self.found.columns)
-        blocks = count // self.block * self.block
-        tiles = count // self.width * self.width
-        parts = 0
         done = self._hoisted() if self.hoists else list[Statement]()
-        for begin, end, width in ((0, blocks, self.width), (blocks, tiles, self.width), (tiles, count, 1)):
-            for rows in self.row_parts if begin < end else ():
-                self.rows = rows
-                self.part = self.suffix + (f"_part{parts}" if parts else "")
-                done += self._part(begin, end, width)
-                parts += 1
+        for parts, (rows, begin, end, width) in enumerate(self._find_parts()):
+            self.rows, self.block = rows, self._columns_of(rows)
+            self.part = self.suffix + (f"_part{parts}" if parts else "")
+            done += self._part(begin, end, width)
         return done
+
+    def _find_parts(self) -> Iterator[tuple[Rows, int, int, int]]:
+        """The blocks of rows with (begin, end) of the columns and those of a tile."""
+        for rows in self.row_parts:
+            for begin, end, width in self._column_parts(extent_of(self.found.columns), self._columns_of(rows)):
+                if begin < end:
+                    yield rows, begin, end, width
+
+    def _columns_of(self, rows: Rows) -> int:
+        """Columns of a block."""
+        return self.block
+
+    def _column_parts(self, count: int, block: int) -> list[tuple[int, int, int]]:
+        """The first column, the one after the last, and the columns of a tile: of parts that are blocks or less."""
+        blocks, tiles = count // block * block, count // self.width * self.width
+        return [(0, blocks, self.width), (blocks, tiles, self.width), (tiles, count, 1)]
 
     # --- choices -------------------------------------------------------------------------------------------------
 
     def _can_hoist(self) -> bool:
         """True where all blocks of columns use the same operands of the rows, of which there is one block."""
         alone = len(self.row_parts) == 1 and self.row_parts[0].is_single and self.deep is None
-        return alone and not self.found.outer and self.found.ragged is None and extent_of(self.found.columns) > self.block
+        alone = alone and not self.found.outer and self.found.ragged is None
+        return alone and extent_of(self.found.columns) > self.block
 
     def _hoisted(self) -> list[Statement]:
         """The operands of the rows, in a grid of their own."""
@@ -194,11 +208,10 @@ class ProductBuilder(RestOfSums):
         blocks = Axis(f"{columns.name}_b", (end - begin) // size)
         tiles = Axis(f"{columns.name}_t", extent_of(columns) // width)
         first = of_atom(blocks) * size + begin
-        start, column = first // width, of_atom(tiles) * width
+        offset = begin % width
+        start, column = (first - offset) // width, of_atom(tiles) * width + offset
         body = self._fetch_packed(column, width)
-        body += self._pack(
-            [(e, p, {columns: column + j}, j) for e, p in self.packed.items() if p.columns for j in range(width)]
-        )
+        body += self._pack_columns(column, width)
         body += self._before_tiles(column, width, first)
         for tile in self.rows.tiles:
             made = self._tile(tile, column, width, first)
@@ -223,6 +236,11 @@ class ProductBuilder(RestOfSums):
     def _adds(self) -> bool:
         """True where sums are added to what is in their arrays already."""
         return self.deep is not None
+
+    def _pack_columns(self, column: Index, width: int) -> list[Statement]:
+        """Computes the operands of a tile's columns."""
+        packed = [(e, p) for e, p in self.packed.items() if p.columns]
+        return self._pack([(e, p, {self.found.columns: column + j}, j) for e, p in packed for j in range(width)])
 
     def _fetch_packed(self, column: Index, width: int) -> list[Statement]:
         """Asks for what the operands of the next columns are computed of."""

@@ -26,7 +26,9 @@ from ...ir.tiles import Statement as Step
 from ...ir.types import BF16, F16, F32, I8, I32, DType
 from ..products import Products, delay_scales, find_sums, sum_of
 from ..products.find import Sum, extent_of, terms_of
+from ..products.join import find_joint
 from ..ranges import fits_in
+from ..tiling_prepare import join_axes
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +81,10 @@ def find_dots(kernel: Kernel) -> Dots | None:
         return min(sizes), max(sizes), sum(axis_coefficient(s.index[-1], columns) == 1 for s in stores)
 
     rows, columns = max(pairs, key=worth)
+    others = [a for a in kept if a not in (rows, columns)]
+    joint = find_joint(kernel, main, rows, others) or find_joint(kernel, main, columns, others)
+    if joint is not None:
+        return find_dots(join_axes(kernel, *joint, digits=True))
     outer = tuple(a for a in main.axes if a not in (rows, columns))
     around = tuple(a for a in main.reduce if a is not lanes)
     products = Products(

@@ -13,7 +13,7 @@ from ...ir.expr import Load
 from ...ir.index import Axis, Index, bounds
 from ...ir.states import STATES
 from ...ir.tiles import Fold, Let, Loop, Put, Scan, State, Statement, Update, walk_statements
-from ...ir.types import Dim, plus
+from ...ir.types import Dim, is_nonnegative, plus
 from ..dims import PYTHON, print_dim
 from ..parts import count_uses, expressions_of, writes_of
 from ..text import strip
@@ -286,6 +286,8 @@ class Printer:
     def limits(self, s: Loop) -> tuple[str, str]:
         """The first point and the one after the last."""
         begin = "0" if s.begin is None else strip(self.values.index(s.begin).text)
+        if s.begin is not None and not is_nonnegative(bounds(s.begin)[0]):
+            begin = f"max({begin}, 0)"
         end = print_dim(s.axis.extent, PYTHON)
         if s.end is not None and s.end != Index((), s.axis.extent):
             limit = strip(self.values.index(s.end).text)

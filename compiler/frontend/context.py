@@ -57,6 +57,7 @@ class Context:
     """One import under way, and the type of the node at hand.
 
     judge  why a library is to compute a product of matrices; "" where it becomes equations
+    linked  the node is a contraction that another one sums over, or the other one (`links`)
     rng   where random numbers come from: "eager", ATen's generator, or "philox"
     seed  the key of this graph's numbers, once something was drawn; `drawn` counts the draws
     """
@@ -66,6 +67,7 @@ class Context:
     metas: tuple[Meta | None, ...] = ()
     strides: Callable[[int], Shape | None] = field(default=lambda argument: None)  # of a tensor argument, as traced
     judge: Callable[[Any], str] = field(default=lambda product: "a contraction")
+    linked: bool = False
     rng: str = "eager"
     seed: Value | None = None
     drawn: int = 0

@@ -24,9 +24,11 @@ class Product:
     across   whether each is dense along a dimension that only it has
     unpacked whether each is computed on the way from much fewer bytes than it has
     reordered  whether libraries copy an operand into another order first: images whose channels come first
+    windows  whether the left operand's points are windows of an image, whose elements are those of several of them
     hints    rows and columns in the examples, where they are known at run time only
     groups   how many groups the rows are in, each with a right operand of its own; 0: they all share one. With a batch
              of as many it is the points summed over that are in groups
+    linked   another contraction sums over the results, with reductions of them in between: one kernel computes both
     """
 
     batch: Dim
@@ -38,8 +40,10 @@ class Product:
     unpacked: tuple[bool, bool] = (False, False)
     across: tuple[bool, bool] = (False, False)
     reordered: bool = False
+    windows: bool = False
     hints: tuple[int, int] = (0, 0)
     groups: Dim = 0
+    linked: bool = False
 
     @property
     def large(self) -> int:
@@ -64,14 +68,14 @@ class Product:
 
 
 def contract(
-    cx: Context, left: Value, right: Value, labels: Labels, at: tuple[int, int] = (0, 1), reordered: bool = False
+    cx: Context, left: Value, right: Value, labels: Labels, at: tuple[int, int] = (0, 1), **known: Any
 ) -> Value:  # fmt: skip
     """The contraction in its accumulator's type. `at` are the positions of the operands among the node's arguments,
-    `reordered` as of `Product`.
+    `known` is what else a `Product` says.
 
     Raises Unsupported where a library is to do it.
     """
-    reason = cx.judge(replace(describe(cx, left, right, labels, at), reordered=reordered))
+    reason = cx.judge(replace(describe(cx, left, right, labels, at), linked=cx.linked, **known))
     if reason:
         raise Unsupported(reason)
     return cx.g.contract(left, right, labels)

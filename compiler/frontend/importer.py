@@ -25,6 +25,7 @@ from .calls import Encoder, name_target
 from .context import LOWERINGS, Context, Unsupported
 from .contractions import Product
 from .dims import DTYPE_OF, Dims, Meta, Shape
+from .links import find_links
 from .results import MADE_BY_TORCH, VIEWS, Placer
 from .sources import find_source
 
@@ -95,9 +96,11 @@ class _Importer:
     dims: Dims = field(init=False)
     g: GraphBuilder = field(init=False)
     cx: Context = field(init=False)
+    linked: frozenset[fx.Node] = field(init=False)
 
     def __post_init__(self) -> None:
         self.dims = Dims(self.device)
+        self.linked = find_links(self.gm)
         self.g = GraphBuilder(self.name)
         self.cx = Context(self.g, self.dims)
 
@@ -189,6 +192,7 @@ class _Importer:
             if any(isinstance(v, Value) and v.node.dtype is None for v in _flatten((args, kwargs))):
                 return self._foreign_call(node, "an operand that treadle does not hold")
         self.cx.metas = metas
+        self.cx.linked = node in self.linked
         given: Any = node.args
         self.cx.strides = lambda k: self.dims.strides(given[k].meta["val"])
         try:

@@ -6,6 +6,7 @@ from torch import fx
 
 # Importing them fills the table.
 from . import activations, pointwise, selects, views
+from . import attention as attention
 from . import batch_norm as batch_norm
 from . import contractions as contractions
 from . import convolutions as convolutions

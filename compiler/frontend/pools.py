@@ -51,8 +51,8 @@ class Windows:
 
 
 def make_windows(rank: int, size: Any, step: Any, pad: Any, stride: Any = 1) -> Windows:
-    parts = [_each(v, rank) for v in (size, step or size, pad, stride)]
-    windows = Windows(*parts)
+    """Windows of which each position is written out."""
+    windows = Windows(*(_each(v, rank) for v in (size, step or size, pad, stride)))
     if prod(windows.size) > MOST_TAPS:
         raise Unsupported("a large window")
     return windows
@@ -69,12 +69,17 @@ def static_sizes(shape: Sequence[Dim]) -> tuple[int, ...]:
     return tuple(n for n in shape if isinstance(n, int))
 
 
-def window_views(cx: Context, x: Value, w: Windows, count: tuple[int, ...], fill: float) -> list[Value]:
-    """For each position of the window, what stands there in every window: [..., *count]."""
+def pad_windows(cx: Context, x: Value, w: Windows, count: tuple[int, ...], fill: float) -> Value:
+    """The image with what `count` windows need around it."""
     first = x.rank - len(count)
     lead, image = (0,) * first, static_sizes(x.shape[first:])
     high = [e - p - n for e, p, n in zip(w.extents(count), w.pad, image, strict=True)]
-    padded = cx.g.pad(x, (*lead, *w.pad), (*lead, *high), fill) if any((*w.pad, *high)) else x
+    return cx.g.pad(x, (*lead, *w.pad), (*lead, *high), fill) if any((*w.pad, *high)) else x
+
+
+def window_views(cx: Context, x: Value, w: Windows, count: tuple[int, ...], fill: float) -> list[Value]:
+    """For each position of the window, what stands there in every window: [..., *count]."""
+    first, padded = x.rank - len(count), pad_windows(cx, x, w, count, fill)
     found = []
     for tap in w.taps():
         view = padded

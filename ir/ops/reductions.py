@@ -80,7 +80,8 @@ def _reference_reduce(name: str) -> Any:
 def _infer_scan(inputs: Inputs, attrs: dict[str, Any]) -> tuple[Shape, DType]:
     x = inputs[0]
     _check_dims("scan", len(x.shape), (attrs["dim"],))
-    expect(attrs["state"] in STATES, "scan", "unknown state", ", ".join(STATES), attrs["state"])
+    known = [s.name for s in STATES.values() if s.arity == 1 or s.positional]
+    expect(attrs["state"] in known, "scan", "unknown state", ", ".join(known), attrs["state"])
     is_position = attrs["state"].startswith("arg") and attrs["component"] == 1
     return x.shape, I64 if is_position else x.element
 
@@ -90,7 +91,7 @@ def _lower_scan(node: Node, inputs: Inputs, axes: tuple[Axis, ...]) -> tuple[Sta
     axis = axes[node.attr("dim")]
     index = tuple(of_atom(a) for a in axes)
     args = (read(inputs[0], index),)
-    if STATES[state].arity == 2:
+    if STATES[state].positional:
         args = (*args, iota(of_atom(axis)))
     dtypes = STATES[state].dtypes(tuple(a.dtype for a in args))
     names = tuple(node.name if k == component else "_" for k in range(len(dtypes)))

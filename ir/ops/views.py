@@ -116,6 +116,36 @@ def _reference_slice(t: Any, inputs: list[Any], node: Node) -> Any:
     return x
 
 
+def _infer_windows(inputs: Inputs, attrs: dict[str, Any]) -> tuple[Shape, DType]:
+    x, count, size = inputs[0], tuple(attrs["count"]), tuple(attrs["size"])
+    parts = count, size, attrs["step"], attrs["stride"]
+    expect(all(len(p) == len(count) <= len(x.shape) for p in parts), "windows", "one entry per dimension", got=parts)
+    image = x.shape[len(x.shape) - len(count) :]
+    for n, k, s, d, room in zip(*parts, image, strict=True):
+        fits = 0 in (n, k) or is_nonnegative(plus(room, -((n - 1) * s + (k - 1) * d + 1)))
+        expect(fits and s > 0 and d > 0, "windows", "windows reach beyond the image", room, (n, k, s, d))
+    return (*x.shape[: len(x.shape) - len(count)], *count, *size), x.element
+
+
+def _lower_windows(node: Node, inputs: Inputs, axes: tuple[Axis, ...]) -> tuple[Statement, ...]:
+    """y[.., i, t] = x[.., step*i + stride*t]."""
+    rank, index = len(node.attr("count")), point(axes)
+    lead = len(index) - 2 * rank
+    starts = (i * s for i, s in zip(index[lead : lead + rank], node.attr("step"), strict=True))
+    taps = (t * d for t, d in zip(index[lead + rank :], node.attr("stride"), strict=True))
+    return pull(node, axes, read(inputs[0], (*index[:lead], *map(add, starts, taps))))
+
+
+def _reference_windows(t: Any, inputs: list[Any], node: Node) -> Any:
+    x, rank = inputs[0], len(node.attr("count"))
+    lead = len(x.shape) - rank
+    parts = zip(*(node.attr(name) for name in ("count", "size", "step", "stride")), strict=True)
+    for d, (n, k, step, stride) in enumerate(parts):
+        places = (t.arange(n)[:, None] * step + t.arange(k) * stride).reshape(-1)
+        x = x.index_select(lead + 2 * d, places).unflatten(lead + 2 * d, (n, k))
+    return x.permute(*range(lead), *(lead + 2 * d + part for part in (0, 1) for d in range(rank)))
+
+
 def _infer_pad(inputs: Inputs, attrs: dict[str, Any]) -> tuple[Shape, DType]:
     x = inputs[0]
     shape = tuple(plus(plus(n, lo), hi) for n, lo, hi in zip(x.shape, attrs["low"], attrs["high"], strict=True))
@@ -220,6 +250,9 @@ ROWS = (
         lambda t, inputs, node: inputs[0].expand(node.shape), _lower_expand,
     ),
     OpRow("slice", "view", ("start", "step", "shape"), _infer_slice, _reference_slice, _lower_slice),
+    OpRow(
+        "windows", "view", ("count", "size", "step", "stride"), _infer_windows, _reference_windows, _lower_windows
+    ),
     OpRow("pad", "view", ("low", "high", "value"), _infer_pad, _reference_pad, _lower_pad),
     OpRow(
         "cat", "view", ("dim",), _infer_cat,

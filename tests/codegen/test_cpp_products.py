@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from math import prod
+
 import pytest
 from cpp_run import HERE, Case, check_cases
 from cpp_texts import inputs_of
 from law_runs import read
-from product_texts import ACROSS, GATED, LINEAR, PACKED, STATIC
+from product_texts import ACROSS, GATED, IMAGES, LINEAR, PACKED, STATIC, WINDOWS
 from tiled import assert_computes, make_blocks_small, tile
 
 from treadle.codegen.cpp.emit import default_schedule, emit_kernel
@@ -16,6 +18,7 @@ from treadle.codegen.products import tiles as product_tiles
 from treadle.codegen.products.tiles import choose_tile
 from treadle.codegen.tiling_prepare import prepare
 from treadle.ir.expr import loads_in
+from treadle.ir.index import Axis
 from treadle.ir.interp import run_kernel
 from treadle.ir.loops import Kernel
 from treadle.ir.tiles import Let, Loop, Program, Put, Stage, State, Statement, Update, walk_statements
@@ -55,9 +58,35 @@ def test_programs_of_small_blocks(isa: str, name: str, monkeypatch: pytest.Monke
     for size in ((14, 19, 9), (1, 9, 7)) if isa == "avx512" else ((7, 11, 10),):
         kernel = kernel_of(STATIC[name], "f32", *size)
         program = tile(kernel, isa)
-        tiled = name not in ("across", "batched") or (isa != "scalar" and size[0] > 1)
+        tiled = name not in ("across", "batched", "images") or (isa != "scalar" and size[0] > 1)
         assert not tiled or any(isinstance(s, State) for s in walk_statements(program.body))
         assert_computes(program, kernel, inputs_of(kernel, 7))
+
+
+@pytest.mark.parametrize("text, joined", [(WINDOWS, 14 * 3), (IMAGES, 3 * 14)], ids=["windows", "images"])
+def test_axes_of_an_image_are_one_where_tiles_leave_rests(text: str, joined: int):
+    found = find_products(prepare(kernel_of(text, "f32", 14, 40, 32)), 16)
+    assert found is not None and joined in (extent(found.columns), extent(found.rows)) and not found.outer
+    wide = find_products(prepare(kernel_of(IMAGES, "f32", 60, 40, 32)), 16)
+    assert wide is not None and extent(wide.rows) == 60 and [a.extent for a in wide.outer] == [3]
+
+
+def extent(a: Axis | None) -> int:
+    assert a is not None and isinstance(a.extent, int)
+    return a.extent
+
+
+def test_long_work_has_blocks_for_several_workers():
+    """Of 196 positions and 256 outputs there would else be one block of columns for each block of rows."""
+    program = tile(kernel_of(LINEAR, "f32", 196, 256, 300), "avx512")
+    points = [prod(extent(a) for a in grid_of(s)) for s in program.body if isinstance(s, Loop)]
+    assert min(points) >= 2
+
+
+def grid_of(s: Statement) -> list[Axis]:
+    if not isinstance(s, Loop) or s.kind != "grid":
+        return []
+    return [s.axis, *(grid_of(s.body[0]) if s.body else [])]
 
 
 def test_threads_give_the_same_bits():
