@@ -123,11 +123,11 @@ def test_rows_of_the_second_operand_are_in_groups():
 def test_any_number_of_rows():
     _, w, _ = operands([1, 1, 1], 64, 48)
     fast = torch.compile(
-        lambda x, w, o: plain(torch._grouped_mm, x, w, o), backend="treadle", dynamic=True,
-        options={"fallback": "error"},
-    )  # fmt: skip
+        lambda x, w, o: plain(torch._grouped_mm, x, w, o), backend="treadle", options={"fallback": "error"}
+    )
     for counts in ([3, 0, 6], [20, 1, 5], [0, 2, 0], [200, 3, 128]):
         x, _, offs = operands(counts, 64, 48)
+        torch._dynamo.mark_dynamic(x, 0)
         with torch.no_grad():
             got, eager, exact = fast(x, w, offs), plain(one_by_one, x, w, offs), plain(one_by_one, *widen((x, w, offs)))
         report = compare(got, eager, exact)
@@ -138,18 +138,15 @@ def test_any_number_of_rows():
 @pytest.mark.parametrize(
     "offs", [[-5, 3, 9], [4, 900, 9], [9, 2, 6], [2**31 - 1] * 3, [-(2**31), 2**31 - 1, 9]], ids=str
 )  # fmt: skip
-def test_offsets_out_of_range_touch_nothing_else(offs: list[int]):
-    """A call returns or raises; what lies around its result stays as it was, and so does the next call's result."""
+def test_offsets_out_of_range_are_told(offs: list[int]):
+    """Nothing is read or written outside of the operands, and calls after that are right."""
     x, w, good = operands([3, 0, 6], 64, 48)
     fast = torch.compile(lambda x, w, o: plain(torch._grouped_mm, x, w, o), backend="treadle")
     with torch.no_grad():
         wanted = fast(x, w, good).clone()
-        around = torch.full((8, 9, 48), 7.0, dtype=HALF)
-        try:
+        with pytest.raises(RuntimeError, match="out of bounds"):
             fast(x, w, torch.tensor(offs, dtype=torch.int32))
-        except IndexError:
-            pass
-        assert (around == 7).all() and torch.equal(fast(x, w, good), wanted)
+        assert torch.equal(fast(x, w, good), wanted)
 
 
 # --- what is around them -----------------------------------------------------------------------------------------
@@ -282,7 +279,7 @@ def test_models(name: str):
     report = compare(got, eager, exact)
     assert report.ok, str(report)
     (graph,) = treadle.explain(model, {"input_ids": ids}).graphs
-    assert not any("grouped_mm" in call.name for call in graph.calls), graph.calls
+    assert not any("grouped_mm" in call.target for call in graph.calls), graph.calls
 
 
 @pytest.mark.filterwarnings("ignore")
@@ -291,7 +288,7 @@ def test_models_in_bf16(name: str):
     model = model_of(name).to(HALF).requires_grad_(False)
     ids = torch.randint(128, (1, 5))
     (graph,) = treadle.explain(model, {"input_ids": ids}).graphs
-    assert not any("grouped_mm" in call.name for call in graph.calls), graph.calls
+    assert not any("grouped_mm" in call.target for call in graph.calls), graph.calls
 
 
 @pytest.mark.filterwarnings("ignore")
@@ -320,7 +317,7 @@ def explained(function: Callable[..., Any], *inputs: Tensor) -> Any:
     with torch.no_grad():
         (graph,) = treadle.explain(function, inputs).graphs
     (call,) = graph.calls
-    assert "grouped_mm" in call.name and call.kind == "library"
+    assert "grouped_mm" in call.target and call.kind == "library"
     return call.reason
 
 
