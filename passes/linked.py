@@ -37,20 +37,20 @@ class Link:
 def find_links(graph: Graph, live: Set[str], apart: Set[str] = frozenset()) -> dict[str, Link]:
     """The links of a graph, by the names of their last contractions, but for those `apart`.
 
-    No contraction is in two of them.
+    No contraction is in two of them, and none in groups in any.
     """
     found: dict[str, Link] = {}
     taken: set[str] = set()
     behind: set[str] = set()  # contractions, and what is computed of them
     for node in graph.nodes:
         kind = OPS[node.op].kind
-        if kind == "contract" and node.name not in apart:
+        if node.op == "contract" and node.name not in apart:
             links = [_link(graph, node, operand, behind, live) for operand in node.inputs]
             link = next((x for x in links if x is not None and taken.isdisjoint(x.members)), None)
             if link is not None:
                 taken.update(link.members)
                 found[node.name] = link
-        if kind == "contract" or (kind in BETWEEN and not behind.isdisjoint(node.inputs)):
+        if node.op == "contract" or (kind in BETWEEN and not behind.isdisjoint(node.inputs)):
             behind.add(node.name)
     return found
 
@@ -68,7 +68,7 @@ def _link(graph: Graph, last: Node, operand: str, behind: Set[str], live: Set[st
             continue
         seen.add(name)
         node = graph.by_name[name]
-        if OPS[node.op].kind == "contract":
+        if node.op == "contract":
             first.append(name)
         else:
             between.append(name)

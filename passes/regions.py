@@ -4,8 +4,8 @@ Views and tensors made of indices alone are transparent: they are index maps, pu
 nodes that treadle computes form regions, connected parts at one depth, where depth counts the calls and contractions on
 the longest path from the inputs. Equal layers give equal regions, which are then solved once.
 
-A contraction is in a region with what is computed of its results one by one; what reduces them waits until they are
-stored. Its operands are stored too, unless few of its results read each element of theirs.
+A contraction is in a region with what is computed of its results one by one; what reduces them, or moves rows that are
+in groups, waits until they are stored. Its operands are stored too, unless few of its results read each element of theirs.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from ..ir.index import Axis, Index, axis_coefficient, is_affine, linearize, of_a
 from ..ir.ops import OPS
 from ..ir.simplify import Simplifier
 from ..ir.types import Dim, contiguous_strides, is_nonnegative, multiply, plus, product
+from .grouped import follow_rows, grouped_rows
 from .inline import Lowered
 from .linked import Link, find_links
 from .order import connected_parts
@@ -194,11 +195,18 @@ class Regions:
         pads, sources = self._find_padded()
         windows = self._find_windows() | sources
         fresh: set[str] = set()  # what is computed of a contraction of the same depth
+        rows: dict[str, int] = {}  # the dimension of it that is in groups
         for node in self.graph.nodes:
             level = max((depth[i] for i in node.inputs), default=0)
             kind = OPS[node.op].kind
             waits = any(i in fresh and depth[i] == level for i in node.inputs)
             deeper = node.op == "call" or kind == "contract" or (waits and kind not in POINT_BY_POINT)
+            row, own = grouped_rows(node), {i: rows[i] for i in node.inputs if i in rows and depth[i] == level}
+            if own and not deeper:
+                row = follow_rows(self.lowered, node.name, own)
+                deeper = row is None
+            if row is not None:
+                rows[node.name] = row
             depth[node.name] = level + 1 if deeper else level
             if kind == "contract" or (waits and not deeper):
                 fresh.add(node.name)
