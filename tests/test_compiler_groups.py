@@ -137,7 +137,7 @@ def test_any_number_of_rows():
 
 
 @pytest.mark.parametrize(
-    "offs", [[-5, 3, 9], [4, 900, 9], [9, 2, 6], [2**31 - 1] * 3, [-(2**31), 2**31 - 1, 9]], ids=str
+    "offs", [[-5, 3, 9], [4, 5, 12], [4, 900, 9], [9, 2, 6], [2**31 - 1] * 3, [-(2**31), 2**31 - 1, 9]], ids=str
 )  # fmt: skip
 def test_offsets_out_of_range_are_told(offs: list[int]):
     """Nothing is read or written outside of the operands, and calls after that are right."""
@@ -230,7 +230,6 @@ def test_results_are_put_back_behind_the_product():
         return product(x, w.transpose(1, 2), offs=offs)[order].view(150, 2, -1).sum(1)
 
     check(back, x, w, offs, torch.randperm(300))
-    assert counters["treadle"]["kernels"] == 2
 
 
 def test_a_step_of_training():
