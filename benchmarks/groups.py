@@ -14,7 +14,7 @@ from harness import bind, compile_for, measure, set_up, verdict
 from record import Record, contestants, count_pairs, make_parser, say
 from summary import describe, judged_rows, mean_ratios, summarize_rows
 from torch import Tensor
-from torch.nn.functional import silu
+from torch.nn.functional import grouped_mm, silu
 
 from treadle.compiler.check import compare
 
@@ -27,7 +27,7 @@ Grouped = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 
 def aten(x: Tensor, matrices: Tensor, offsets: Tensor) -> Tensor:
-    return torch._grouped_mm(x, matrices.transpose(1, 2), offs=offsets)
+    return grouped_mm(x, matrices.transpose(1, 2), offs=offsets)
 
 
 def in_float64(x: Tensor, matrices: Tensor, offsets: Tensor) -> Tensor:

@@ -1,7 +1,7 @@
 """Rows of products in groups stay rows: what moves them waits until they are stored.
 
-    y = contract_groups(x, w, offsets); z = take(y, order)     y is stored: rows of z are in no order of groups
-    y = contract_groups(x, w, offsets); z = y[:, :n] * y[:, n:]     one kernel: rows of z are those of y
+y = contract_groups(x, w, offsets); z = take(y, order)     y is stored: rows of z are in no order of groups
+y = contract_groups(x, w, offsets); z = y[:, :n] * y[:, n:]     one kernel: rows of z are those of y
 """
 
 from __future__ import annotations

@@ -5,7 +5,8 @@ nodes that treadle computes form regions, connected parts at one depth, where de
 the longest path from the inputs. Equal layers give equal regions, which are then solved once.
 
 A contraction is in a region with what is computed of its results one by one; what reduces them, or moves rows that are
-in groups, waits until they are stored. Its operands are stored too, unless few of its results read each element of theirs.
+in groups, waits until they are stored. Its operands are stored too, unless few of its results read each element of
+theirs.
 """
 
 from __future__ import annotations

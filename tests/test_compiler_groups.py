@@ -1,4 +1,4 @@
-"""Products of rows in groups, as experts compute them: right for all offsets, and left to ATen with a reason elsewhere."""
+"""Products of rows in groups, as experts compute them: right for all offsets; the rest is ATen's, with a reason."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def one_by_one(x: Tensor, w: Tensor, offs: Tensor) -> Tensor:
 def check(function: Callable[..., Tensor], *inputs: Tensor, library: int = 0, opaque: int = 0) -> None:
     """`function` takes the product in groups and the inputs. Results are within the error of products one by one."""
     compiled = torch.compile(
-        lambda *given: function(torch._grouped_mm, *given), backend="treadle", fullgraph=True, dynamic=False,
+        lambda *given: function(grouped_mm, *given), backend="treadle", fullgraph=True, dynamic=False,
         options={"fallback": "error"},
     )  # fmt: skip
     with torch.no_grad():
@@ -100,7 +100,7 @@ def test_rows_of_no_group_are_zero():
 def test_groups_of_wide_offsets_are_left_as_eager_leaves_them():
     x, w, offs = operands([2, 3], 48, 64)
     with pytest.raises(Exception, match=r"(?i)int32|int"):
-        torch.compile(lambda x, w, o: plain(torch._grouped_mm, x, w, o), backend="treadle")(x, w, offs.long())
+        torch.compile(lambda x, w, o: plain(grouped_mm, x, w, o), backend="treadle")(x, w, offs.long())
 
 
 def test_rows_of_the_second_operand_are_in_groups():
@@ -113,7 +113,7 @@ def test_rows_of_the_second_operand_are_in_groups():
         return product(w, x.t(), offs=offs)
 
     with torch.no_grad():
-        got = torch.compile(lambda x, w, o: turned(torch._grouped_mm, x, w, o), backend="treadle")(x, w, offs)
+        got = torch.compile(lambda x, w, o: turned(grouped_mm, x, w, o), backend="treadle")(x, w, offs)
         eager, exact = turned(one_by_one, x, w, offs), turned(one_by_one, *widen((x, w, offs)))
     assert got.shape == eager.shape
     report = compare(got.contiguous(), eager.contiguous(), exact.contiguous())
@@ -123,9 +123,7 @@ def test_rows_of_the_second_operand_are_in_groups():
 
 def test_any_number_of_rows():
     _, w, _ = operands([1, 1, 1], 64, 48)
-    fast = torch.compile(
-        lambda x, w, o: plain(torch._grouped_mm, x, w, o), backend="treadle", options={"fallback": "error"}
-    )
+    fast = torch.compile(lambda x, w, o: plain(grouped_mm, x, w, o), backend="treadle", options={"fallback": "error"})
     for counts in ([3, 0, 6], [20, 1, 5], [0, 2, 0], [200, 3, 128]):
         x, _, offs = operands(counts, 64, 48)
         torch._dynamo.mark_dynamic(x, 0)
@@ -142,7 +140,7 @@ def test_any_number_of_rows():
 def test_offsets_out_of_range_are_told(offs: list[int]):
     """Nothing is read or written outside of the operands, and calls after that are right."""
     x, w, good = operands([3, 0, 6], 64, 48)
-    fast = torch.compile(lambda x, w, o: plain(torch._grouped_mm, x, w, o), backend="treadle")
+    fast = torch.compile(lambda x, w, o: plain(grouped_mm, x, w, o), backend="treadle")
     with torch.no_grad():
         wanted = fast(x, w, good).clone()
         with pytest.raises(RuntimeError, match="out of bounds"):
@@ -193,7 +191,7 @@ def test_matrices_that_are_dense_along_the_columns_are_the_librarys():
 def test_every_group_of_a_batch():
     """Three dimensions each: no offsets, a batched product."""
     a, b = (torch.randn(3, n, 64).to(HALF) for n in (8, 48))
-    fast = torch.compile(lambda a, b: torch._grouped_mm(a, b.transpose(1, 2)), backend="treadle")
+    fast = torch.compile(lambda a, b: grouped_mm(a, b.transpose(1, 2)), backend="treadle")
     report = compare(fast(a, b), a @ b.mT, a.double() @ b.double().mT)
     assert report.ok, str(report)
     assert counters["treadle"]["library"] == 0
@@ -243,7 +241,7 @@ def test_a_step_of_training():
         return [x.grad, w.grad]
 
     fast = torch.compile(
-        lambda x, w, offs: plain(torch._grouped_mm, x, w, offs), backend="treadle", options={"fallback": "error"}
+        lambda x, w, offs: plain(grouped_mm, x, w, offs), backend="treadle", options={"fallback": "error"}
     )
 
     def compiled(x: Tensor, w: Tensor, offs: Tensor) -> Tensor:
@@ -334,8 +332,8 @@ def explained(function: Callable[..., Any], *inputs: Tensor) -> Any:
 def test_reasons():
     x, w, offs = operands([8, 8, 16], 64, 48)
     along = w.transpose(1, 2).contiguous()
-    assert "dense" in explained(lambda x, w, o: torch._grouped_mm(x, w, offs=o), x, along, offs)
-    assert "points of groups" in explained(lambda x, y, o: torch._grouped_mm(x.t(), y, offs=o), x, x, offs)
+    assert "dense" in explained(lambda x, w, o: grouped_mm(x, w, offs=o), x, along, offs)
+    assert "points of groups" in explained(lambda x, y, o: grouped_mm(x.t(), y, offs=o), x, x, offs)
 
 
 PLAIN = ISAS["avx512"]

@@ -16,10 +16,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from ...ir.expr import Const, Expr, Iota, Load, Op, Rewriter, const
+from ...ir.expr import Const, Expr, Load, Op, Rewriter, const
 from ...ir.index import Axis, Data, Index, as_index, of_atom
-from ...ir.loops import Equation, Kernel, Statement, Store
-from ...ir.scalar import cast, iota, op
+from ...ir.loops import Equation, Kernel, Statement
+from ...ir.scalar import iota, op
 from ...ir.tiles import Let, Loop, Put
 from ...ir.tiles import Statement as Step
 from ...ir.types import BOOL, I64, Dim, plus

@@ -25,7 +25,6 @@ from ...ir.index import Axis, Index, of_atom
 from ...ir.loops import Store
 from ...ir.scalar import op
 from ...ir.tiles import Loop, Put, Scratch, Statement
-from ...ir.types import Dim
 from .blocks import Rows, RowTile
 from .body import TileBody
 from .counts import Span, span_of

@@ -63,7 +63,9 @@ def test_long_sums(isa: str):
     check_cases([Case("long", kernel, with_offsets(kernel, [150, 5, 0, 140], {}))], ISAS[isa])
 
 
-@pytest.mark.parametrize("counts", [[-1, 0, 0, 3], [4, 900, 0, 1], [30, 0, 0, 12], [9, -4, 2, 1], [2**30, 2**30, 2**30, 0]], ids=str)
+@pytest.mark.parametrize(
+    "counts", [[-1, 0, 0, 3], [4, 900, 0, 1], [30, 0, 0, 12], [9, -4, 2, 1], [2**30, 2**30, 2**30, 0]], ids=str
+)
 def test_offsets_that_are_none_touch_nothing_else(counts: list[int]):
     kernel = kernel_of("plain", "f32", 40)
     check_cases([Case("wrong", kernel, with_offsets(kernel, counts, {}), error=-1)], ISAS[HERE[0]])
