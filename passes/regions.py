@@ -23,7 +23,7 @@ from ..ir.index import Axis, Index, axis_coefficient, is_affine, linearize, of_a
 from ..ir.ops import OPS
 from ..ir.simplify import Simplifier
 from ..ir.types import Dim, contiguous_strides, is_nonnegative, multiply, plus, product
-from .grouped import follow_rows, grouped_rows
+from .grouped import Rows, find_rows, follow_rows
 from .inline import Lowered
 from .linked import Link, find_links
 from .order import connected_parts
@@ -196,20 +196,20 @@ class Regions:
         pads, sources = self._find_padded()
         windows = self._find_windows() | sources
         fresh: set[str] = set()  # what is computed of a contraction of the same depth
-        rows: dict[str, int] = {}  # the dimension of it that is in groups
+        rows: dict[str, Rows] = {}  # of it, where they are in groups
         for node in self.graph.nodes:
             level = max((depth[i] for i in node.inputs), default=0)
             kind = OPS[node.op].kind
-            waits = any(i in fresh and depth[i] == level for i in node.inputs)
-            deeper = node.op == "call" or kind == "contract" or (waits and kind not in POINT_BY_POINT)
-            row, own = grouped_rows(node), {i: rows[i] for i in node.inputs if i in rows and depth[i] == level}
+            products = {i for i in node.inputs if i in fresh and depth[i] == level}
+            deeper = node.op == "call" or kind == "contract" or (products and kind not in POINT_BY_POINT)
+            own, found = {i: rows[i] for i in products if i in rows}, find_rows(self.graph, node)
             if own and not deeper:
-                row = follow_rows(self.lowered, node.name, own)
-                deeper = row is None
-            if row is not None:
-                rows[node.name] = row
+                found = follow_rows(self.lowered, node.name, own) if len(own) == len(products) else None
+                deeper = found is None
+            if found is not None:
+                rows[node.name] = found
             depth[node.name] = level + 1 if deeper else level
-            if kind == "contract" or (waits and not deeper):
+            if kind == "contract" or (products and not deeper):
                 fresh.add(node.name)
             if node.name in self.links:
                 self._join_depths(self.links[node.name], depth)

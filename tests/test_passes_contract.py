@@ -174,7 +174,9 @@ class Experts(Layer):
         g = self.g
         labels = ((0, 1), (2, 3, 1), (0, 3))
         ends = g.apply("mul", g.apply("add", g.iota(3), 1), 17)
-        self.y = g.contract_groups(self.x, self.weight("w", (3, COLUMNS, DEPTH)), ends, labels, 2, 0)
+        self.y, self.z = (
+            g.contract_groups(self.x, self.weight(name, (3, COLUMNS, DEPTH)), ends, labels, 2, 0) for name in "wv"
+        )
 
     def moved(self, how: str) -> Value:
         g, rows = self.g, self.y.shape[0]
@@ -204,3 +206,24 @@ def test_rows_of_groups_are_stored_before_they_are_moved(how: str):
     layer = Experts()
     launches = check(layer.finish(layer.g.apply("exp", layer.moved(how))), 2)
     assert sums_of(launches[0]) and not sums_of(launches[1])
+
+
+def test_products_of_the_same_groups_are_one_kernel():
+    layer = Experts()
+    check(layer.finish(layer.g.apply("mul", layer.y, layer.z)), 1)
+
+
+@pytest.mark.parametrize("other", ["groups", "depth", "all rows"])
+def test_products_of_other_groups_or_of_all_rows_are_kernels_of_their_own(other: str):
+    layer = Experts()
+    g, rows = layer.g, int(layer.y.shape[0])
+    if other == "all rows":
+        found = layer.linear(layer.x, layer.weight("u"))
+    else:
+        k = 8 if other == "depth" else DEPTH
+        weight = g.input("u", (3, COLUMNS, k), F32, (COLUMNS * k, k, 1))
+        ends = g.apply("mul", g.apply("add", g.iota(3), 1), 20 if other == "groups" else 17)
+        x = g.input("a", (rows, k), F32, (k, 1))
+        found = g.contract_groups(x, weight, ends, ((0, 1), (2, 3, 1), (0, 3)), 2, 0)
+    launches = check(layer.finish(g.apply("add", layer.y, found)), 3)
+    assert [len(sums_of(s)) for s in launches] == [1, 1, 0]
