@@ -57,6 +57,8 @@ def judge_product(
         return "a contraction of other types than floats and integers of up to 32 bits"
     if product.groups != 0 and product.batch != 1:
         return "a contraction over the points of groups"
+    if product.groups != 0 and not product.dense[product.large]:
+        return "a contraction in groups whose matrices are not dense along what is summed over"
     if gemm == "own":
         return ""
     if product.windows:
@@ -66,8 +68,7 @@ def judge_product(
     tiles = tiles and isa.permits_tiles and isa.tiles[0] and left is right is BF16 and product.is_static
     if not few and not (whole or tiles or _is_quick(left, right, isa)):
         return f"a contraction of more than {FEW_ROWS} rows"
-    across = product.across[product.large] and product.is_static and product.groups == 0
-    across = across and (few or left is F32 or product.reordered)
+    across = product.across[product.large] and product.is_static and (few or left is F32 or product.reordered)
     if not product.dense[product.large] and not across:
         return "a contraction whose larger operand is not dense along what is summed over"
     return ""

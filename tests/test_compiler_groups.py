@@ -231,7 +231,7 @@ def test_results_are_put_back_behind_the_product():
 
 
 def test_a_step_of_training():
-    """Gradients of rows are products in groups again; those of matrices, which are sums over groups, the library's."""
+    """Gradients are the library's: of matrices by groups of what is summed, of rows by matrices dense along results."""
     x, w, offs = operands([3, 17, 1, 40], 64, 96)
 
     def gradients(product: Grouped, x: Tensor, w: Tensor) -> list[Tensor]:
@@ -248,6 +248,7 @@ def test_a_step_of_training():
         return fast(x, w.transpose(1, 2), offs)
 
     got, eager = gradients(compiled, x, w), gradients(one_by_one, x, w)
+    assert counters["treadle"]["library"] == 2 and counters["treadle"]["opaque"] == 0
     exact = gradients(one_by_one, *widen((x, w)))
     report = compare(got, eager, exact)
     assert report.ok, str(report)
@@ -346,5 +347,6 @@ def test_rows_of_a_group_decide():
     many = replace(few, rows=6400, hints=(6400, 512))
     assert "rows" in judge_product(many, WITH_AMX) and judge_product(many, PLAIN) == ""
     assert "types" in judge_product(replace(few, dtypes=(F64, F64)), PLAIN)
-    assert "dense" in judge_product(replace(few, dense=(True, False)), PLAIN)
+    assert "dense" in judge_product(replace(few, dense=(True, False), across=(True, True)), PLAIN)
+    assert "dense" in judge_product(replace(few, dense=(True, False)), PLAIN, "own")
     assert "points of groups" in judge_product(replace(few, batch=8), PLAIN, "own")
