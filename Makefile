@@ -6,7 +6,7 @@ VENV   ?= .venv
 JOBS   ?= auto
 ARGS   ?=
 BIN    := $(VENV)/bin
-SUITES := kernels bandwidth overhead reductions modules linears quantized llama convolutions attention models
+SUITES := kernels bandwidth overhead reductions modules linears quantized llama groups convolutions attention models
 SOURCES := codegen compiler costmodel ir passes tests tools $(wildcard examples benchmarks)
 
 .DEFAULT_GOAL := help

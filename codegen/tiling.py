@@ -26,6 +26,7 @@ from .products import (
     make_builders,
     make_linked,
     may_link,
+    store_rest,
 )
 from .tiling_jam import JamBuilder, find_jam
 from .tiling_keep import KEPT_BYTES, WORTH_KEEPING, may_move, recompute
@@ -114,7 +115,7 @@ def build_program(planned: Planned, choices: Choices) -> Program:
         )
     made = _make_builders(find_products(k, choices.lanes) if choices.tiles else None, choices)
     if made:
-        tiled = tuple(s for b in made for s in b.build())
+        tiled = (*store_rest(made[0].found, choices.lanes), *(s for b in made for s in b.build()))
         arrays = tuple(a for b in made for a in b.scratch.values())
         ahead = 0 if all(b.fetches for b in made) else choices.prefetch
         return Program(k.name, k.inputs, k.outputs, arrays, tiled, planned.maths, ahead)

@@ -55,11 +55,15 @@ def judge_product(
     whole = left in INTEGERS and right in INTEGERS
     if not whole and not (left in FLOATS and right in FLOATS):
         return "a contraction of other types than floats and integers of up to 32 bits"
+    if product.groups != 0 and product.batch != 1:
+        return "a contraction over the points of groups"
+    if product.groups != 0 and not product.dense[product.large]:
+        return "a contraction in groups whose matrices are not dense along what is summed over"
     if gemm == "own":
         return ""
     if product.windows:
         return _judge_windows(product, isa)
-    rows = product.hints[1 - product.large] if product.has_dynamic_rows else min(*_points(product))
+    rows = _count_rows(product)
     few = rows <= FEW_ROWS
     tiles = tiles and isa.permits_tiles and isa.tiles[0] and left is right is BF16 and product.is_static
     if not few and not (whole or tiles or _is_quick(left, right, isa)):
@@ -68,6 +72,13 @@ def judge_product(
     if not product.dense[product.large] and not across:
         return "a contraction whose larger operand is not dense along what is summed over"
     return ""
+
+
+def _count_rows(product: Product) -> int:
+    """Rows that share the larger operand: of one group, where there are several."""
+    if isinstance(product.groups, int) and product.groups:
+        return product.hints[0] // product.groups
+    return product.hints[1 - product.large] if product.has_dynamic_rows else min(*_points(product))
 
 
 def _judge_windows(product: Product, isa: Isa) -> str:

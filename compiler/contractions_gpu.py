@@ -19,6 +19,8 @@ def judge_gpu_product(product: Product, gemm: str) -> str:
     """Why a library is to compute it, under the setting `gemm`; "" where a kernel is to."""
     if gemm == "library":
         return "a contraction, which the setting gemm leaves to libraries"
+    if product.groups != 0:
+        return "a contraction in groups, for which there is no kernel on GPUs yet"
     if not product.is_static:
         return "a contraction of dynamic sizes"
     left, right = product.dtypes

@@ -341,6 +341,17 @@ class GraphBuilder:
         of_left, of_right, out = labels
         return self.emit("contract", [left, right], left=of_left, right=of_right, out=out)
 
+    def contract_groups(
+        self, left: Value, right: Value, offsets: Value, labels: tuple[Labels, Labels, Labels], group: int, ragged: int
+    ) -> Value:
+        """The same where the points of the label `ragged` are in groups, whose ends are `offsets`; `group` is theirs.
+
+        ((0, 1), (2, 1, 3), (0, 3)) with group 2 and ragged 0: rows of the left are multiplied with their own matrix.
+        """
+        of_left, of_right, out = labels
+        given = [left, right, offsets]
+        return self.emit("contract_groups", given, left=of_left, right=of_right, out=out, group=group, ragged=ragged)
+
     # --- indexing ------------------------------------------------------------------------------------------------
 
     def gather(self, x: Value, dim: int, index: Value) -> Value:

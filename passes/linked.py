@@ -49,17 +49,19 @@ class Link:
 
 
 def find_links(graph: Graph, live: Set[str], apart: Set[str] = frozenset()) -> tuple[Link, ...]:
-    """The links of a graph, but for those whose last contractions are `apart`. No contraction is in two of them."""
+    """The links of a graph, but for those whose last contractions are `apart`. No contraction is in two of them, and none
+    in groups in any.
+    """
     asked: list[Link] = []
     behind: set[str] = set()  # contractions, and what is computed of them
     for node in graph.nodes:
         kind = OPS[node.op].kind
-        if kind == "contract" and node.name in live and node.name not in apart:
+        if node.op == "contract" and node.name in live and node.name not in apart:
             links = (_link(graph, node, operand, behind) for operand in dict.fromkeys(node.inputs))
             link = next((x for x in links if x is not None), None)
             if link is not None:
                 asked.append(link)
-        if kind == "contract" or (kind in BETWEEN and not behind.isdisjoint(node.inputs)):
+        if node.op == "contract" or (kind in BETWEEN and not behind.isdisjoint(node.inputs)):
             behind.add(node.name)
     found: list[Link] = []
     taken: set[str] = set()
@@ -132,7 +134,7 @@ def _link(graph: Graph, last: Node, operand: str, behind: Set[str]) -> Link | No
             continue
         seen.add(name)
         node = graph.by_name[name]
-        if OPS[node.op].kind == "contract":
+        if node.op == "contract":
             first.append(name)
         else:
             between.append(name)

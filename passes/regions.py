@@ -4,8 +4,9 @@ Views and tensors made of indices alone are transparent: they are index maps, pu
 nodes that treadle computes form regions, connected parts at one depth, where depth counts the calls and contractions on
 the longest path from the inputs. Equal layers give equal regions, which are then solved once.
 
-A contraction is in a region with what is computed of its results one by one; what reduces them waits until they are
-stored. Its operands are stored too, unless few of its results read each element of theirs.
+A contraction is in a region with what is computed of its results one by one; what reduces them, or moves rows that are
+in groups, waits until they are stored. Its operands are stored too, unless few of its results read each element of
+theirs.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from ..ir.index import Axis, Index, axis_coefficient, is_affine, linearize, of_a
 from ..ir.ops import OPS
 from ..ir.simplify import Simplifier
 from ..ir.types import Dim, contiguous_strides, is_nonnegative, multiply, plus, product
+from .grouped import Rows, find_rows, follow_rows
 from .inline import Lowered
 from .linked import find_links, in_order
 from .order import connected_parts
@@ -194,6 +196,7 @@ class Regions:
         pads, sources = self._find_padded()
         windows = self._find_windows() | sources
         fresh: set[str] = set()  # what is computed of a contraction of the same depth
+        rows: dict[str, Rows] = {}  # of it, where they are in groups
         for nodes in in_order(self.graph, self.links) if self.links else ((n,) for n in self.graph.nodes):
             if len(nodes) > 1:  # at one depth: behind all that any of them reads
                 inside = {n.name for n in nodes}
@@ -204,10 +207,16 @@ class Regions:
             (node,) = nodes
             level = max((depth[i] for i in node.inputs), default=0)
             kind = OPS[node.op].kind
-            waits = any(i in fresh and depth[i] == level for i in node.inputs)
-            deeper = node.op == "call" or kind == "contract" or (waits and kind not in POINT_BY_POINT)
+            products = {i for i in node.inputs if i in fresh and depth[i] == level}
+            deeper = node.op == "call" or kind == "contract" or (products and kind not in POINT_BY_POINT)
+            own, found = {i: rows[i] for i in products if i in rows}, find_rows(self.graph, node)
+            if own and not deeper:
+                found = follow_rows(self.lowered, node.name, own) if len(own) == len(products) else None
+                deeper = found is None
+            if found is not None:
+                rows[node.name] = found
             depth[node.name] = level + 1 if deeper else level
-            if kind == "contract" or (waits and not deeper):
+            if kind == "contract" or (products and not deeper):
                 fresh.add(node.name)
         for node in reversed(self.graph.nodes):
             if node.name not in windows and self._may_sink(node):
@@ -286,7 +295,7 @@ class Regions:
             if OPS[node.op].kind != "contract":
                 continue
             sizes = dict(zip(node.attr("out"), node.shape, strict=True))
-            for labels, operand in zip((node.attr("left"), node.attr("right")), node.inputs, strict=True):
+            for labels, operand in zip((node.attr("left"), node.attr("right")), node.inputs, strict=False):
                 again = product(n for label, n in sizes.items() if label not in labels)
                 own = product(n for label, n in sizes.items() if label in labels)
                 if self._leads_to(name, operand) and not _is_cheap_again(again, own):

@@ -88,3 +88,33 @@ kernel images(x: {d}[{k}, 5, {m}], w: {d}[{n}, {k}, 3, 2]) -> (y: f32[{n}, 3, {m
 STATIC = PRODUCTS | {  # those that take no dynamic rows too
     "across": ACROSS, "batched": BATCHED, "windows": WINDOWS, "images": IMAGES,
 }  # fmt: skip
+IN_GROUP = "((i64(o[g - 1 if (#(g) >= 1:i64)]) <= #(m)) & (#(m) < i64(o[g])))"
+GROUPS = {
+    "plain": """
+kernel plain(x: {d}[{m}, {k}], w: {d}[{g}, {n}, {k}], o: i32[{g}]) -> (y: {d}[{m}, {n}])
+  axes m:{m}, n:{n}, g:{g}, k:{k}
+  s[m, n]: f32 = sum(g, k) operands {d} where(IN, (f32(x[m, k]) * f32(w[g, n, k])), 0.0)
+  y[m, n] <- {d}(s[m, n])
+""",
+    "gated": """
+kernel gated(x: {d}[{m}, {k}], a: {d}[{g}, {n}, {k}], b: {d}[{g}, {n}, {k}], o: i64[{g}], r: f32[{m}])
+    -> (y: f32[{m}, {n}])
+  axes m:{m}, n:{n}, g:{g}, k:{k}
+  s[m, n]: f32 = sum(g, k) operands {d} where(IN, (f32(x[m, k]) * f32(a[g, n, k])), 0.0)
+  t[m, n]: f32 = sum(g, k) operands {d} where(IN, (f32(x[m, k]) * f32(b[g, n, k])), 0.0)
+  y[m, n] <- (((s[m, n] * sigmoid(s[m, n])) * (t[m, n] + 1.0)) * r[m])
+""",
+    "bytes": """
+kernel bytes(x: {d}[{m}, {k}], w: i8[{g}, {n}, {k}], c: f32[{g}, {n}], o: i32[{g}]) -> (y: f32[{m}, {n}])
+  axes m:{m}, n:{n}, g:{g}, k:{k}
+  s[m, n]: f32 = sum(g, k) operands {d} where(IN, (f32(x[m, k]) * (f32(w[g, n, k]) * c[g, n])), 0.0)
+  y[m, n] <- s[m, n]
+""",
+    "taken": """
+kernel taken(x: {d}[5, {k}], w: {d}[{g}, {n}, {k}], o: i32[{g}], d: i32[{m}]) -> (y: f32[{m}, {n}])
+  axes m:{m}, n:{n}, g:{g}, k:{k}
+  s[m, n]: f32 = sum(g, k) operands {d} where(IN, (f32(x[at(i64(d[m]), 5, nowrap), k]) * f32(w[g, n, k])), 0.0)
+  y[m, n] <- (s[m, n] + 2.0)
+""",
+}
+GROUPS = {name: text.replace("IN,", f"{IN_GROUP},") for name, text in GROUPS.items()}

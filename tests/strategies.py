@@ -57,12 +57,16 @@ class Case:
     def __init__(self) -> None:
         self.builder = GraphBuilder("case")
         self.limits: dict[str, tuple[float | None, float | None]] = {}
+        self.increasing: set[str] = set()
         self.inputs: list[Value] = []
 
-    def input(self, shape: Shape, dtype: DType, low: float | None = None, high: float | None = None) -> Value:
+    def input(
+        self, shape: Shape, dtype: DType, low: float | None = None, high: float | None = None, increasing: bool = False
+    ) -> Value:
         value = self.builder.input(f"x{len(self.inputs)}", tuple(shape), dtype)
         self.inputs.append(value)
         self.limits[value.node.name] = low, high
+        self.increasing |= {value.node.name} if increasing else set()
         return value
 
     def __repr__(self) -> str:
@@ -72,10 +76,11 @@ class Case:
         )
 
     def tensors(self, seed: int) -> dict[str, torch.Tensor]:
-        return {
+        made = {
             v.node.name: random_tensor(tuple(int(n) for n in v.shape), v.dtype, seed + k, *self.limits[v.node.name])
             for k, v in enumerate(self.inputs)
         }
+        return {n: x.sort().values if n in self.increasing else x for n, x in made.items()}
 
 
 def _narrowed(draw: Draw, shape: Shape) -> Shape:
@@ -236,6 +241,24 @@ def _contract(draw: Draw, g: GraphBuilder, operand: Operand) -> Value:
     return g.contract(a, b, (left, right, out))
 
 
+def _contract_groups(draw: Draw, g: GraphBuilder, operand: Operand) -> Value:
+    """Groups are of one operand and their points are kept, or of none and their points are summed over."""
+    points, groups, n = draw(sizes), draw(positive), iter(draw(st.lists(sizes, min_size=3, max_size=3)))
+    ragged, group, both, one, other = range(5)
+    sizes_of = {ragged: points, group: groups, both: next(n), one: next(n), other: next(n)}
+    if draw(st.booleans()):
+        left, right, out = (ragged, both, one), (group, both, other), (ragged, one, other)
+    else:
+        left, right, out = (ragged, one), (ragged, other), (group, one, other)
+    left, right, out = (tuple(draw(st.permutations(own))) for own in (left, right, out))
+    if draw(st.booleans()):
+        left, right = right, left
+    dtype = draw(st.sampled_from((F32, F64, BF16, I8, I32)))
+    a, b = (operand(tuple(sizes_of[k] for k in own), dtype, -5, 5) for own in (left, right))
+    offsets = operand((groups,), draw(st.sampled_from((I32, I64))), 0, points, increasing=True)
+    return g.contract_groups(a, b, offsets, (left, right, out), group, ragged)
+
+
 def _gather(draw: Draw, g: GraphBuilder, operand: Operand) -> Value:
     shape = draw(shapes(3, 1, positive))
     dim = draw(st.integers(0, len(shape) - 1))
@@ -289,6 +312,7 @@ EMITTERS: dict[str, Callable[[Draw, GraphBuilder, Operand], Value]] = {
     "windows": _windows, "pad": _pad, "cat": _cat, "slice_scatter": _slice_scatter, "scan": _scan,
     "gather": _gather, "take": _take,
     "put": _put, "scatter": _scatter, "contract": _contract,
+    "contract_groups": _contract_groups,
     **{name: _reduce(name) for name in ("sum", "prod", "max", "min", "any", "all", "argmax", "argmin")},
 }  # fmt: skip
 
@@ -307,11 +331,13 @@ def graphs(draw: Draw, most: int = 6) -> Case:
     case = Case()
     g, pool = case.builder, list[Value]()
 
-    def operand(shape: Shape, dtype: DType, low: float | None = None, high: float | None = None) -> Value:
+    def operand(
+        shape: Shape, dtype: DType, low: float | None = None, high: float | None = None, increasing: bool = False
+    ) -> Value:
         usable = [v for v in pool if _convertible(v, dtype)] if low is None else []
         if usable and draw(st.integers(0, 3)):
             return _pressed(g, g.cast(draw(st.sampled_from(usable)), dtype), shape)
-        pool.append(case.input(shape, dtype, low, high))
+        pool.append(case.input(shape, dtype, low, high, increasing))
         return pool[-1]
 
     for _ in range(draw(st.integers(1, most))):

@@ -10,7 +10,7 @@ from treadle.ir.builder import GraphBuilder, Value
 from treadle.ir.graph import Graph
 from treadle.ir.loops import Equation
 from treadle.ir.text import print_kernel
-from treadle.ir.types import BF16, F32, U8, DType
+from treadle.ir.types import BF16, F32, I64, U8, DType
 from treadle.passes.fuse import Fused, Launch
 
 ROWS, COLUMNS, DEPTH = 4, 96, 64
@@ -161,3 +161,69 @@ def test_layouts_of_nodes_are_those_in_memory():
     total = layer.linear(first, layer.weight("b", (COLUMNS, COLUMNS)))
     fused = assert_same(layer.finish(total))
     assert fused.layouts[first.node.name] == (1, ROWS)
+
+
+# --- groups ------------------------------------------------------------------------------------------------------
+
+
+class Experts(Layer):
+    """Rows in three groups, each with a matrix of its own."""
+
+    def __init__(self, rows: int = 60) -> None:
+        super().__init__(rows)
+        g = self.g
+        labels = ((0, 1), (2, 3, 1), (0, 3))
+        ends = g.apply("mul", g.apply("add", g.iota(3), 1), 17)
+        self.y, self.z = (
+            g.contract_groups(self.x, self.weight(name, (3, COLUMNS, DEPTH)), ends, labels, 2, 0) for name in "wv"
+        )
+
+    def moved(self, how: str) -> Value:
+        g, rows = self.g, self.y.shape[0]
+        if how == "taken":
+            return g.take(self.y, (0,), (g.input("i", (rows,), I64, (1,)),))
+        if how == "cut":
+            return g.slice(self.y, 0, 5, 50)
+        if how == "turned":
+            return g.slice(self.y, 0, 59, rows, -1)
+        return g.reshape(self.y, (4, 15, COLUMNS))
+
+
+def test_what_is_computed_of_rows_of_groups_rides_along():
+    layer, half = Experts(), COLUMNS // 2
+    gate, up = (layer.g.slice(layer.y, 1, k * half, half) for k in range(2))
+    check(layer.finish(layer.g.apply("mul", layer.g.apply("sigmoid", gate), up)), 1)
+
+
+def test_rows_of_groups_may_be_columns():
+    layer = Experts()
+    check(layer.finish(layer.g.apply("exp", layer.g.permute(layer.y, (1, 0)))), 1)
+
+
+@pytest.mark.parametrize("how", ["taken", "cut", "turned", "split"])
+def test_rows_of_groups_are_stored_before_they_are_moved(how: str):
+    """Moved rows are in no groups: each would be multiplied with all matrices."""
+    layer = Experts()
+    launches = check(layer.finish(layer.g.apply("exp", layer.moved(how))), 2)
+    assert sums_of(launches[0]) and not sums_of(launches[1])
+
+
+def test_products_of_the_same_groups_are_one_kernel():
+    layer = Experts()
+    check(layer.finish(layer.g.apply("mul", layer.y, layer.z)), 1)
+
+
+@pytest.mark.parametrize("other", ["groups", "depth", "all rows"])
+def test_products_of_other_groups_or_of_all_rows_are_kernels_of_their_own(other: str):
+    layer = Experts()
+    g, rows = layer.g, int(layer.y.shape[0])
+    if other == "all rows":
+        found = layer.linear(layer.x, layer.weight("u"))
+    else:
+        k = 8 if other == "depth" else DEPTH
+        weight = g.input("u", (3, COLUMNS, k), F32, (COLUMNS * k, k, 1))
+        ends = g.apply("mul", g.apply("add", g.iota(3), 1), 20 if other == "groups" else 17)
+        x = g.input("a", (rows, k), F32, (k, 1))
+        found = g.contract_groups(x, weight, ends, ((0, 1), (2, 3, 1), (0, 3)), 2, 0)
+    launches = check(layer.finish(g.apply("add", layer.y, found)), 3)
+    assert [len(sums_of(s)) for s in launches] == [1, 1, 0]

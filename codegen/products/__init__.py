@@ -19,10 +19,11 @@ from .groups import join_groups
 from .linked import find_linked, is_linked, may_link, runs_apart
 from .linked_values import make_linked
 from .matrix import MatrixUnit
+from .ragged import store_rest
 from .tiles import ProductBuilder
 
 __all__ = [
     "MatrixUnit", "ProductBuilder", "Products", "delay_scales", "find_linked", "find_products", "find_sums",
     "has_products", "is_linked", "join_bits", "join_groups", "make_builders", "make_linked", "may_link", "runs_apart",
-    "sum_of",
+    "store_rest", "sum_of",
 ]  # fmt: skip

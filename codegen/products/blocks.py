@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from ...ir.index import Axis, Index, of_atom
 from ...ir.tiles import Loop, Statement
 from ...ir.types import Dim
+from .counts import Span
 from .find import Products
 from .narrow import Narrow
 
@@ -44,15 +45,17 @@ class Rows:
     """Blocks of `size` rows from `begin`, for each point of `blocks`, as tiles.
 
     dynamic  how many rows there are is known at run time; single: there is one block at most
+    span     all rows, of which those are a part, where their count is known at run time
     """
 
     axis: Axis | None
     blocks: Axis
-    begin: Dim
+    begin: Index
     size: int
     tiles: tuple[RowTile, ...]
     dynamic: bool = False
     single: bool = False
+    span: Span | None = None
 
     @property
     def is_single(self) -> bool:
@@ -60,7 +63,7 @@ class Rows:
 
     @property
     def first(self) -> Index:
-        return Index((), self.begin) if self.single else of_atom(self.blocks) * self.size + self.begin
+        return self.begin if self.single else of_atom(self.blocks) * self.size + self.begin
 
     @property
     def limits(self) -> tuple[Index | None, Index | None]:

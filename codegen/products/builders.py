@@ -5,7 +5,7 @@ from __future__ import annotations
 from .find import Products
 from .matrix import MatrixUnit, make_matrix
 from .panel import PanelBuilder, fits_panels
-from .tiles import ProductBuilder
+from .tiles import ProductBuilder, few_for
 
 
 def make_builders(
@@ -21,7 +21,15 @@ def make_builders(
         return [tiles]
     if not fits_panels(found, lanes):
         return [] if found.across else [ProductBuilder(found, lanes, pairs, quads)]
+    if _are_few(found, lanes):
+        return [ProductBuilder(found, lanes, pairs, quads, after_panels=True)]
     panels = PanelBuilder(found, lanes, pairs, quads)
     if not panels.rows.dynamic:
         return [panels]
     return [panels, ProductBuilder(found, lanes, pairs, quads, after_panels=True)]
+
+
+def _are_few(found: Products, lanes: int) -> bool:
+    """True for groups that have no rows for a panel, whatever their ends are."""
+    most = None if found.ragged is None else found.ragged.rows.extent
+    return isinstance(most, int) and most <= few_for(lanes)

@@ -1,4 +1,4 @@
-"""Rows whose count is known at run time only.
+"""Rows whose count is known at run time only: a size, or data.
 
     y[t, n] = ..        with t:s0, packs of 16 lanes
 ->
@@ -11,75 +11,75 @@ Each kind of tile is a loop, which runs as often as there are such tiles: no siz
 
 from __future__ import annotations
 
-import sympy
-
-from ...ir.index import Axis, Index, of_atom
-from ...ir.types import Dim, as_dim, multiply, plus
+from ...ir.index import Axis, Index, as_index, of_atom
 from .blocks import Rows, RowTile
+from .counts import Count, Span, add, counted, divide, remainder, times
 
 
-def panel_blocks(count: Dim, size: int, few: int) -> Dim:
-    """Blocks of `size` rows that leave at most `few` rows."""
-    return _divide(plus(count, size - 1 - few), size)
-
-
-def panel_rows(axis: Axis, size: int, pack: int, packs: int, few: int) -> Rows:
+def panel_rows(span: Span, size: int, pack: int, packs: int, few: int) -> Rows:
     """All rows but the few that are left, in tiles of `packs` packs and of one."""
-    many = panel_blocks(axis.extent, size, few)
-    blocks = Axis(f"{axis.name}_b", many)
-    whole = _divide(plus(axis.extent, pack - 1), pack)
-    whole = as_dim(sympy.Min(whole, multiply(many, size // pack)))
-    return Rows(axis, blocks, 0, size, _tiles(axis, blocks, whole, size // pack, pack, packs), dynamic=True)
+    many = _panel_blocks(span.count, size, few)
+    blocks = counted(f"{span.axis.name}_b", many)
+    whole = divide(add(span.count, pack - 1), pack)
+    whole = span.choose("packs", False, whole, times(many, size // pack))
+    tiles = _tiles(span, blocks, many, whole, size // pack, pack, packs)
+    return Rows(span.axis, blocks, span.first, size, tiles, dynamic=True, span=span)
 
 
-def all_rows(axis: Axis, size: int, height: int) -> Rows:
+def all_rows(span: Span, size: int, height: int) -> Rows:
     """All rows in blocks of `size`, in tiles of `height` rows and of each smaller power of two."""
-    blocks = Axis(f"{axis.name}_b", _divide(plus(axis.extent, size - 1), size))
-    return Rows(axis, blocks, 0, size, _tiles(axis, blocks, axis.extent, size, 1, height), dynamic=True)
+    many = divide(add(span.count, size - 1), size)
+    blocks = counted(f"{span.axis.name}_b", many)
+    tiles = _tiles(span, blocks, many, span.count, size, 1, height)
+    return Rows(span.axis, blocks, span.first, size, tiles, dynamic=True, span=span)
 
 
-def rows_left(axis: Axis, block: int, few: int, height: int) -> Rows:
+def rows_left(span: Span, block: int, few: int, height: int) -> Rows:
     """The at most `few` rows that panels of blocks of `block` rows leave, as tiles like those of all rows."""
     behind = block - 1 - few
-    left = as_dim(sympy.Max(0, sympy.Mod(plus(axis.extent, behind), block) - behind))
-    blocks = Axis(f"{axis.name}_b", as_dim(sympy.Min(1, left)))
-    begin = multiply(panel_blocks(axis.extent, block, few), block)
-    tiles = _tiles(axis, blocks, left, few + 1, 1, height, single=True)
-    return Rows(axis, blocks, begin, few + 1, tiles, dynamic=True, single=True)
+    left = span.choose("left", True, add(remainder(add(span.count, behind), block), -behind), 0)
+    some = span.choose("some", False, 1, left)
+    blocks = counted(f"{span.axis.name}_b", some)
+    begin = span.first + as_index(times(_panel_blocks(span.count, block, few), block))
+    tiles = _tiles(span, blocks, some, left, few + 1, 1, height, single=True)
+    return Rows(span.axis, blocks, begin, few + 1, tiles, dynamic=True, single=True, span=span)
+
+
+def _panel_blocks(count: Count, size: int, few: int) -> Count:
+    """Blocks of `size` rows that leave at most `few` rows."""
+    return divide(add(count, size - 1 - few), size)
 
 
 def _tiles(
-    axis: Axis, blocks: Axis, count: Dim, size: int, unit: int, most: int, *, single: bool = False
+    span: Span, blocks: Axis, many: Count, count: Count, size: int, unit: int, most: int, *, single: bool = False
 ) -> tuple[RowTile, ...]:  # fmt: skip
     """`count` units of rows, `size` of them a block, in tiles of `most` units and of each smaller power of two.
 
     Only the last block has others than those of `most` units.
     """
+    axis = span.axis
     block = Index(()) if single else of_atom(blocks)
     first = block * (size * unit)
-    last = None if single else Index((), plus(blocks.extent, -1)) - block
+    last = None if single else as_index(add(many, -1)) - block
     found: list[RowTile] = []
-    low: Dim = 0  # units in tiles before this one
+    low: Count = 0  # units in tiles before this one
     units, label = most, 0
     while units >= 1:
         each = size // units
         if units == most:
-            tiles = Axis(f"{axis.name}_t{units}", _divide(count, units))
+            whole = divide(count, units)
+            tiles = counted(f"{axis.name}_t{units}", whole)
             limits = (None, None) if single else (block * each, block * each + each)
             place = of_atom(tiles) - block * each
             found.append(RowTile(tiles, first * -1, units * unit, label, *limits, place))
-            low = multiply(tiles.extent, units)
+            low = times(whole, units)
         else:
-            left = as_dim(sympy.Mod(count, 2 * units))
-            tiles = Axis(f"{axis.name}_t{units}", _divide(left, units))
-            before = Index((), multiply(low, unit)) - first
-            place = Index((), _divide(low, most)) - block * (size // most)
+            whole = divide(remainder(count, 2 * units), units)
+            tiles = counted(f"{axis.name}_t{units}", whole)
+            before = as_index(times(low, unit)) - first
+            place = as_index(divide(low, most)) - block * (size // most)
             found.append(RowTile(tiles, before, units * unit, label, last, None, place))
-            low = plus(low, multiply(tiles.extent, units))
+            low = add(low, times(whole, units))
         label += units * unit
         units //= 2
     return tuple(found)
-
-
-def _divide(a: Dim, by: int) -> Dim:
-    return a // by if isinstance(a, int) else as_dim(sympy.floor(a / by))

@@ -23,6 +23,7 @@ from ..tiling_keep import recompute
 from ..tiling_prepare import join_axes
 from .fields import find_lookup
 from .join import find_joint
+from .ragged import Ragged, find_ragged
 
 WASTE = (5, 4)  # room in packs of rows, to rows, beyond which those of several points of another axis are put together
 EXACT = 256  # integers up to it are bf16
@@ -72,6 +73,7 @@ class Products:
     columns  the kept axis of the larger operands that is tiled, rows that of the smaller ones (None: there is none)
     outer    other kept axes, outside of the columns; inner: others of the smaller operands, inside of them
     across   the operands of the rows are dense along those, not along the lanes: of y = x w, the rows are w's columns
+    ragged   the groups that the rows are in, where all this is for one of them
     """
 
     kernel: Kernel
@@ -84,18 +86,24 @@ class Products:
     outer: tuple[Axis, ...]
     inner: tuple[Axis, ...]
     across: bool = False
+    ragged: Ragged | None = None
 
 
 def find_products(kernel: Kernel, lanes: int = 16) -> Products | None:
     """The sums of products of a prepared kernel that is nothing else, for packs of `lanes`; None for all other
     kernels. How many rows there are may be known at run time only.
     """
-    sums = find_sums(kernel, dynamic=1)
+    one, ragged = find_ragged(kernel) or (kernel, None)
+    sums = find_sums(one, dynamic=1)
     found = None if sums is None else _with_axes(*sums, lanes)
-    joint = None if found is None else _find_joint(found, lanes)
-    if found is None or joint is None:
-        return found
-    return find_products(join_axes(found.kernel, *joint, digits=True), lanes)
+    if found is None:
+        return None
+    if ragged is not None:
+        return replace(found, ragged=ragged) if found.rows is ragged.rows and not found.inner else None
+    if any(a.is_ragged for s in found.sums for a in s.axes):
+        return None
+    joint = _find_joint(found, lanes)
+    return found if joint is None else find_products(join_axes(found.kernel, *joint, digits=True), lanes)
 
 
 def _find_joint(found: Products, lanes: int) -> tuple[Axis, Axis] | None:
@@ -131,8 +139,8 @@ def find_sums(
         return None
     whole = [s for s in sums if has_products(s)]
     axes, summed = (whole[0].axes, set(whole[0].reduce)) if whole else ((), set[Axis]())
-    sizes = all(not a.is_ragged and a.extent != 0 for a in (*axes, *summed))
-    static = all(isinstance(a.extent, int) for a in summed) and sum(map(is_dynamic, axes)) <= dynamic
+    sizes = all(a.extent != 0 for a in (*axes, *summed))
+    static = not any(map(is_dynamic, summed)) and sum(map(is_dynamic, axes)) <= dynamic
     if not (whole and sizes and static) or any(set(s.reduce) != summed or not set(s.axes) <= set(axes) for s in sums):
         return None
     if any(set(s.axes) != set(axes) or not _reads_own(s, kernel) for s in (*whole, *stores)):
@@ -186,6 +194,8 @@ def _with_axes(
     static = [e for e in loads if not any(map(is_dynamic, e.axes))]
     if not static:
         return None
+    around = {*main.axes, *main.reduce}
+    static = [e for e in static if e.axes - around] or static  # each group has its own
     plain = [e for e in static if not any(d.value.axes & summed for i in e.index for d in data_in(i))]
     large = max(
         plain or static,
@@ -329,8 +339,8 @@ def is_exact(e: Expr) -> bool:
 
 
 def is_dynamic(a: Axis) -> bool:
-    """True for an axis whose extent is known at run time only."""
-    return not isinstance(a.extent, int)
+    """True for an axis whose points are known at run time only."""
+    return a.is_ragged or not isinstance(a.extent, int)
 
 
 def extent_of(a: Axis) -> int:

@@ -28,7 +28,7 @@ from ...ir.tiles import Fetch, Fold, Loop, Put, Scratch, State, Statement, Updat
 from ...ir.types import F32, I32
 from .blocks import Rows, RowTile
 from .dynamic import panel_rows
-from .find import Products, delay_scales, extent_of
+from .find import Products, delay_scales, extent_of, is_dynamic
 from .narrow import Operand, stored_part
 from .packs import add_up, split_sides
 from .panel_results import PanelResults
@@ -56,8 +56,7 @@ def fits_panels(found: Products, lanes: int, waste: int = WASTE) -> bool:
     rows, columns = found.rows, found.columns
     if rows is None or found.inner or lanes < 4 or len(found.sums) > 2:
         return False
-    count = rows.extent
-    if isinstance(count, int) and -(-count // lanes) * lanes > waste * count:
+    if not is_dynamic(rows) and -(-extent_of(rows) // lanes) * lanes > waste * extent_of(rows):
         return False
     for s in found.sums:
         if s.dtype not in (F32, I32) or not {rows, columns} <= set(s.axes):
@@ -141,8 +140,7 @@ class PanelBuilder(PanelResults):
         return bool(self.found.summed) and any(s.scale is not None for s in self.found.sums)
 
     def _dynamic_rows(self, size: int) -> Rows:
-        assert self.found.rows is not None
-        return panel_rows(self.found.rows, size, self.pack, self.height // self.pack, few_for(self.pack))
+        return panel_rows(self._span(), size, self.pack, self.height // self.pack, few_for(self.pack))
 
     def _find_blocks(self) -> tuple[Axis, Axis, int] | None:
         f = self.found

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import sympy
-
 from ...ir.expr import Expr, Load, Rewriter, const
 from ...ir.index import Axis, Index, axis_coefficient, of_atom
 from ...ir.loops import Store
 from ...ir.scalar import op
 from ...ir.tiles import Loop, Put, Scratch, Stage, Statement
-from ...ir.types import as_dim
 from .blocks import RowTile
+from .counts import add, counted, divide
 from .find import Sum, extent_of
 from .packs import add_up
 from .panel_rows import RowPanels
@@ -87,9 +85,9 @@ class PanelResults(RowPanels):
             return []  # they lie side by side already
         across, along = Axis("row_w", self._padded_rows() // n), Axis("column_w", -(-size // n))
         start, begin, end = of_atom(across) * n, None, None
-        if self.rows.dynamic:  # packs of rows that are there
+        if self.rows.span is not None:  # packs of rows that are there
             packs = self._padded_rows() // n
-            across = Axis("row_w", as_dim(sympy.floor((f.rows.extent + n - 1) / n)))
+            across = counted("row_w", divide(add(self.rows.span.count, n - 1), n))
             begin = of_atom(self.rows.blocks) * packs
             start, end = (of_atom(across) - begin) * n, begin + packs
         stages: list[Statement] = []

@@ -25,11 +25,11 @@ from ...ir.index import Axis, Index, of_atom
 from ...ir.loops import Store
 from ...ir.scalar import op
 from ...ir.tiles import Loop, Put, Scratch, Statement
-from ...ir.types import Dim
 from .blocks import Rows, RowTile
 from .body import TileBody
+from .counts import Span, span_of
 from .dynamic import all_rows, rows_left
-from .find import Products, Sum, delay_scales, extent_of, has_products, multiplied
+from .find import Products, Sum, delay_scales, extent_of, has_products, is_dynamic, multiplied
 from .narrow import take_together
 from .rest import RestOfSums
 
@@ -78,14 +78,14 @@ class ProductBuilder(RestOfSums):
         self.pairs = pairs
         self.scratch: dict[str, Scratch] = {}
         self.part = self.suffix
-        count = 1 if found.rows is None else found.rows.extent
+        count = 1 if found.rows is None else None if is_dynamic(found.rows) else extent_of(found.rows)
         size = self._block_size(found, count)
         self.height, self.width, self.is_shared = 1, 1, True
         found = self._choose_tile(found, size)
         self.narrow = take_together(found, lanes, pairs, quads, self.is_shared, self.any_signs)
         self.found = self.narrow.found
         whole = -(-size // self.height) * self.height
-        self.row_parts = self._row_parts(count, whole) if isinstance(count, int) else [self._dynamic_rows(whole)]
+        self.row_parts = [self._dynamic_rows(whole)] if count is None else self._row_parts(count, whole)
         self.rows = self.row_parts[0]
         self.block = self._columns_of(self.rows)
         self.packed = self._find_packed()
@@ -99,8 +99,8 @@ class ProductBuilder(RestOfSums):
     def _choose_tile(self, found: Products, size: int) -> Products:
         """Sets the size of a tile for blocks of `size` rows, and whether several share the operands of a column."""
         states = sum(has_products(s.equation) for s in found.sums)
-        is_dynamic = found.rows is not None and not isinstance(found.rows.extent, int)
-        self.height, self.width = choose_tile(POWER if is_dynamic else size, states, self.pack)
+        many = POWER if found.rows is not None and is_dynamic(found.rows) else size
+        self.height, self.width = choose_tile(many, states, self.pack)
         several = size > self.height and not self.after_panels  # so few rows are one tile or two
         self.is_shared = several or bool(found.inner)
         if self.is_shared and found.summed:
@@ -108,7 +108,7 @@ class ProductBuilder(RestOfSums):
         found = delay_scales(found, offsets=self.pairs and bool(found.summed))
         if found.summed:
             states += sum(s.scale is not None for s in found.sums)
-            self.width = choose_tile(POWER if is_dynamic else size, states, self.pack)[1]
+            self.width = choose_tile(many, states, self.pack)[1]
         return found
 
     def build(self) -> list[Statement]:
@@ -141,7 +141,8 @@ class ProductBuilder(RestOfSums):
     def _can_hoist(self) -> bool:
         """True where all blocks of columns use the same operands of the rows, of which there is one block."""
         alone = len(self.row_parts) == 1 and self.row_parts[0].is_single and self.deep is None
-        return alone and not self.found.outer and extent_of(self.found.columns) > self.block
+        alone = alone and not self.found.outer and self.found.ragged is None
+        return alone and extent_of(self.found.columns) > self.block
 
     def _hoisted(self) -> list[Statement]:
         """The operands of the rows, in a grid of their own."""
@@ -160,20 +161,24 @@ class ProductBuilder(RestOfSums):
             if begin < end:
                 length = min(size, end - begin)
                 blocks = Axis(f"{name}_b", (end - begin) // length)
-                found.append(Rows(axis, blocks, begin, length, self._row_tiles(name, length)))
+                found.append(Rows(axis, blocks, Index((), begin), length, self._row_tiles(name, length)))
         return found
 
-    def _block_size(self, found: Products, count: Dim) -> int:
+    def _block_size(self, found: Products, count: int | None) -> int:
         """Rows of a block, before they are made whole tiles."""
-        if isinstance(count, int):
+        if count is not None:
             return -(-count // -(-count // self._most_rows(found)))
         return few_for(self.pack) + 1 if self.after_panels else self.many
 
     def _dynamic_rows(self, size: int) -> Rows:
-        assert self.found.rows is not None
         if self.after_panels:
-            return rows_left(self.found.rows, self.many, few_for(self.pack), self.height)
-        return all_rows(self.found.rows, size, self.height)
+            return rows_left(self._span(), self.many, few_for(self.pack), self.height)
+        return all_rows(self._span(), size, self.height)
+
+    def _span(self) -> Span:
+        """The rows, whose count is known at run time."""
+        assert self.found.rows is not None
+        return span_of(self.found.rows) if self.found.ragged is None else self.found.ragged.span
 
     def _row_tiles(self, name: str, count: int) -> tuple[RowTile, ...]:
         whole, left = divmod(count, self.height)
@@ -218,7 +223,10 @@ class ProductBuilder(RestOfSums):
             sums = [*self._clear(first, size), *sums]
         sums += [*self._after_sums(first, size), *self.pack_rest(first, size)]
         loops: list[Statement] = [*sums, *(s for store in f.stores for s in self._store(store, first, size))]
-        several = [self.rows.blocks] if self.rows.blocks.extent != 1 else []
+        several = [self.rows.blocks] if self.rows.blocks.extent != 1 or self.rows.blocks.is_ragged else []
+        if f.ragged is not None and self.rows.span is not None:
+            rows = Loop("serial", self.rows.blocks, tuple(loops))
+            loops, several = f.ragged.over_groups([rows], self.rows.span.lets), []
         for axis in (*several, blocks, *reversed(f.outer)):
             loops = [Loop("grid", axis, tuple(loops))]
         return loops

@@ -26,6 +26,8 @@ class Product:
     reordered  whether libraries copy an operand into another order first: images whose channels come first
     windows  whether the left operand's points are windows of an image, whose elements are those of several of them
     hints    rows and columns in the examples, where they are known at run time only
+    groups   how many groups the rows are in, each with a right operand of its own; 0: they all share one. With a batch
+             of as many it is the points summed over that are in groups
     linked   another contraction sums over the results, with reductions of them in between: one kernel computes both
     """
 
@@ -40,11 +42,16 @@ class Product:
     reordered: bool = False
     windows: bool = False
     hints: tuple[int, int] = (0, 0)
+    groups: Dim = 0
     linked: bool = False
 
     @property
     def large(self) -> int:
-        """Which operand is the larger one: 0 the left, 1 the right; by the weights, where rows are dynamic."""
+        """Which operand is the larger one: 0 the left, 1 the right; by the weights, where rows are dynamic or in
+        groups.
+        """
+        if self.groups != 0:
+            return 1
         if isinstance(self.rows, int) and isinstance(self.columns, int):
             return 1 if self.columns >= self.rows else 0
         return 1 if isinstance(self.columns, int) else 0

@@ -31,8 +31,8 @@ class FxLink:
 
 
 def find_links(gm: fx.GraphModule, apart: Container[str] = ()) -> dict[fx.Node, int]:
-    """The contractions of a graph that are linked with another one, but for those `apart`, by name. With each the operand
-    that is computed of others: 1 where that is the right one.
+    """The contractions of a graph that are linked with another one, but for those `apart`, by name. With each the
+    operand that is computed of others: 1 where that is the right one.
     """
     found: dict[fx.Node, int] = {}
     for link in iterate_links(gm.graph.nodes):

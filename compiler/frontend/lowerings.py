@@ -12,6 +12,7 @@ from . import contractions as contractions
 from . import convolutions as convolutions
 from . import creation as creation
 from . import foreach as foreach
+from . import groups as groups
 from . import indexing as indexing
 from . import norms as norms
 from . import pools as pools

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from . import calls, contractions, indexing, pointwise, reductions, views
+from . import calls, contractions, indexing, pointwise, ragged, reductions, views
 from .row import OpRow
 
 OPS: dict[str, OpRow] = {
-    row.name: row for table in (calls, pointwise, views, reductions, contractions, indexing) for row in table.ROWS
+    row.name: row
+    for table in (calls, pointwise, views, reductions, contractions, ragged, indexing)
+    for row in table.ROWS
 }
 
 __all__ = ["OPS", "OpRow"]

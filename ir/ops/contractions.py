@@ -36,10 +36,10 @@ def _infer(inputs: Inputs, attrs: dict[str, Any]) -> tuple[Shape, DType]:
     expect(alone <= set(out), "contract", "a label of one operand alone is kept", sorted(alone), out)
     left, right = (n.element for n in inputs)
     expect(left is not BOOL and right is not BOOL, "contract", "element type not accepted", "numbers", left)
-    return tuple(sizes[label] for label in out), _accumulator(left, right)
+    return tuple(sizes[label] for label in out), accumulator(left, right)
 
 
-def _accumulator(left: DType, right: DType) -> DType:
+def accumulator(left: DType, right: DType) -> DType:
     """The type in which products are added: integers in i32 (i64 where an operand is), narrow floats in f32."""
     wide = [left.compute, right.compute]
     if all(d.is_integer for d in wide):
@@ -47,7 +47,7 @@ def _accumulator(left: DType, right: DType) -> DType:
     return max((d for d in wide if d.is_float), key=lambda d: d.itemsize)
 
 
-def _operand_dtype(left: DType, right: DType) -> DType | None:
+def operand_dtype(left: DType, right: DType) -> DType | None:
     """What the operands may be rounded to without loss: their own type, where it is one and narrow."""
     return left if left is right and left is not left.compute else None
 
@@ -66,7 +66,7 @@ def _lower(node: Node, inputs: Inputs, axes: tuple[Axis, ...]) -> tuple[Statemen
     value = make("mul", *factors)
     if not reduce:
         return (Equation((node.name,), axes, (value,), (node.element,), source=node.source),)
-    narrow = _operand_dtype(inputs[0].element, inputs[1].element)
+    narrow = operand_dtype(inputs[0].element, inputs[1].element)
     return (
         Equation(
             (node.name,), axes, (value,), (node.element,), "sum", tuple(reduce), operand_dtype=narrow,
