@@ -49,8 +49,8 @@ class Link:
 
 
 def find_links(graph: Graph, live: Set[str], apart: Set[str] = frozenset()) -> tuple[Link, ...]:
-    """The links of a graph, but for those whose last contractions are `apart`. None is in two of them, none in groups in
-    any.
+    """The links of a graph, but for those whose last contractions are `apart`. None is in two of them, and products in
+    groups are in none.
     """
     asked: list[Link] = []
     behind: set[str] = set()  # contractions, and what is computed of them

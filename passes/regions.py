@@ -204,7 +204,7 @@ class Regions:
                 depth.update(dict.fromkeys(inside, read + 1))
                 fresh |= inside
                 continue
-            (node,) = nodes
+            node = nodes[0]
             level = max((depth[i] for i in node.inputs), default=0)
             kind = OPS[node.op].kind
             products = {i for i in node.inputs if i in fresh and depth[i] == level}

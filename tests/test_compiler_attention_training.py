@@ -89,11 +89,12 @@ def wide(operands: list[Tensor]) -> list[Tensor]:
     return [x.detach().double().requires_grad_() for x in operands]
 
 
-def check(f: Attention, operands: list[Tensor], seed: int, **options: object) -> list[int]:
+def check(f: Attention, operands: list[Tensor], seed: int, **options: str) -> list[int]:
     """Compiled results are within eager's error of float64; what was saved."""
     torch._dynamo.reset()
     counters.clear()
-    got, saved = step(torch.compile(f, backend="treadle", dynamic=False, options=options), operands, seed)
+    given: dict[str, str | int | bool | Callable[..., object]] = {**options}
+    got, saved = step(torch.compile(f, backend="treadle", dynamic=False, options=given), operands, seed)
     theirs, exact = step(f, operands, seed)[0], step(f, wide(operands), seed)[0]
     for values in zip(got, theirs, exact, strict=True):
         report = compare(*values)
