@@ -197,14 +197,13 @@ class Regions:
         windows = self._find_windows() | sources
         fresh: set[str] = set()  # what is computed of a contraction of the same depth
         rows: dict[str, Rows] = {}  # of it, where they are in groups
-        for nodes in in_order(self.graph, self.links) if self.links else ((n,) for n in self.graph.nodes):
-            if len(nodes) > 1:  # at one depth: behind all that any of them reads
-                inside = {n.name for n in nodes}
-                read = max(depth[i] for n in nodes for i in n.inputs if i not in inside)
+        for node, *linked in in_order(self.graph, self.links) if self.links else ([n] for n in self.graph.nodes):
+            if linked:  # at one depth: behind all that any of them reads
+                inside = {node.name, *(n.name for n in linked)}
+                read = max(depth[i] for n in (node, *linked) for i in n.inputs if i not in inside)
                 depth.update(dict.fromkeys(inside, read + 1))
                 fresh |= inside
                 continue
-            node = nodes[0]
             level = max((depth[i] for i in node.inputs), default=0)
             kind = OPS[node.op].kind
             products = {i for i in node.inputs if i in fresh and depth[i] == level}
