@@ -20,6 +20,7 @@ import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from ..codegen.products import describe_linked
 from ..costmodel.roofline import GENERIC_CPU, TYPICAL_SIZE, Device, estimate
 from ..ir.expr import Op, walk
 from ..ir.loops import Kernel, statement_expressions
@@ -179,7 +180,11 @@ def _report_kernel(built: Built, fused: Fused, refusals: Refusals, show: Show, d
         launches=len(same),
         equations=print_kernel(same[0].original),
         sources=tuple(sources),
-        notes=tuple(dict.fromkeys((*same[0].original.notes, *built.kernel.notes, *shown.cuts))),
+        notes=tuple(
+            dict.fromkeys(
+                (*same[0].original.notes, *built.kernel.notes, *shown.cuts, *describe_linked(built.kernel))
+            )
+        ),
         laws=report_laws(fused, refusals, next(iter(places))),
         stores=tuple((n, reasons.get(n, "")) for n in same[0].writes),
         read=cost.read,

@@ -121,20 +121,20 @@ def find_span(condition: Expr, axis: Axis, tiles: Mapping[Axis, Tile]) -> Span:
     """
     span = Span()
     for c in conjuncts(condition):
-        for name, difference in _as_comparisons(c):
+        for name, difference in as_comparisons(c):
             span = _both(span, _bound(name, difference, axis, tiles))
     return span
 
 
-def _as_comparisons(c: Expr, negated: bool = False) -> Iterator[tuple[str, Index]]:
-    """Comparisons of an index with 0 that a conjunct says hold: `lt` and `ge` alone."""
+def as_comparisons(c: Expr, negated: bool = False) -> Iterator[tuple[str, Index]]:
+    """(name, index): comparisons of an index with 0 that a conjunct says hold, by `lt` and `ge` alone."""
     if not isinstance(c, Op):
         return
     if c.name == "not":
-        yield from _as_comparisons(c.args[0], not negated)
+        yield from as_comparisons(c.args[0], not negated)
     elif c.name == ("or" if negated else "and"):
         for a in c.args:
-            yield from _as_comparisons(a, negated)
+            yield from as_comparisons(a, negated)
     else:
         difference = _difference(c)
         name = OPPOSITE.get(c.name) if negated else c.name

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch._dynamo.utils import counters
 
+import treadle
 from treadle.compiler.check import compare
 
 Attention = Callable[..., Tensor]
@@ -218,3 +219,28 @@ def test_nothing_and_single_queries(sizes: tuple[int, int, int, int], seed: int)
         with torch.no_grad():
             got, eager = torch.compile(f, backend="treadle", dynamic=False)(*operands), f(*operands)
         torch.testing.assert_close(got, eager, equal_nan=True)
+
+
+@pytest.mark.parametrize(
+    ("f", "words"),
+    [
+        (sdpa_causal, "skip: 42% of the blocks are left out (causal)"),
+        (softcap_in_a_window, "(causal, window of 70)"),
+        (plain, "no skip: no condition is in its values"),
+    ],
+    ids=lambda x: getattr(x, "__name__", ""),
+)
+def test_explain_says_what_a_mask_is(f: Attention, words: str, seed: int):
+    report = str(treadle.explain(f, tuple(draw(seed, torch.float32, 1, 2, 768, 768, 32, 32))))
+    assert words in report
+    assert "stream: 1 x 768 x 768 values stay in blocks of 32 x 128" in report
+
+
+def test_data_that_mask_are_told_of(seed: int):
+    keep = torch.rand(300, 300, generator=torch.Generator().manual_seed(seed)) < 0.5
+
+    def attend(q: Tensor, k: Tensor, v: Tensor, keep: Tensor) -> Tensor:
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=keep)
+
+    report = str(treadle.explain(attend, (*draw(seed, torch.float32, 1, 2, 300, 300, 32, 32), keep)))
+    assert "no skip: data decide where values are not 0" in report

@@ -136,6 +136,24 @@ def test_blocks_that_a_mask_leaves_out_are_not_computed(seed: int):
     assert all(g[:, :, :400].isfinite().all() for g in got)
 
 
+def test_rows_without_a_key_are_no_numbers_in_plain_code(seed: int):
+    """The first query sees nothing, so its shares are NaN: every key gets them, whatever blocks a mask leaves out."""
+
+    def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        mask = torch.ones(q.shape[-2], k.shape[-2], dtype=torch.bool).tril(-1)
+        return torch.softmax((q @ k.mT * 0.125).masked_fill(~mask, LOW), -1) @ v
+
+    operands = draw(seed, torch.float32, 1, 2, 300, 300, 32, 32)
+    report = treadle.explain(attend, tuple(operands), train=True)
+    assert "left out where the statistics of all rows are finite (" in str(report)
+    torch._dynamo.reset()
+    got, _ = step(torch.compile(attend, backend="treadle", dynamic=False), operands, seed)
+    theirs, _ = step(attend, operands, seed)
+    for g, t in zip(got, theirs, strict=True):
+        torch.testing.assert_close(g, t, equal_nan=True)
+    assert got[3].isnan().all() and not got[2].isnan().any()
+
+
 def test_masks_with_rows_that_see_nothing(seed: int):
     operands = draw(seed, torch.float32, 1, 2, 300, 280, 32, 32)
     keep = torch.rand(300, 280, generator=torch.Generator().manual_seed(seed)) < 0.5

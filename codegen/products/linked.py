@@ -23,7 +23,6 @@ Where the weights are no exponentials of a running maximum, several sums may hav
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 from ...ir.expr import Expr, Load, Op, const, loads_in, product_factors
@@ -280,21 +279,6 @@ def _is_score(s: Equation, f: Linked) -> bool:
 def _is_weight(e: Expr, f: Linked, columns: Axis) -> bool:
     held = stored(e)
     return held is not None and {f.along, columns} <= e.axes and f.rows not in e.axes
-
-
-def condition_of(f: Linked) -> Expr | None:
-    """Where the values are not all 0, or exponents of -inf; None: nothing says where."""
-    found = [_condition_of(v, -math.inf if f.running else 0.0) for v in f.values]
-    return found[0] if found and all(c is found[0] for c in found) else None
-
-
-def _condition_of(value: Expr, other: float) -> Expr | None:
-    if not (isinstance(value, Op) and value.name == "where"):
-        return None
-    condition, this, that = value.args
-    if is_const(that, other):
-        return condition
-    return op("not", condition) if is_const(this, other) else None
 
 
 def stored(e: Expr) -> Load | None:

@@ -11,10 +11,11 @@ from ...ir.index import ZERO, Axis, Index, of_atom
 from ...ir.loops import Equation
 from ...ir.scalar import cast, op
 from ...ir.spans import Span, Tile, find_span
-from ...ir.tiles import Loop, Put, Scratch, Stage, State, Statement, Update
+from ...ir.tiles import Let, Loop, Put, Scratch, Stage, State, Statement, Update
 from ...ir.types import BF16, F32, DType
 from .find import extent_of
-from .linked import Linked, Weighted, condition_of, is_paired, sides_of, stored
+from .linked import Linked, Weighted, is_paired, sides_of, stored
+from .linked_skips import AWAKE, find_skip, limits, look_at
 from .packs import add_up
 
 PACKS = 2  # of rows in a block
@@ -50,6 +51,7 @@ class LinkedBuilder(ABC):
         self.scratch: dict[str, Scratch] = {}
         self.blocks = Axis(f"{found.rows.name}_b", -(-extent_of(found.rows) // self.height))
         self.first = of_atom(self.blocks) * self.height  # row of the block
+        self.skip = find_skip(found)
 
     @abstractmethod
     def clear(self) -> list[Put]:
@@ -69,10 +71,17 @@ class LinkedBuilder(ABC):
 
     def build(self) -> list[Statement]:
         f = self.found
-        blocks = self._over_blocks(extent_of(f.along), self._span())
-        body = [*self._start(), *blocks, *self._end()]
+        span, count = self.span, extent_of(f.along)
+        before: list[Statement] = []
+        lets: list[Let] = []
+        if self.skip is not None and self.skip.guards and span != Span():
+            self.array(AWAKE, F32, 1)
+            before = look_at(self.skip, f)
+            lets, span = limits(span, f.along, count)
+        body = [*lets, *self._start(), *self._over_blocks(count, span), *self._end()]
         loops: list[Statement] = [
             *self._pack_weights(),
+            *before,
             Loop("serial" if f.outer else "grid", self.blocks, tuple(body)),
         ]
         for axis in reversed(f.outer):
@@ -95,11 +104,12 @@ class LinkedBuilder(ABC):
             done.append(Loop("serial", axis, tuple(body), 1, first, end))
         return done
 
-    def _span(self) -> Span:
-        """The points at which some row's exponent is not -inf."""
-        f = self.found
-        condition = condition_of(f)
-        return Span() if condition is None else find_span(condition, f.along, {f.rows: Tile(self.first, self.height)})
+    @property
+    def span(self) -> Span:
+        """The points at which some row of a block has a value that is not 0."""
+        if self.skip is None:
+            return Span()
+        return find_span(self.skip.condition, self.found.along, {self.found.rows: Tile(self.first, self.height)})
 
     def cut(self, name: str, count: int, size: int) -> list[tuple[Part, Axis | None]]:
         """All points of an axis in parts of a size, which a loop runs over, and one of those that are left."""
