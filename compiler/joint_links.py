@@ -80,8 +80,8 @@ def _find_fixed(node: fx.Node) -> set[fx.Node]:
     found, front = {node}, [node]
     while front:
         here = front.pop()
-        target: Any = here.target
-        if here.op != "call_function" or torch.Tag.nondeterministic_seeded in target.tags:
+        tags = getattr(here.target, "tags", None)  # none: one of several results, or a number
+        if here.op != "call_function" or tags is None or torch.Tag.nondeterministic_seeded in tags:
             return set()
         more = [n for n in here.all_input_nodes if n not in found]
         found.update(more)
