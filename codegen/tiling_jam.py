@@ -116,14 +116,16 @@ def choose_parts(extent: int, begin: int, end: int, nodes: int) -> tuple[Part, .
     >>> choose_parts(28, 2, 26, 100)
     (Part(begin=0, steps=1, width=7), Part(begin=7, steps=2, width=7), Part(begin=21, steps=1, width=7))
     """
-    fitting = [w for w in WIDTHS if w <= end - begin and w * nodes <= MOST_NODES]
+    fitting = [w for w in WIDTHS if w <= extent and w * nodes <= MOST_NODES]
     found = [parts for w in fitting for parts in _part_ways(extent, begin, end, w)]
     return min(found, key=lambda parts: (sum(p.steps for p in parts), sum(p.width for p in parts)), default=())
 
 
 def _part_ways(extent: int, begin: int, end: int, width: int) -> list[tuple[Part, ...]]:
     """The ways to run an axis in steps of `width`, with edges of at most as many points; long edges point by point."""
-    if max(begin, extent - end) > width:
+    if extent == width:
+        ways = [(Part(0, 1, width),)]
+    elif max(begin, extent - end) > width:
         steps, rest = divmod(end - begin, width)
         ways = [(Part(0, begin, 1), Part(begin, steps, width), Part(end - rest, 1, rest), Part(end, extent - end, 1))]
     else:

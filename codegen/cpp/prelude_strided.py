@@ -51,7 +51,7 @@ I words_2m(const u16* p, M m) { return (I)__builtin_ia32_loaddquhi${b}_mask((con
     "avx2": """
 typedef unsigned U4 __attribute__((vector_size(16)));
 I words_2(const u16* p) {
-  U4 low = *(const B4u*)p, high = *(const B4u*)(p + 7);
+  U4 low = (U4)*(const B4u*)p, high = (U4)*(const B4u*)(p + 7);
   return (I)__builtin_shufflevector(low & 0xffff, high >> 16, 0, 1, 2, 3, 4, 5, 6, 7);
 }
 I words_2m(const u16* p, M m) {
