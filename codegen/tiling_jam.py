@@ -4,13 +4,14 @@
 ->
 lanes c: k_0[c] <- k[3*c]; k_1[c] <- k[3*c + 1]; k_2[c] <- k[3*c + 2]
 grid h:
-  serial w in 0..1:             lanes c: y[h, w, c] <- ..                          (what the edge's conditions say)
-  serial w in 1..W - 1 by 4:    lanes c: y[h, w, c] <- ..; ..; y[h, w + 3, c] <- ..     (6 loads of x, not 12)
-  serial w in W - 1..W:         lanes c: y[h, w, c] <- ..
+                                lanes c: y[h, 0, c] <- ..; ..; y[h, 2, c] <- ..        (what the edge's conditions say)
+  serial w in 3..W - 3 by 4:    lanes c: y[h, w, c] <- ..; ..; y[h, w + 3, c] <- ..    (6 loads of x, not 12)
+                                lanes c: y[h, W - 3, c] <- ..; ..; y[h, W - 1, c] <- ..
 
-Between the edges conditions on the axis are decided, so that equal elements are loaded once. Elements that only the
-lanes move along, and that lie apart, are copied side by side first. Long rows of lanes run in parts, outside of all
-axes along which windows overlap: a part's windows are then in the nearest caches when the next row reads them again.
+Conditions on the axis are decided, so that equal elements are loaded once. The points' sums grow in step, term by term,
+so that few of the elements are in registers at a time. Elements that only the lanes move along, and that lie apart, are
+copied side by side first. Long rows of lanes run in parts, outside of all axes along which windows overlap: a part's
+windows are then in the nearest caches when the next row reads them again.
 """
 
 from __future__ import annotations
@@ -20,10 +21,11 @@ from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
-from ..ir.expr import Const, Expr, Load, Op, Rewriter, loads_in, walk
+from ..ir.expr import Const, Expr, Load, Op, Rewriter, children, loads_in, walk
 from ..ir.index import Axis, Index, axis_coefficient, of_atom
 from ..ir.loops import Kernel, Store, statement_expressions
-from ..ir.tiles import Loop, Put, Scratch, Statement
+from ..ir.tiles import Let, Loop, Put, Scratch, Statement
+from ..ir.types import F32, I64
 from .tiling_nest import Level, NestBuilder, chain_of, map_statement
 from .tiling_plan import Block, Nest
 from .tiling_segments import decide, find_changes
@@ -31,24 +33,37 @@ from .tiling_segments import decide, find_changes
 if TYPE_CHECKING:
     from .tiling import Builder
 
-WIDTHS = (2, 3, 4, 5, 6)
-MOST_NODES = 1200  # of the expressions of all points together
+WIDTHS = (2, 3, 4, 5, 6, 7)
+MOST_NODES = 1600  # of the expressions of all points together
+LONG_SUM = 4  # terms of a sum that grows in step with others
 CLOSE = 64 << 10  # bytes of the windows that the lanes go over: they stay in the nearest cache
+OPPOSITE = {"lt": "ge", "ge": "lt", "le": "gt", "gt": "le"}
 KEPT_ELEMENTS = 1 << 16  # of the arrays of what lies apart: they stay in the second-level cache
 
 
 @dataclass(frozen=True, slots=True)
+class Part:
+    """`steps` times `width` points of an axis, which are computed at once, from `begin` on."""
+
+    begin: int
+    steps: int
+    width: int
+
+    @property
+    def end(self) -> int:
+        return self.begin + self.steps * self.width
+
+
+@dataclass(frozen=True, slots=True)
 class Jam:
-    """What is computed at once in a block: `width` points of `axis`, in its part begin .. end-1 between the edges.
+    """What is computed at once in a block: points of `axis`, in `parts` of which the widest are between the edges.
 
     around  outer axes along which windows overlap too: the lanes run in parts of `chunk` points outside of them
     apart   loads that only the lanes move along, of elements that do not lie side by side, with their conversions
     """
 
     axis: Axis
-    begin: int
-    end: int
-    width: int
+    parts: tuple[Part, ...]
     around: tuple[Axis, ...]
     chunk: int
     apart: tuple[Expr, ...]
@@ -69,13 +84,13 @@ def find_jam(kernel: Kernel, block: Block, pack: int) -> Jam | None:
     if not _overlaps(kernel, roots, axis, lanes):
         return None
     begin, end = _between_edges(axis, roots)
-    width = _choose_width(end - begin, sum(1 for _ in walk(*roots)))
-    if width < WIDTHS[0]:
+    parts = choose_parts(axis.extent, begin, end, sum(1 for _ in walk(*roots)))
+    if not parts:
         return None
     outer = [a for a in block.axes[:-1] if _overlaps(kernel, roots, a, lanes)]
     around = block.axes[block.axes.index(outer[0]) : -1] if outer else ()
     chunk = _choose_chunk(kernel, roots, (*around, axis), lanes, pack)
-    return Jam(axis, begin, end, width, around, chunk, _apart(kernel, roots, lanes))
+    return Jam(axis, parts, around, chunk, _apart(kernel, roots, lanes))
 
 
 def _overlaps(kernel: Kernel, roots: Sequence[Expr], axis: Axis, lanes: Axis) -> bool:
@@ -95,10 +110,33 @@ def _between_edges(axis: Axis, roots: Sequence[Expr]) -> tuple[int, int]:
     return max(pairwise([0, *find_changes(axis, roots), axis.extent]), key=lambda part: part[1] - part[0])
 
 
-def _choose_width(points: int, nodes: int) -> int:
-    """So many points at once that there are fewest steps: what is left over is a step of its own."""
-    fitting = [w for w in WIDTHS if w <= points and w * nodes <= MOST_NODES]
-    return min(fitting, key=lambda w: (-(-points // w), w), default=1)
+def choose_parts(extent: int, begin: int, end: int, nodes: int) -> tuple[Part, ...]:
+    """An axis whose edges end at `begin` and start at `end`: as few steps as can be, of them few whose code differs.
+
+    >>> choose_parts(28, 2, 26, 100)
+    (Part(begin=0, steps=1, width=7), Part(begin=7, steps=2, width=7), Part(begin=21, steps=1, width=7))
+    """
+    fitting = [w for w in WIDTHS if w <= extent and w * nodes <= MOST_NODES]
+    found = [parts for w in fitting for parts in _part_ways(extent, begin, end, w)]
+    return min(found, key=lambda parts: (sum(p.steps for p in parts), sum(p.width for p in parts)), default=())
+
+
+def _part_ways(extent: int, begin: int, end: int, width: int) -> list[tuple[Part, ...]]:
+    """The ways to run an axis in steps of `width`, with edges of at most as many points; long edges point by point."""
+    if extent == width:
+        ways = [(Part(0, 1, width),)]
+    elif max(begin, extent - end) > width:
+        steps, rest = divmod(end - begin, width)
+        ways = [(Part(0, begin, 1), Part(begin, steps, width), Part(end - rest, 1, rest), Part(end, extent - end, 1))]
+    else:
+        firsts = range(begin, width + 1) if begin else (0,)
+        ways = [
+            (Part(0, 1, first), Part(first, (extent - first - last) // width, width), Part(extent - last, 1, last))
+            for first in firsts
+            for last in range(extent - end, width + 1)
+            if first + last <= extent and (extent - first - last) % width == 0
+        ]
+    return [tuple(p for p in parts if p.steps and p.width) for parts in ways]
 
 
 def _choose_chunk(kernel: Kernel, roots: Sequence[Expr], axes: Sequence[Axis], lanes: Axis, pack: int) -> int:
@@ -139,11 +177,26 @@ class Replacer(Rewriter):
 
     def _rewrite(self, e: Expr) -> Expr:
         new = super()._rewrite(e)
-        if isinstance(new, Op) and new.name == "where" and isinstance(new.args[2], Const) and not new.args[2].value:
-            condition, value, _ = new.args
-            if isinstance(value, Load) and value.guard == condition:
+        if not isinstance(new, Op) or new.name != "where":
+            return new
+        condition, *sides = new.args
+        for k, value in enumerate(sides):
+            inner = value.args[0] if isinstance(value, Op) and value.name == "cast" else value
+            guard = inner.guard if isinstance(inner, Load) else None
+            if guard is not None and _is_zero(sides[1 - k]) and guard == (_negate(condition) if k else condition):
                 return value
         return new
+
+
+def _is_zero(e: Expr) -> bool:
+    return isinstance(e, Const) and str(e.value) in ("0", "0.0")
+
+
+def _negate(e: Expr) -> Expr | None:
+    """The opposite of a comparison of indices."""
+    if not isinstance(e, Op) or e.name not in OPPOSITE or e.args[0].dtype is not I64:
+        return None
+    return replace(e, name=OPPOSITE[e.name])
 
 
 class JamBuilder:
@@ -187,34 +240,68 @@ class JamBuilder:
 
     def _along(self, point: list[Statement]) -> list[Statement]:
         """All points of the axis, in order."""
-        jam = self.jam
-        assert isinstance(jam.axis.extent, int)
-        rewrite = decide(jam.axis, jam.begin, jam.end)
-        inner = [map_statement(s, rewrite) for s in point]
-        steps, rest = divmod(jam.end - jam.begin, jam.width)
-        several = Axis(f"{jam.axis.name}_several", steps)
-        first = of_atom(several) * jam.width + jam.begin
-        last = Index((), jam.end - rest)
-        kind = "serial" if self._grid() else "grid"
-        return [
-            *self._edge(point, 0, jam.begin),
-            Loop(kind, several, tuple(self._at_once(inner, [first + k for k in range(jam.width)]))),
-            *(self._at_once(inner, [last + k for k in range(rest)]) if rest else ()),
-            *self._edge(point, jam.end, jam.axis.extent),
-        ]
+        return [s for part in self.jam.parts for s in self._part(point, part)]
 
-    def _edge(self, point: list[Statement], begin: int, end: int) -> list[Statement]:
-        if begin == end:
-            return []
-        rewrite = decide(self.jam.axis, begin, end)
-        body = self.nest.loops_over_lanes(self._level(), [map_statement(s, rewrite) for s in point])
-        return [Loop("serial", self.jam.axis, tuple(body), begin=Index((), begin), end=Index((), end))]
+    def _part(self, point: list[Statement], part: Part) -> list[Statement]:
+        axis = self.jam.axis
+        rewrite = decide(axis, part.begin, part.end)
+        inner = [map_statement(s, rewrite) for s in point]
+        if part.width == 1:
+            body = self.nest.loops_over_lanes(self._level(), inner)
+            return [Loop("serial", axis, tuple(body), begin=Index((), part.begin), end=Index((), part.end))]
+        if part.steps == 1:
+            return self._at_once(inner, [Index((), at) for at in range(part.begin, part.end)])
+        several = Axis(f"{axis.name}_several", part.steps)
+        first = of_atom(several) * part.width + part.begin
+        kind = "serial" if self._grid() else "grid"
+        return [Loop(kind, several, tuple(self._at_once(inner, [first + k for k in range(part.width)])))]
 
     def _at_once(self, point: Sequence[Statement], places: Sequence[Index]) -> list[Statement]:
-        rewriters = [Rewriter({self.jam.axis: place}) for place in places]
-        body = [self._moved(s, r) for r in rewriters for s in point]
-        return self.nest.loops_over_lanes(self._level(), body)
+        body = [self._moved(s, place) for place in places for s in point]
+        return self.nest.loops_over_lanes(self._level(), in_step(body))
 
-    def _moved(self, s: Statement, rewrite: Rewriter) -> Statement:
+    def _moved(self, s: Statement, place: Index) -> Put:
+        """The statement at another point of the axis; what is known of that point alone is decided."""
         assert isinstance(s, Put)
+        axis, rewrite = self.jam.axis, Rewriter({self.jam.axis: place})
+        if place.is_constant:
+            assert isinstance(place.const, int)
+            s = replace(s, value=decide(axis, place.const, place.const + 1)(s.value))
         return replace(s, index=tuple(rewrite.index(i) for i in s.index), value=rewrite(s.value))
+
+
+def in_step(puts: Sequence[Put]) -> list[Statement]:
+    """Stores of sums, whose terms are added to all sums in turn.
+
+    y[0] <- a*x[0] + b*x[1] + c*x[2]; y[1] <- a*x[1] + b*x[2] + c*x[3]
+    ->
+    s0 = a*x[0] + b*x[1]; s1 = a*x[1] + b*x[2]; t0 = s0 + c*x[2]; t1 = s1 + c*x[3]; y[0] <- t0; y[1] <- t1
+    """
+    chains = [_additions(p.value) for p in puts]
+    if min(map(len, chains)) < LONG_SUM:
+        return list(puts)
+    known: list[dict[Expr, Expr]] = [{} for _ in puts]
+    lets: list[Statement] = []
+    for k in range(max(map(len, chains))):
+        for at, (chain, given) in enumerate(zip(chains, known, strict=True)):
+            if k < len(chain):
+                lets.append(Let(f"sum{k}_{at}", Replacer(given)(chain[k])))
+                given.clear()
+                given[chain[k]] = Load(f"sum{k}_{at}", (), chain[k].dtype)
+    return [*lets, *(replace(p, value=Replacer(given)(p.value)) for p, given in zip(puts, known, strict=True))]
+
+
+def _additions(e: Expr) -> list[Expr]:
+    """The additions of f32 on the way to the innermost one, from there outwards."""
+    depth: dict[Expr, int] = {}
+    for inner in walk(e):
+        own = isinstance(inner, Op) and inner.name == "add" and inner.dtype is F32
+        depth[inner] = own + max((depth.get(c, 0) for c in children(inner)), default=0)
+    found: list[Expr] = []
+    while depth[e]:
+        if isinstance(e, Op) and e.name == "add" and e.dtype is F32:
+            found.append(e)
+        e = max(children(e), key=lambda c: depth.get(c, 0), default=e)
+        if not isinstance(e, Op):
+            break
+    return found[::-1]

@@ -53,6 +53,10 @@ def partition_region(region: Region, regions: Regions, merger: Merger, cost: Cos
     search = Search(region, merger, cost)
     large = _too_large(region, regions, region.required)
     always = region.required.union(large)
+    if large and (again := _read_in_places(region, regions, region.required)):
+        fewer = _too_large(region, regions, region.required | again)
+        if len(fewer) < len(large):
+            large, always = fewer, region.required.union(again, fewer)
     again = _read_in_places(region, regions, always)
     if again and search.evaluate(always) is None and search.evaluate(always | again) is not None:
         always = always | again

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from itertools import product
+from math import prod
 from typing import Any
 
 import convolution_checks
@@ -17,6 +18,7 @@ from torch.nn.functional import conv1d, conv2d, conv3d
 from treadle.codegen.cpp.isa import detect_isa
 from treadle.compiler.contractions import VECTORS
 from treadle.compiler.driver import collect
+from treadle.ir.types import BF16
 
 OURS = 0 if detect_isa().vector_bytes >= VECTORS else 1  # calls of a library that a convolution of ours costs
 
@@ -70,9 +72,15 @@ def test_depthwise_by_steps_of_two(form: Any):
     image, window, pad, dilation = form
     last = torch.randn(2, 33, *image).to(memory_format=torch.channels_last)
     check(lambda x, w, b: conv2d(x, w, b, 2, pad, dilation, 33), *depthwise(last, (window, window)))
-    counters.clear()
-    first = last.contiguous()  # neighbours of a result are apart
-    check(lambda x, w, b: conv2d(x, w, b, 2, pad, dilation, 33), *depthwise(first, (window, window)), library=1)
+    for dtype in (torch.float32, torch.bfloat16, torch.float16):
+        counters.clear()
+        first = last.to(dtype).contiguous()  # neighbours of a result are two apart
+        check(lambda x, w, b: conv2d(x, w, b, 2, pad, dilation, 33), *depthwise(first, (window, window)))
+
+
+def test_depthwise_by_larger_steps_is_the_librarys():
+    x = torch.randn(2, 33, 16, 31)  # neighbours of a result are far apart
+    check(lambda x, w, b: conv2d(x, w, b, 3, 1, 1, 33), *depthwise(x, (3, 3)), library=1)
 
 
 @pytest.mark.parametrize("layout", LAYOUTS, ids=str)
@@ -112,6 +120,19 @@ def test_what_is_computed_before_windows_is_computed_once():
         block = nn.Sequential(norm, nn.ReLU6(), nn.Conv2d(24, 24, 3, padding=1, groups=24), norm, nn.Hardswish())
         check(block.eval(), torch.randn(1, 24, 40, 40).to(memory_format=layout))
         assert counters["treadle"]["launches"] == 2 or OURS, dict(counters["treadle"])
+
+
+def test_values_before_large_windows_are_stored_not_parts_of_sums():
+    """What 25 terms read is kept, of which each would otherwise make the expression too long to be one kernel's."""
+    norm = nn.BatchNorm2d(24).eval()
+    norm.running_mean, norm.running_var = torch.randn(24), torch.rand(24) + 0.5
+    block = nn.Sequential(norm, nn.Hardswish(), nn.Conv2d(24, 24, 5, padding=2, groups=24), norm, nn.ReLU())
+    x = torch.randn(1, 24, 20, 20).bfloat16().to(memory_format=torch.channels_last)
+    with collect() as compiled:
+        check(block.bfloat16().eval(), x)
+    if not OURS:
+        stored = [b for c in compiled for k in c.kernels for b in k.kernel.outputs if prod(b.shape) == x.numel()]
+        assert [b.dtype for b in stored] == [BF16, BF16]
 
 
 # --- pointwise -------------------------------------------------------------------------------------------------------

@@ -7,7 +7,7 @@ f16, bf16, f32 in F; f64 in D. D and L need N * 8 <= the register width. With N 
 - `+ - * & | ^ ~ << >>` work on packs as far as C++ has them, `/` on F and D. M is opaque: only functions take it.
 - Memory, T a storage type: `ld_T(p)`, `st_T(p, v)`, with suffix `_n` (first n lanes, any n), `_m` (mask), `_s`
   (stride), `_sn` (stride, n), `_gi` and `_g` (offsets in I, in L), `_gim` and `_gm` (offsets, mask). Lanes not loaded
-  are 0, and their memory is not touched. `st_T_nt` goes around the cache: aligned, `fence_nt()` before another thread
+  are 0, and their memory is not touched. `ld_T_2`, `_2n`, `_2m` (every other element) for 16 and 32 bits, N > 1. `st_T_nt` goes around the cache: aligned, `fence_nt()` before another thread
   reads.
 - Packs, A one of F D I L: `sp_A(scalar) sel_A(mask, a, b) iota_I() iota_L() at_A(a, lane) last_A(a) cvt_A_B(a)`,
   compares `eq_A ne_A lt_A le_A gt_A ge_A`, `min_A max_A abs_A neg_A sign_A signbit_A`, of floats `copysign_A isnan_A
@@ -49,6 +49,7 @@ from .prelude_memory import memory_text
 from .prelude_reduce import reduce_text
 from .prelude_scalar import scalar_text
 from .prelude_simd import simd_text
+from .prelude_strided import strided_text
 from .prelude_tiles import tiles_text
 from .prelude_trig import ULP as TRIG_ULP
 from .prelude_trig import trig_text
@@ -71,8 +72,8 @@ sigmoid is 0 below -88.7, as eager is.
 """
 
 _PRIMITIVES = {
-    "avx512": (simd_text, avx512_text, memory_text, dots_text, tiles_text),
-    "avx2": (simd_text, avx2_text, memory_text, dots_text),
+    "avx512": (simd_text, avx512_text, memory_text, strided_text, dots_text, tiles_text),
+    "avx2": (simd_text, avx2_text, memory_text, strided_text, dots_text),
 }
 _SHARED = (common_text, math_text, trig_text, wide_text, double_text, lanes_text, reduce_text)
 _IDENTIFIER = re.compile(r"\b[A-Za-z]\w*")

@@ -16,6 +16,7 @@ from ...ir.types import I16, Dim, DType, contiguous_strides, plus
 from ..dims import print_dim
 from ..ranges import fits_32, index_fits_32, is_within
 from .ahead import Ask
+from .prelude_strided import STORAGE as EVERY_OTHER
 from .printer_names import identifier
 from .printer_scope import Stack, Val, names_in, names_in_index
 from .width import PACKS
@@ -102,6 +103,8 @@ class Memory:
             return self._load_single(place, pack, address.pointer, guard)
         branch = guard if guard is not None and guard.single else None
         suffix, arguments = self._way(address, None if branch else guard)
+        if address.stride == 2 and address.offsets is None and self.values.lanes > 1 and place.storage in EVERY_OTHER:
+            suffix, arguments = self._way_of_every_other(None if branch else guard)
         call = self.values.need(f"ld_{place.storage}{suffix}")
         self.prefetch_ahead(address, e)
         text = f"{call}({', '.join([place.at(address.pointer), *arguments])})"
@@ -251,6 +254,14 @@ class Memory:
             return ("", []) if lanes.n is None else ("_n", [lanes.n])
         step = print_dim(address.stride)
         return ("_s", [step]) if lanes.n is None else ("_sn", [step, lanes.n])
+
+    def _way_of_every_other(self, guard: Val | None) -> tuple[str, list[str]]:
+        """The same for a load of every other element, which takes no distance."""
+        lanes = self.stack.lanes
+        assert lanes is not None
+        if guard is not None:
+            return "_2m", [str(self._mask(guard))]
+        return ("_2", []) if lanes.n is None else ("_2n", [lanes.n])
 
     def _mask(self, guard: Val | None) -> str | None:
         """The lanes that are in the axis and pass the guard; None: all."""

@@ -84,7 +84,7 @@ def _sum_taps(cx: Context, x: Value, weight: Value, windows: Windows) -> Value:
     g, rank, channels = cx.g, weight.rank - 2, weight.shape[0]
     windows = make_windows(rank, windows.size, windows.step, windows.pad, windows.stride)
     count, strides = static_sizes(cx.shape[2:]), cx.strides(0)
-    dense = strides is not None and (strides[1] == 1 or (strides[-1] == 1 and windows.step[-1] == 1))
+    dense = strides is not None and (strides[1] == 1 or (strides[-1] == 1 and windows.step[-1] <= 2))
     taps, images = product(windows.size), product((x.shape[0], channels))
     reason = cx.judge(Product(images, product(count), 1, taps, (x.dtype, weight.dtype), (dense, True)))
     if reason:
