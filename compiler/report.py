@@ -181,9 +181,7 @@ def _report_kernel(built: Built, fused: Fused, refusals: Refusals, show: Show, d
         equations=print_kernel(same[0].original),
         sources=tuple(sources),
         notes=tuple(
-            dict.fromkeys(
-                (*same[0].original.notes, *built.kernel.notes, *shown.cuts, *describe_linked(built.kernel))
-            )
+            dict.fromkeys((*same[0].original.notes, *built.kernel.notes, *shown.cuts, *describe_linked(built.kernel)))
         ),
         laws=report_laws(fused, refusals, next(iter(places))),
         stores=tuple((n, reasons.get(n, "")) for n in same[0].writes),
