@@ -83,6 +83,7 @@ def find_jam(kernel: Kernel, block: Block, pack: int) -> Jam | None:
     roots = [e for s in statements for e in statement_expressions(s)]
     if not _overlaps(kernel, roots, axis, lanes):
         return None
+    assert isinstance(axis.extent, int)
     begin, end = _between_edges(axis, roots)
     parts = choose_parts(axis.extent, begin, end, sum(1 for _ in walk(*roots)))
     if not parts:
