@@ -16,18 +16,19 @@ windows are then in the nearest caches when the next row reads them again.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
-from ..ir.expr import Const, Expr, Load, Op, Rewriter, children, loads_in, walk
+from ..ir.expr import Expr, Load, Op, Rewriter, loads_in, walk
 from ..ir.index import Axis, Index, axis_coefficient, of_atom
 from ..ir.loops import Kernel, Store, statement_expressions
-from ..ir.tiles import Let, Loop, Put, Scratch, Statement
-from ..ir.types import F32, I64
+from ..ir.tiles import Loop, Put, Scratch, Statement
+from .tiling_in_step import in_step
 from .tiling_nest import Level, NestBuilder, chain_of, map_statement
 from .tiling_plan import Block, Nest
+from .tiling_replace import Replacer
 from .tiling_segments import decide, find_changes
 
 if TYPE_CHECKING:
@@ -35,9 +36,8 @@ if TYPE_CHECKING:
 
 WIDTHS = (2, 3, 4, 5, 6, 7)
 MOST_NODES = 1600  # of the expressions of all points together
-LONG_SUM = 4  # terms of a sum that grows in step with others
 CLOSE = 64 << 10  # bytes of the windows that the lanes go over: they stay in the nearest cache
-OPPOSITE = {"lt": "ge", "ge": "lt", "le": "gt", "gt": "le"}
+LEAST_RUN = 512  # bytes of a row that a part reads one after the other: hardware fetches shorter ones late
 KEPT_ELEMENTS = 1 << 16  # of the arrays of what lies apart: they stay in the second-level cache
 
 
@@ -83,6 +83,7 @@ def find_jam(kernel: Kernel, block: Block, pack: int) -> Jam | None:
     roots = [e for s in statements for e in statement_expressions(s)]
     if not _overlaps(kernel, roots, axis, lanes):
         return None
+    assert isinstance(axis.extent, int)
     begin, end = _between_edges(axis, roots)
     parts = choose_parts(axis.extent, begin, end, sum(1 for _ in walk(*roots)))
     if not parts:
@@ -140,7 +141,7 @@ def _part_ways(extent: int, begin: int, end: int, width: int) -> list[tuple[Part
 
 
 def _choose_chunk(kernel: Kernel, roots: Sequence[Expr], axes: Sequence[Axis], lanes: Axis, pack: int) -> int:
-    """Points of the lanes whose windows stay in the nearest cache from one row of them to the next."""
+    """Points of the lanes whose windows stay in the nearest cache from one row of them to the next, in long runs."""
     assert isinstance(lanes.extent, int)
     loads = [e for e in dict.fromkeys(loads_in(*roots)) if e.name in kernel.buffers and lanes in e.axes]
     rows = {(e.name, _row_of(e, axes)): e.dtype.itemsize for e in loads if axes[-1] in e.axes}
@@ -148,6 +149,7 @@ def _choose_chunk(kernel: Kernel, roots: Sequence[Expr], axes: Sequence[Axis], l
     each = axes[-1].extent * sum(rows.values()) + sum(e.dtype.compute.itemsize for e in loads)
     count = -(-lanes.extent // pack)
     parts = -(-count // max(1, CLOSE // (each * pack)))
+    parts = max(1, min(parts, lanes.extent * min(rows.values(), default=1) // LEAST_RUN))
     return -(-count // parts) * pack
 
 
@@ -166,37 +168,6 @@ def _apart(kernel: Kernel, roots: Sequence[Expr], lanes: Axis) -> tuple[Expr, ..
     found = tuple(converted.get(e, e) for e in apart)
     assert isinstance(lanes.extent, int)
     return found if len(found) * lanes.extent <= KEPT_ELEMENTS else ()
-
-
-class Replacer(Rewriter):
-    """Puts values in the place of others, and a guarded load, which gives 0 elsewhere, in that of its select."""
-
-    def __init__(self, given: Mapping[Expr, Expr]) -> None:
-        super().__init__()
-        self.memo.update(given)
-
-    def _rewrite(self, e: Expr) -> Expr:
-        new = super()._rewrite(e)
-        if not isinstance(new, Op) or new.name != "where":
-            return new
-        condition, *sides = new.args
-        for k, value in enumerate(sides):
-            inner = value.args[0] if isinstance(value, Op) and value.name == "cast" else value
-            guard = inner.guard if isinstance(inner, Load) else None
-            if guard is not None and _is_zero(sides[1 - k]) and guard == (_negate(condition) if k else condition):
-                return value
-        return new
-
-
-def _is_zero(e: Expr) -> bool:
-    return isinstance(e, Const) and str(e.value) in ("0", "0.0")
-
-
-def _negate(e: Expr) -> Expr | None:
-    """The opposite of a comparison of indices."""
-    if not isinstance(e, Op) or e.name not in OPPOSITE or e.args[0].dtype is not I64:
-        return None
-    return replace(e, name=OPPOSITE[e.name])
 
 
 class JamBuilder:
@@ -268,40 +239,3 @@ class JamBuilder:
             assert isinstance(place.const, int)
             s = replace(s, value=decide(axis, place.const, place.const + 1)(s.value))
         return replace(s, index=tuple(rewrite.index(i) for i in s.index), value=rewrite(s.value))
-
-
-def in_step(puts: Sequence[Put]) -> list[Statement]:
-    """Stores of sums, whose terms are added to all sums in turn.
-
-    y[0] <- a*x[0] + b*x[1] + c*x[2]; y[1] <- a*x[1] + b*x[2] + c*x[3]
-    ->
-    s0 = a*x[0] + b*x[1]; s1 = a*x[1] + b*x[2]; t0 = s0 + c*x[2]; t1 = s1 + c*x[3]; y[0] <- t0; y[1] <- t1
-    """
-    chains = [_additions(p.value) for p in puts]
-    if min(map(len, chains)) < LONG_SUM:
-        return list(puts)
-    known: list[dict[Expr, Expr]] = [{} for _ in puts]
-    lets: list[Statement] = []
-    for k in range(max(map(len, chains))):
-        for at, (chain, given) in enumerate(zip(chains, known, strict=True)):
-            if k < len(chain):
-                lets.append(Let(f"sum{k}_{at}", Replacer(given)(chain[k])))
-                given.clear()
-                given[chain[k]] = Load(f"sum{k}_{at}", (), chain[k].dtype)
-    return [*lets, *(replace(p, value=Replacer(given)(p.value)) for p, given in zip(puts, known, strict=True))]
-
-
-def _additions(e: Expr) -> list[Expr]:
-    """The additions of f32 on the way to the innermost one, from there outwards."""
-    depth: dict[Expr, int] = {}
-    for inner in walk(e):
-        own = isinstance(inner, Op) and inner.name == "add" and inner.dtype is F32
-        depth[inner] = own + max((depth.get(c, 0) for c in children(inner)), default=0)
-    found: list[Expr] = []
-    while depth[e]:
-        if isinstance(e, Op) and e.name == "add" and e.dtype is F32:
-            found.append(e)
-        e = max(children(e), key=lambda c: depth.get(c, 0), default=e)
-        if not isinstance(e, Op):
-            break
-    return found[::-1]

@@ -6,9 +6,9 @@ f16, bf16, f32 in F; f64 in D. D and L need N * 8 <= the register width. With N 
 
 - `+ - * & | ^ ~ << >>` work on packs as far as C++ has them, `/` on F and D. M is opaque: only functions take it.
 - Memory, T a storage type: `ld_T(p)`, `st_T(p, v)`, with suffix `_n` (first n lanes, any n), `_m` (mask), `_s`
-  (stride), `_sn` (stride, n), `_gi` and `_g` (offsets in I, in L), `_gim` and `_gm` (offsets, mask). Lanes not loaded
-  are 0, and their memory is not touched. `ld_T_2`, `_2n`, `_2m` (every other element) for 16 and 32 bits, N > 1.
-  `st_T_nt` goes around the cache: aligned, `fence_nt()` before another thread reads.
+  (stride), `_sn` (stride, n), `_gi` and `_g` (offsets in I, in L), `_gim` and `_gm` (offsets, mask). Loads of every
+  other element, where N > 1, of 16 and 32 bits: `ld_T_2`, `_2n`, `_2m`. Lanes not loaded are 0, and their memory is
+  not touched. `st_T_nt` goes around the cache: aligned, `fence_nt()` before another thread reads.
 - Packs, A one of F D I L: `sp_A(scalar) sel_A(mask, a, b) iota_I() iota_L() at_A(a, lane) last_A(a) cvt_A_B(a)`,
   compares `eq_A ne_A lt_A le_A gt_A ge_A`, `min_A max_A abs_A neg_A sign_A signbit_A`, of floats `copysign_A isnan_A
   isinf_A isfinite_A fma_A sqrt_A rsqrt_A recip_A floor_A ceil_A trunc_A round_even_A`, of integers `shl_A shr_A`;

@@ -1,4 +1,4 @@
-"""Every other element along the lanes: wide loads at every size, under masks and conditions, within what is there."""
+"""Every other element along the lanes: wide loads at every size, under conditions, within what is allocated."""
 
 from __future__ import annotations
 

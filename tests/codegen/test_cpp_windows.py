@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from functools import reduce
+from functools import partial, reduce
 
 import pytest
 import torch
@@ -11,9 +11,10 @@ from cpp_texts import inputs_of
 
 from treadle.codegen.cpp.emit import default_schedule, tile_kernel
 from treadle.codegen.cpp.isa import ISAS
-from treadle.codegen.tiling_jam import Part, choose_parts, find_jam, in_step
+from treadle.codegen.tiling_in_step import in_step
+from treadle.codegen.tiling_jam import Part, choose_parts, find_jam
 from treadle.codegen.tiling_plan import Block
-from treadle.ir.expr import Load, Op, const, names_in, walk
+from treadle.ir.expr import Expr, Load, Op, const, names_in, walk
 from treadle.ir.index import Axis, of_atom
 from treadle.ir.loops import Kernel
 from treadle.ir.scalar import op
@@ -115,8 +116,8 @@ def test_few_points_are_one_step():
 def test_sums_grow_in_step():
     """The terms of all sums in turn; what is done to the sums comes after."""
     k = Axis("k", 64)
-    x = [Load("x", (of_atom(k) + 64 * at,), F32) for at in range(7)]
-    values = [reduce(lambda a, b: op("add", a, b), x[at : at + 5]) for at in range(3)]
+    x: list[Expr] = [Load("x", (of_atom(k) + 64 * at,), F32) for at in range(7)]
+    values = [reduce(partial(op, "add"), x[at : at + 5]) for at in range(3)]
     puts = [Put("y", (of_atom(k) + 64 * at,), op("max", v, const(0.0, F32))) for at, v in enumerate(values)]
     body = in_step(puts)
     lets = [s for s in body if isinstance(s, Let)]
@@ -125,7 +126,8 @@ def test_sums_grow_in_step():
         Put("y", p.index, op("max", Load(f"sum3_{at}", (), F32), const(0.0, F32))) for at, p in enumerate(puts)
     ]
     assert [names_in(s.value) for s in lets[3:6]] == [frozenset({"x", f"sum0_{at}"}) for at in range(3)]
-    assert in_step([Put("y", (of_atom(k),), op("add", x[0], x[1]))])[0].value == op("add", x[0], x[1])
+    short = [Put("y", (of_atom(k),), op("add", x[0], x[1]))]
+    assert in_step(short) == short
 
 
 @pytest.mark.parametrize("text", [COLUMNS, ROWS], ids=["columns", "rows"])
