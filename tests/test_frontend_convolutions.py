@@ -148,9 +148,12 @@ def test_pointwise(sizes: tuple[int, int, int, int], dtype: torch.dtype):
     check(lambda x, w: conv2d(x, w), x.contiguous(), w, library=None)
 
 
-@pytest.mark.parametrize("rows, columns", [(3136, 64), (600, 150), (520, 16), (1000, 33)])
+@pytest.mark.parametrize("rows, columns", [(3136, 64), (600, 150), (520, 16), (1000, 33), (224, 672)])
 def test_results_that_lie_along_the_smaller_operand(rows: int, columns: int):
-    """More rows than the other operand has: blocks of them with a rest share what was turned once."""
+    """More rows than the other operand has: blocks of them with a rest share what was turned once.
+
+    Few rows, many columns: blocks of columns that are no whole packs.
+    """
     x, w, b = torch.randn(rows, 70), torch.randn(columns, 70), torch.randn(columns)
     check(lambda x, w, b: torch.relu(functional.linear(x, w, b) * b + 1), x, w, b, library=None)
 

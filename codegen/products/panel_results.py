@@ -52,8 +52,12 @@ class PanelResults(RowPanels):
         """The sums of a block, each column's together."""
         name = f"{s.name}_cols{self.part}"
         if name not in self.scratch:
-            self.scratch[name] = Scratch(name, s.dtype, (self.block, self._padded_rows()))
+            self.scratch[name] = Scratch(name, s.dtype, (self._padded_columns(), self._padded_rows()))
         return name
+
+    def _padded_columns(self) -> int:
+        """The columns of a block, as whole packs: that is how they are turned."""
+        return -(-self.block // self.pack) * self.pack
 
     def _keep_pack(
         self, s: Sum, name: str, tile: RowTile, column: Index, first: Index, u: int, chains: int
@@ -122,7 +126,7 @@ class PanelResults(RowPanels):
             return self._columns_array(s)
         name = f"{s.name}_all{self.part}"
         if name not in self.scratch:
-            self.scratch[name] = Scratch(name, s.dtype, (self._padded_rows(), self.block))
+            self.scratch[name] = Scratch(name, s.dtype, (self._padded_rows(), self._padded_columns()))
         return name
 
     def _result(self, s: Sum, at: dict[Axis, Index], first: Index) -> tuple[Index, ...]:
